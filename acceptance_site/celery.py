@@ -1,0 +1,87 @@
+"""The Celery application: JSON only, no results, early acknowledgement, no ETA tasks.
+
+Redelivery is the sweep's work, never the broker's: a message is a hint to look at a row (docs/architecture.md). So:
+
+* `ack_emulation` off: the Redis transport's bookkeeping of unacknowledged messages costs a third of the CPU and hides a dead worker's
+  messages for an hour.
+* `priority_steps` [0]: otherwise every BRPOP names four keys a lane.
+* the default exchange "": its routing survives FLUSHALL, and publishing to a named one costs ten times as much.
+* `socket_timeout`: without it a frozen broker hangs who publishes. `retry_on_timeout` stays unset: with it kombu publishes one by one.
+* `CELERY_DB_REUSE_MAX`: otherwise Celery's Django fixup closes the database connection before and after each task.
+"""
+
+import os
+from typing import Any
+
+from celery import Celery, signals
+from celery.schedules import schedule
+from kombu import Exchange, Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
+
+from django.conf import settings
+
+RESUME_QUEUE = "clearing.resume"
+OPS_QUEUE = "ops"
+
+
+def lane_queue(lane: int) -> str:
+    """The name of a lane's queue."""
+    return f"clearing.lane.{lane:02d}"
+
+
+def clearing_queues() -> list[str]:
+    """The queues that a clearing worker reads: what was handed back first, then every lane."""
+    return [RESUME_QUEUE, *(lane_queue(lane) for lane in range(settings.CLEARING_LANES))]
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, exchange=Exchange(""), routing_key=name)
+
+
+def periodic_job(task: str, seconds: float) -> dict[str, Any]:
+    """A beat entry; a job that waited longer than its period is dropped by the worker, so that a backlog doesn't pile up."""
+    return {"task": task, "schedule": schedule(seconds), "options": {"queue": OPS_QUEUE, "expires": max(2 * seconds, 5)}}
+
+
+app = Celery("acceptance")
+app.conf.update(
+    broker_url=settings.BROKER_URL,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "ack_emulation": False,
+        "priority_steps": [0],
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "health_check_interval": 10,
+    },
+    task_publish_retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.1, "interval_max": 0.2},
+    accept_content=["json"],
+    task_serializer="json",
+    result_backend=None,
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    task_acks_late=False,
+    task_queues=[_queue(name) for name in [*clearing_queues(), OPS_QUEUE]],
+    task_default_queue=OPS_QUEUE,
+    task_default_exchange="",
+    task_default_routing_key=OPS_QUEUE,
+    task_create_missing_queues=False,
+    task_send_sent_event=False,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,  # `celery worker -E` turns them on for Flower
+    enable_utc=True,
+    timezone="UTC",
+    beat_schedule={
+        "sweep": periodic_job("ops.sweep", settings.SWEEP_SECONDS),
+        "gap-pass": periodic_job("ops.gap_pass", settings.GAP_PASS_SECONDS),
+    },
+    CELERY_DB_REUSE_MAX=2**62,
+)
+app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect(weak=False)
+def keep_our_logging(**_: object) -> None:
+    """Logging is Django's (base/logs.py); Celery leaves it alone when this signal has a receiver."""

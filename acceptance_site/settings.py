@@ -1,0 +1,184 @@
+"""All settings of the service, from the environment, grouped by topic.
+
+Development has safe defaults; `ENVIRONMENT=production` refuses to start without its secrets. In development, what the environment
+doesn't name is taken from `.run/stack.env`, which the embedded stack writes (`manage.py stack up`). README.md lists the variables.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+import django_stubs_ext
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env
+
+django_stubs_ext.monkeypatch()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+
+# --- Where we are -----------------------------------------------------------------------------------------------------------------
+ENVIRONMENT = env.str("ENVIRONMENT", "development")
+if ENVIRONMENT not in {"development", "production"}:
+    raise ImproperlyConfigured(f"ENVIRONMENT is {ENVIRONMENT!r}: set it to development or production")
+PRODUCTION = ENVIRONMENT == "production"
+RUN_DIR = Path(env.str("RUN_DIR", str(BASE_DIR / ".run")))
+if not PRODUCTION:
+    Env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
+VERSION = env.str("SERVICE_VERSION", "0.1.0")
+
+
+def required_in_production(name: str, development: str) -> str:
+    """The variable's value; in production it must be set, elsewhere `development` stands in."""
+    value = env.str(name, "")
+    if value:
+        return value
+    if PRODUCTION:
+        raise ImproperlyConfigured(f"{name} is not set: production doesn't start without it (README.md, 'Configuration')")
+    return development
+
+
+def development_secret(name: str) -> str:
+    """A secret for development alone: differs from checkout to checkout, stays the same over restarts."""
+    return hashlib.sha256(f"{name}:{BASE_DIR}".encode()).hexdigest()
+
+
+# --- Django -----------------------------------------------------------------------------------------------------------------------
+SECRET_KEY = required_in_production("SECRET_KEY", development_secret("SECRET_KEY"))
+DEBUG = env.bool("DEBUG", False)
+if DEBUG and PRODUCTION:
+    raise ImproperlyConfigured("DEBUG is on in production: unset it")
+ALLOWED_HOSTS = [host for host in required_in_production("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],testserver").split(",") if host]
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "base",
+    "orders",
+    "clearing",
+    "ops",
+    *([] if PRODUCTION else ["sandbox", "stack"]),
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "acceptance_site.urls"
+WSGI_APPLICATION = "acceptance_site.wsgi.application"
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en"
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = not PRODUCTION
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_TLS_PROXY", PRODUCTION) else None
+SECURE_SSL_REDIRECT = PRODUCTION and env.bool("SECURE_SSL_REDIRECT", True)
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # probes come from inside, without TLS
+SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = PRODUCTION
+SECURE_HSTS_PRELOAD = PRODUCTION
+SESSION_COOKIE_SECURE = PRODUCTION
+CSRF_COOKIE_SECURE = PRODUCTION
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------------------
+# Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations run with DATABASE_STATEMENT_MS_MAX=0.
+DATABASE_URL = required_in_production("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
+DATABASE_STATEMENT_MS_MAX = env.int("DATABASE_STATEMENT_MS_MAX", 10_000)
+DATABASE_SESSION = {
+    "lock_timeout": env.int("DATABASE_LOCK_MS_MAX", 3_000),
+    "statement_timeout": DATABASE_STATEMENT_MS_MAX,
+    "transaction_timeout": 2 * DATABASE_STATEMENT_MS_MAX,
+    "idle_in_transaction_session_timeout": env.int("DATABASE_IDLE_MS_MAX", 5_000),
+}
+DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(DATABASE_URL))}
+DATABASES["default"]["CONN_MAX_AGE"] = None
+DATABASES["default"]["OPTIONS"] = {
+    **DATABASES["default"].get("OPTIONS", {}),
+    "options": " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items()),
+    "application_name": env.str("PROCESS_ROLE", "acceptance"),
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+# --- Intake -----------------------------------------------------------------------------------------------------------------------
+KAFKA_BOOTSTRAP_SERVERS = required_in_production("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").split(",")
+KAFKA_TOPIC = env.str("KAFKA_TOPIC", "counter.sync_order")
+KAFKA_GROUP = env.str("KAFKA_GROUP", "acceptance")
+KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot makes the member static; empty: dynamic
+INTAKE_BATCH_ROWS_MAX = env.int("INTAKE_BATCH_ROWS_MAX", 200)
+INTAKE_TABLE = env.str("INTAKE_TABLE", "counter.sync_order")  # database.table of the binlog
+INTAKE_EXCHANGE_KINDS = env.list("INTAKE_EXCHANGE_KINDS", ["EXCHANGE"])  # what else comes is filtered and counted
+# Orders created before this moment are filtered and counted, from whatever source (design, rule 2): a first start doesn't clear the past again.
+INTAKE_SINCE = datetime.fromisoformat(required_in_production("INTAKE_SINCE", "2020-01-01T00:00:00+00:00"))
+if INTAKE_SINCE.tzinfo is None:
+    INTAKE_SINCE = INTAKE_SINCE.replace(tzinfo=UTC)
+GAP_PASS_SECONDS = env.float("GAP_PASS_SECONDS", 3.0)
+GAP_OVERLAP_MS = env.int("GAP_OVERLAP_MS", 30_000)
+GAP_PAGE_ROWS = env.int("GAP_PAGE_ROWS", 500)
+
+# --- Counterparties ---------------------------------------------------------------------------------------------------------------
+COUNTERPARTY_URLS = {
+    name: required_in_production(f"{name.upper()}_URL", f"http://127.0.0.1:1/{name}").rstrip("/") for name in ("counter", "fund", "trading")
+}
+COUNTERPARTY_KEYS = {
+    name: required_in_production(f"{name.upper()}_KEY", development_secret(f"{name.upper()}_KEY")) for name in ("counter", "fund", "trading")
+}
+GATEWAY_KIND = env.str("GATEWAY_KIND", "http")  # "http", or the dotted path of a factory (benchmarks and tests bring one of their own)
+GATEWAY_DEADLINE_MS = env.int("GATEWAY_DEADLINE_MS", 5_000)  # of one call in total, connecting included
+GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterparty and process; below a worker's threads
+GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
+KEY_RETENTION_SECONDS = env.int("KEY_RETENTION_SECONDS", 6 * 24 * 3600)  # a day less than the contract's (docs/contracts/README.md)
+
+# --- Clearing ---------------------------------------------------------------------------------------------------------------------
+CLEARING_LANES = env.int("CLEARING_LANES", 16)
+CLEARING_CONTINUE_IN_PLACE = env.bool("CLEARING_CONTINUE_IN_PLACE", True)  # False: the plain chain, a broker trip a step, to compare
+CLEARING_CLAIM_SECONDS = env.float("CLEARING_CLAIM_SECONDS", 2 * GATEWAY_DEADLINE_MS / 1000 + 2)  # a question, a call, and the writing
+CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders of one user that a thread runs before it lets others in
+CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 20)  # sure failures of one operation before the order parks
+CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
+RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
+RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
+SWEEP_SECONDS = env.float("SWEEP_SECONDS", 1.0)
+SWEEP_ROWS_MAX = env.int("SWEEP_ROWS_MAX", 200)
+SWEEP_GONE_SECONDS = env.float("SWEEP_GONE_SECONDS", 2.0)  # a queued clearing that nobody claims for so long may have lost its message
+ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to them, downwards
+
+# --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with -------------------------------------
+BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
+
+# --- Logs -------------------------------------------------------------------------------------------------------------------------
+LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
+LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"

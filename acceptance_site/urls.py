@@ -1,0 +1,11 @@
+"""Every URL of the web process: the admin and the operational endpoints."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(url="/admin/")),
+    path("admin/", admin.site.urls),
+    path("", include("ops.urls")),
+]

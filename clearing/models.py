@@ -1,0 +1,129 @@
+"""The status table and its history. Written through `clearing/store.py` alone; the admin reads."""
+
+from django.db import models
+from django.db.models import F, Q
+
+from base.clock import ServiceNow
+from clearing.status import ACTIVE, DUE, OperationState, Outcome, State
+from orders.models import SyncOrder
+
+
+class Clearing(models.Model):
+    """Our run of the four steps for one order."""
+
+    id = models.BigAutoField(primary_key=True)
+    order = models.OneToOneField(SyncOrder, models.PROTECT, related_name="clearing")
+    user_id = models.CharField(max_length=64)
+    contract_id = models.CharField(max_length=64)
+    created_ms = models.BigIntegerField(help_text="The order's time at the counter; with shard and sequence, its place in the user's lane.")
+    shard = models.IntegerField()
+    sequence = models.BigIntegerField()
+    flow = models.SmallIntegerField(help_text="The version of the flow that it runs by, to its end.")
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING, db_default=State.WAITING)
+    step = models.SmallIntegerField(default=1, db_default=1)
+    epoch = models.IntegerField(default=0, db_default=0, help_text="Raised at every transition into queued; a claim inherits it.")
+    lane = models.SmallIntegerField(help_text="The number of the queue that its user is folded onto.")
+    broker_generation = models.CharField(max_length=32, blank=True, default="", db_default="")
+    queued_at = models.DateTimeField(null=True, blank=True)
+    sends = models.SmallIntegerField(default=0, db_default=0, help_text="How often the sweep sent its message again since it was queued.")
+    claimed_by = models.CharField(max_length=80, blank=True, default="", db_default="")
+    claimed_until = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.IntegerField(default=0, db_default=0, help_text="Counted attempts of the current operation.")
+    error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
+    hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
+    slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
+    accepted_at = models.DateTimeField(db_default=ServiceNow())
+    started_at = models.DateTimeField(null=True, blank=True)
+    changed_at = models.DateTimeField(db_default=ServiceNow())
+    cleared_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user_id"], condition=Q(state__in=ACTIVE), name="clearing_one_active_per_user"),
+            models.CheckConstraint(condition=Q(state__in=State.values), name="clearing_state_known"),
+            models.CheckConstraint(condition=Q(step__gte=1, step__lte=4), name="clearing_step_in_flow"),
+            models.CheckConstraint(condition=~Q(state=State.RUNNING) | Q(claimed_until__isnull=False), name="clearing_running_is_claimed"),
+            models.CheckConstraint(condition=~Q(state__in=DUE) | Q(due_at__isnull=False), name="clearing_due_has_time"),
+            models.CheckConstraint(condition=~Q(state=State.PARKED) | ~Q(error_code=""), name="clearing_parked_says_why"),
+        ]
+        indexes = [  # partial, so that every sweep is independent of how many rows are finished
+            models.Index(fields=["user_id", "created_ms", "shard", "sequence"], condition=Q(state=State.WAITING), name="clearing_waiting"),
+            models.Index(fields=["queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
+            models.Index(fields=["claimed_until"], condition=Q(state=State.RUNNING), name="clearing_running"),
+            models.Index(fields=["due_at"], condition=Q(state__in=DUE), name="clearing_due"),
+            models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),
+            models.Index(F("changed_at").desc(), condition=~Q(state=State.CLEARED), name="clearing_unfinished"),
+            models.Index(F("cleared_at").desc(), condition=Q(state=State.CLEARED), name="clearing_cleared"),
+            models.Index(fields=["user_id", "-created_ms"], name="clearing_user"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.state} at step {self.step}"
+
+
+class Operation(models.Model):
+    """One of the calls of a clearing, with its own idempotency key; written down before its first call."""
+
+    id = models.BigAutoField(primary_key=True)
+    clearing = models.ForeignKey(Clearing, models.PROTECT, related_name="operations", db_index=False)
+    step = models.SmallIntegerField()
+    part = models.SmallIntegerField(default=1, db_default=1)
+    revision = models.SmallIntegerField(default=0, db_default=0)
+    counterparty = models.CharField(max_length=8)
+    action = models.CharField(max_length=8, help_text="adjust, transfer or exchange.")
+    key = models.CharField(max_length=100, unique=True, help_text="Idempotency key: {order_id}:{step}[.{part}][:r{n}].")
+    request = models.BinaryField(help_text="The exact bytes; a repeat sends the same.")
+    state = models.CharField(max_length=8, choices=OperationState, default=OperationState.PLANNED, db_default=OperationState.PLANNED)
+    first_sent_at = models.DateTimeField(null=True, blank=True)
+    done_at = models.DateTimeField(null=True, blank=True)
+    response = models.BinaryField(null=True)
+    error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["clearing", "step", "part", "revision"], name="operation_once"),
+            models.CheckConstraint(condition=Q(state__in=OperationState.values), name="operation_state_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Attempt(models.Model):
+    """One try to make an operation's call, with its evidence. Append-only."""
+
+    id = models.BigAutoField(primary_key=True)
+    operation = models.ForeignKey(Operation, models.PROTECT, related_name="tries")
+    epoch = models.IntegerField()
+    worker = models.CharField(max_length=80)
+    asked = models.BooleanField(default=False, db_default=False, help_text="A status query by key, not the call itself.")
+    sent_at = models.DateTimeField()
+    answered_at = models.DateTimeField(db_default=ServiceNow())
+    outcome = models.CharField(max_length=9, choices=Outcome)
+    code = models.CharField(max_length=64, blank=True, default="", db_default="")
+    detail = models.TextField(blank=True, default="", db_default="")
+    response = models.BinaryField(null=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(outcome__in=Outcome.values), name="attempt_outcome_known")]
+
+    def __str__(self) -> str:
+        return f"{self.operation_id} by {self.worker}: {self.outcome}"
+
+
+class StatusChange(models.Model):
+    """One change of a clearing, written in the same transaction as the change. Append-only."""
+
+    id = models.BigAutoField(primary_key=True)
+    clearing = models.ForeignKey(Clearing, models.PROTECT, related_name="history")
+    from_state = models.CharField(max_length=8, blank=True, help_text="Empty: accepted.")
+    to_state = models.CharField(max_length=8)
+    step = models.SmallIntegerField()
+    epoch = models.IntegerField()
+    reason = models.CharField(max_length=200, blank=True, default="", db_default="")
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=ServiceNow())
+
+    def __str__(self) -> str:
+        return f"{self.from_state or 'new'} → {self.to_state}"

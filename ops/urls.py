@@ -1,0 +1,5 @@
+"""Operational endpoints."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

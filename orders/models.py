@@ -1,0 +1,108 @@
+"""The orders that the counter wrote, as we hold them, and what intake remembers."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from django.db import models
+
+from base.clock import ServiceNow
+
+
+class Direction(models.TextChoices):
+    OPEN = "OPEN"  # the user paid USDT for an option
+    CLOSE = "CLOSE"  # the user sold the option back
+
+
+class Source(models.TextChoices):
+    KAFKA = "kafka"
+    GAP = "gap"
+    REPLAY = "replay"
+    RESTORE = "restore"
+
+
+class SyncOrder(models.Model):
+    """Our copy of a row of the counter's sync-order table; never changed after its insert, but for `late`."""
+
+    id = models.BigAutoField(primary_key=True)
+    order_id = models.CharField(max_length=64, unique=True)
+    user_id = models.CharField(max_length=64)
+    shard = models.IntegerField()
+    sequence = models.BigIntegerField()
+    contract_id = models.CharField(max_length=64)
+    direction = models.CharField(max_length=5, choices=Direction)
+    asset = models.CharField(max_length=8)
+    quantity = models.DecimalField(max_digits=36, decimal_places=18)
+    quoted_usdt = models.DecimalField("quoted USDT", max_digits=36, decimal_places=18)
+    instrument = models.CharField(max_length=64)
+    created_ms = models.BigIntegerField("created at the counter", help_text="Milliseconds since the epoch, UTC, from the row's own column.")
+    source = models.CharField(max_length=8, choices=Source)
+    topic = models.CharField(max_length=249, blank=True, default="")
+    partition = models.IntegerField(null=True, blank=True)
+    offset = models.BigIntegerField(null=True, blank=True)
+    received_at = models.DateTimeField(db_default=ServiceNow())
+    canonical_hash = models.CharField(max_length=64, help_text="SHA-256 of the mapped, canonical fields (design, rule 2).")
+    late = models.BooleanField(default=False, db_default=False, help_text="Older than an order of its user that had already started.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(quantity__gt=0), name="syncorder_quantity_positive"),
+            models.CheckConstraint(condition=models.Q(quoted_usdt__gt=0), name="syncorder_quoted_usdt_positive"),
+            models.CheckConstraint(condition=models.Q(direction__in=["OPEN", "CLOSE"]), name="syncorder_direction_known"),
+        ]
+        indexes = [
+            models.Index(fields=["shard", "created_ms"], name="syncorder_shard_created"),
+            models.Index(fields=["user_id", "created_ms"], name="syncorder_user_created"),
+        ]
+
+    def __str__(self) -> str:
+        return self.order_id
+
+    @property
+    def created_at(self) -> datetime:
+        """The counter's time of the order, UTC, to the millisecond."""
+        return datetime.fromtimestamp(self.created_ms / 1000, tz=UTC)
+
+    @property
+    def price(self) -> Decimal:
+        """The quoted price, USDT per coin."""
+        return self.quoted_usdt / self.quantity
+
+
+class Quarantined(models.Model):
+    """A message that can't be read or isn't trusted, kept whole until it is replayed."""
+
+    id = models.BigAutoField(primary_key=True)
+    topic = models.CharField(max_length=249)
+    partition = models.IntegerField()
+    offset = models.BigIntegerField()
+    message_hash = models.CharField(max_length=64, help_text="SHA-256 of the bytes.")
+    message = models.BinaryField(null=True)
+    source = models.CharField(max_length=8, choices=Source)
+    reason = models.CharField(max_length=64, help_text="A code: unreadable, refused:…, contents_differ, database_refused.")
+    detail = models.TextField(blank=True, default="")
+    order_id = models.CharField(max_length=64, blank=True, default="")
+    quarantined_at = models.DateTimeField(db_default=ServiceNow())
+    replayed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "quarantined message"
+        constraints = [
+            models.UniqueConstraint(fields=["topic", "partition", "offset", "message_hash", "order_id"], name="quarantined_once"),
+        ]
+        indexes = [models.Index(fields=["reason", "-quarantined_at"], name="quarantined_reason")]
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}: {self.reason}"
+
+
+class Watermark(models.Model):
+    """How far a shard of the counter is known. Both in milliseconds of the counter's clock."""
+
+    shard = models.IntegerField(primary_key=True)
+    newest_ms = models.BigIntegerField(default=0, help_text="The newest order that we hold.")
+    scanned_through_ms = models.BigIntegerField(default=0, help_text="Everything up to here was compared by a finished gap pass.")
+    found_by_gap = models.BigIntegerField(default=0, help_text="Orders that only gap compensation brought.")
+    scanned_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}"
