@@ -1,0 +1,152 @@
+"""The commands' side of supervision: starts the supervisor, asks it for things, reads what it says."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from stack.errors import StackError
+from stack.launcher import COUNTERPARTIES, SERVICE_PORTS, Stack
+from stack.ports import accepts
+from stack.processes import Identity, kill_group, start_detached, stop, wait_until
+from stack.procfile import read_procfile
+from stack.rundir import CHECKOUT, RunDir, tail, write_atomically
+from stack.service import GRACE_SECONDS
+from stack.supervisor import REQUESTS, STATUS, read_status
+
+OBEY_SECONDS_MAX = 10.0
+LISTEN_SECONDS_MAX = 60.0
+SANDBOX = "sandbox"
+
+
+@dataclass(frozen=True)
+class ServiceLine:
+    """A service as `status` shows it; the states are `stack.service.ServiceStatus`'s, or `unsupervised` when its supervisor died."""
+
+    name: str
+    state: str
+    pid: int | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+
+
+class Services:
+    """The processes of one stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._run_dir: RunDir = stack.run_dir
+        self._names = list(read_procfile(CHECKOUT / "Procfile"))
+
+    def up(self, names: Collection[str] = ()) -> None:
+        """Starts the named services (default: all that this environment needs) and waits until they run and those with a port listen.
+
+        Raises StackError when one doesn't.
+        """
+        wanted = self._checked(names) or self._needed()
+        with self._run_dir.locked("services"):
+            if self._supervisor() is None:
+                self._end_leftovers()
+                self._start_supervisor(wanted)
+            else:
+                self._ask(dict.fromkeys(wanted, "up"))
+            self._wait_for(wanted)
+
+    def down(self, names: Collection[str] = ()) -> None:
+        """Stops the named services, or all and the supervisor."""
+        wanted = self._checked(names)
+        with self._run_dir.locked("services"):
+            supervisor = self._supervisor()
+            if supervisor and wanted:
+                self._ask(dict.fromkeys(wanted, "down"))
+                self._wait_until_idle(wanted)
+            elif not wanted:
+                if supervisor:
+                    stop(supervisor, grace_seconds=2 * GRACE_SECONDS + OBEY_SECONDS_MAX)  # the first of the Procfile after the others
+                self._end_leftovers()
+
+    def restart(self, names: Collection[str] = ()) -> None:
+        """Stops and starts the named services, or all. Raises StackError when they aren't supervised."""
+        wanted = self._checked(names) or self._needed()
+        with self._run_dir.locked("services"):
+            if self._supervisor() is None:
+                raise StackError("no services run: `manage.py stack services up` starts them")
+            before = {line.name: line.pid for line in self.status()}
+            self._ask(dict.fromkeys(wanted, "restart"))
+            wait_until(lambda: all(line.pid != before[line.name] for line in self.status() if line.name in wanted), GRACE_SECONDS + OBEY_SECONDS_MAX)
+            self._wait_for(wanted)
+
+    def status(self) -> list[ServiceLine]:
+        """One line a service, in the Procfile's order."""
+        _, statuses = read_status(self._run_dir)
+        supervised = self._supervisor() is not None
+        lines = []
+        for name in self._names:
+            known = statuses.get(name)
+            alive = known is not None and known.identity is not None and known.identity.alive
+            if known is None or not (supervised or alive):
+                lines.append(ServiceLine(name, "stopped"))
+                continue
+            state = known.state if supervised else "unsupervised"
+            lines.append(ServiceLine(name, state, known.identity.pid if known.identity else None, known.restarts, known.exit_code))
+        return lines
+
+    def _checked(self, names: Collection[str]) -> list[str]:
+        unknown = sorted(set(names) - set(self._names))
+        if unknown:
+            raise StackError(f"no such service: {', '.join(unknown)}; the Procfile has {', '.join(self._names)}")
+        return list(names)
+
+    def _needed(self) -> list[str]:
+        real = any(self._stack.is_named(variable) for variable in COUNTERPARTIES)
+        return [name for name in self._names if not (real and name == SANDBOX)]
+
+    def _supervisor(self) -> Identity | None:
+        identity, _ = read_status(self._run_dir)
+        return identity if identity and identity.alive else None
+
+    def _start_supervisor(self, wanted: list[str]) -> None:
+        (self._run_dir.folder / STATUS).unlink(missing_ok=True)
+        (self._run_dir.folder / REQUESTS).unlink(missing_ok=True)
+        log = self._run_dir.logs / "supervisor.log"
+        environ = {**os.environ, "RUN_DIR": str(self._run_dir.folder)}
+        process = start_detached([sys.executable, "-m", "stack.supervisor", *wanted], log=log, cwd=CHECKOUT, env=environ)
+        (self._run_dir.pids / "supervisor.pid").write_text(f"{process.pid}\n")
+        if not wait_until(lambda: self._supervisor() is not None, OBEY_SECONDS_MAX):
+            raise StackError(f"the supervisor didn't start; the end of {log}:\n{tail(log)}")
+
+    def _end_leftovers(self) -> None:
+        _, statuses = read_status(self._run_dir)
+        for name, status in statuses.items():
+            if status.identity and status.identity.alive:
+                stop(status.identity, grace_seconds=GRACE_SECONDS)
+                kill_group(status.identity.pid)
+            (self._run_dir.pids / f"{name}.pid").unlink(missing_ok=True)
+        (self._run_dir.pids / "supervisor.pid").unlink(missing_ok=True)
+        (self._run_dir.folder / STATUS).unlink(missing_ok=True)
+
+    def _ask(self, requests: dict[str, str]) -> None:
+        supervisor = self._supervisor()
+        file = self._run_dir.folder / REQUESTS
+        write_atomically(file, json.dumps(requests))
+        if supervisor:
+            os.kill(supervisor.pid, signal.SIGHUP)
+        if not wait_until(lambda: not file.exists(), OBEY_SECONDS_MAX):
+            raise StackError(f"the supervisor doesn't answer: see {self._run_dir.logs / 'supervisor.log'}")
+
+    def _wait_for(self, wanted: list[str]) -> None:
+        ports = self._run_dir.recall().ports
+        listeners = [name for name in SERVICE_PORTS.values() if name in wanted and name in ports]
+        wait_until(lambda: all(line.state in {"running", "halted"} for line in self.status() if line.name in wanted), OBEY_SECONDS_MAX)
+        wait_until(lambda: all(accepts(ports[name]) for name in listeners), LISTEN_SECONDS_MAX, pause_seconds=0.1)
+        silent = [name for name in listeners if not accepts(ports[name])]
+        failing = [line.name for line in self.status() if line.name in wanted and (line.state != "running" or line.name in silent)]
+        if failing:
+            logs = "\n".join(f"--- {name}.log\n{tail(self._run_dir.logs / f'{name}.log')}" for name in failing)
+            raise StackError(f"{', '.join(failing)} didn't start:\n{logs}")
+
+    def _wait_until_idle(self, names: list[str]) -> None:
+        idle = {"stopped", "halted"}
+        wait_until(lambda: all(line.state in idle for line in self.status() if line.name in names), GRACE_SECONDS + OBEY_SECONDS_MAX)

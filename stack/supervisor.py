@@ -1,0 +1,105 @@
+"""Keeps the Procfile's processes running: `python -m stack.supervisor NAME…`, started by `manage.py stack services up`.
+
+Why not PyPI's `supervisor`: it retries a process that exits at once whatever its exit code, and exit code 78 ("don't start me again") has
+to be obeyed then too; it writes no pid files; and a child's own children outlive it when the child is killed hard.
+
+SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart}). What it does stands in `services.json`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from stack.processes import Identity
+from stack.procfile import read_procfile
+from stack.rundir import CHECKOUT, RunDir, default_folder, read_json, write_atomically
+from stack.service import Service, ServiceStatus
+
+REQUESTS = "services.request.json"
+STATUS = "services.json"
+TICK_SECONDS = 0.5
+
+
+class Supervisor:
+    """Services of one run folder, in the Procfile's order."""
+
+    def __init__(self, run_dir: RunDir, commands: Mapping[str, str], wanted: set[str]) -> None:
+        self._run_dir = run_dir
+        self._services = [Service(name, command, run_dir, wanted=name in wanted) for name, command in commands.items()]
+        self._identity = Identity.of(os.getpid())
+        self._wake = threading.Event()
+        self._stopping = False
+        self._asked = False
+        self._written = ""
+
+    def run(self) -> None:
+        """Supervises until SIGTERM or SIGINT; returns when every service has ended."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
+        while not (self._stopping and all(service.idle for service in self._services)):
+            if self._asked:
+                self._obey()
+            if self._stopping:
+                self._stop_in_order()
+            for service in self._services:
+                service.check(time.monotonic())
+            self._write_status()
+            self._wake.wait(TICK_SECONDS)
+            self._wake.clear()
+        self._write_status()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping = self._stopping or number in {signal.SIGTERM, signal.SIGINT}
+        self._asked = self._asked or number == signal.SIGHUP
+        self._wake.set()
+
+    def _obey(self) -> None:
+        self._asked = False
+        file = self._run_dir.folder / REQUESTS
+        requests = read_json(file)
+        for service in self._services:
+            service.request(requests.get(service.name))
+        self._write_status()
+        file.unlink(missing_ok=True)  # the sign that it was read
+
+    def _stop_in_order(self) -> None:
+        foundation, *others = self._services
+        for service in others:
+            service.request("down")
+        if all(service.idle for service in others):
+            foundation.request("down")
+
+    def _write_status(self) -> None:
+        services = {service.name: asdict(service.status()) for service in self._services}
+        text = json.dumps({"supervisor": asdict(self._identity), "services": services}, indent=2)
+        if text != self._written:
+            write_atomically(self._run_dir.folder / STATUS, text)
+            self._written = text
+
+
+def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStatus]]:
+    """The supervisor that wrote `services.json` last (it may be dead) and what it said of each service."""
+    raw = read_json(run_dir.folder / STATUS)
+    if not raw:
+        return None, {}
+    return Identity(**raw["supervisor"]), {name: ServiceStatus.load(status) for name, status in raw["services"].items()}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stack.supervisor", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile")
+    names = set(parser.parse_args(arguments).names)
+    run_dir = RunDir(default_folder(os.environ))
+    Supervisor(run_dir, read_procfile(Path(CHECKOUT / "Procfile")), names).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
