@@ -14,6 +14,9 @@ import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 from environs import Env
 
+from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
+from base import logs
+
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -26,7 +29,7 @@ if ENVIRONMENT not in {"development", "production"}:
 PRODUCTION = ENVIRONMENT == "production"
 RUN_DIR = Path(env.str("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
-    Env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
+    env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
 VERSION = env.str("SERVICE_VERSION", "0.1.0")
 
 
@@ -182,3 +185,8 @@ BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
 LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"
+LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
+
+# --- Metrics ----------------------------------------------------------------------------------------------------------------------
+METRICS_DIR = env.str("METRICS_DIR", "")  # a folder that the processes of one machine share; empty: each process has its own
+METRICS_PORT = env.int("METRICS_PORT", 0)  # where a process without HTTP of its own shows them; 0: nowhere
