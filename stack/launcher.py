@@ -43,6 +43,8 @@ class Stack:
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self.run_dir = RunDir(folder)
         self._environ = environ
+        ours = self.run_dir.read_env()  # settings.py puts these into the environment of every command
+        self._named = {name for name, value in environ.items() if value and value != ours.get(name)}
 
     def up(self) -> dict[str, str]:
         """Starts what is down, waits until everything answers, writes `stack.env` and returns its variables. Raises StackError."""
@@ -83,13 +85,27 @@ class Stack:
         return variables
 
     def is_named(self, variable: str) -> bool:
-        """Whether the environment names a server of its own; what `stack.env` put there is ours."""
-        value = self._environ.get(variable)
-        return bool(value) and value != self.run_dir.read_env().get(variable)
+        """Whether the environment names a server of its own; what came from `stack.env` is ours."""
+        return variable in self._named
+
+    def named_environment(self) -> dict[str, str]:
+        """The environment without what came from `stack.env`, which may change while a process lives."""
+        ours = self.run_dir.read_env()
+        return {name: value for name, value in self._environ.items() if name in self._named or name not in ours}
+
+    def renew_service_ports(self) -> None:
+        """Replaces ports of services that another process took meanwhile. Call it while no service runs."""
+        with self.run_dir.locked():
+            memory = self.run_dir.recall()
+            for variable, name in SERVICE_PORTS.items():
+                if not self.is_named(variable) and not is_free(memory.ports[name]):
+                    memory.ports[name] = find_free(set(memory.ports.values()))
+            self.run_dir.remember(memory)
+            self.run_dir.write_env(self._variables(memory))
 
     def _assign_ports(self, memory: Memory) -> None:
         for variable, name in SERVICE_PORTS.items():
-            if self._environ.get(variable):
+            if self.is_named(variable):
                 memory.ports[name] = int(self._environ[variable])
         for name in (*(kind.name for kind in SERVERS), *SERVICE_PORTS.values()):
             if name not in memory.ports:

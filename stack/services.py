@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from stack.errors import StackError
 from stack.launcher import COUNTERPARTIES, SERVICE_PORTS, Stack
@@ -35,20 +36,23 @@ class ServiceLine:
 class Services:
     """The processes of one stack."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, procfile: Path = CHECKOUT / "Procfile") -> None:
         self._stack = stack
         self._run_dir: RunDir = stack.run_dir
-        self._names = list(read_procfile(CHECKOUT / "Procfile"))
+        self._procfile = procfile
+        self._names = list(read_procfile(procfile))
 
     def up(self, names: Collection[str] = ()) -> None:
         """Starts the named services (default: all that this environment needs) and waits until they run and those with a port listen.
 
-        Raises StackError when one doesn't.
+        Raises StackError when one doesn't, or when the stack is down.
         """
         wanted = self._checked(names) or self._needed()
+        self._stack.environment()
         with self._run_dir.locked("services"):
             if self._supervisor() is None:
                 self._end_leftovers()
+                self._stack.renew_service_ports()
                 self._start_supervisor(wanted)
             else:
                 self._ask(dict.fromkeys(wanted, "up"))
@@ -111,8 +115,10 @@ class Services:
         (self._run_dir.folder / STATUS).unlink(missing_ok=True)
         (self._run_dir.folder / REQUESTS).unlink(missing_ok=True)
         log = self._run_dir.logs / "supervisor.log"
-        environ = {**os.environ, "RUN_DIR": str(self._run_dir.folder)}
-        process = start_detached([sys.executable, "-m", "stack.supervisor", *wanted], log=log, cwd=CHECKOUT, env=environ)
+        environ = {**self._stack.named_environment(), "RUN_DIR": str(self._run_dir.folder)}
+        process = start_detached(
+            [sys.executable, "-m", "stack.supervisor", "--procfile", str(self._procfile), *wanted], log=log, cwd=CHECKOUT, env=environ
+        )
         (self._run_dir.pids / "supervisor.pid").write_text(f"{process.pid}\n")
         if not wait_until(lambda: self._supervisor() is not None, OBEY_SECONDS_MAX):
             raise StackError(f"the supervisor didn't start; the end of {log}:\n{tail(log)}")

@@ -96,9 +96,10 @@ def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStat
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m stack.supervisor", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile")
-    names = set(parser.parse_args(arguments).names)
+    parser.add_argument("--procfile", type=Path, default=CHECKOUT / "Procfile", help="default: the checkout's")
+    options = parser.parse_args(arguments)
     run_dir = RunDir(default_folder(os.environ))
-    Supervisor(run_dir, read_procfile(Path(CHECKOUT / "Procfile")), names).run()
+    Supervisor(run_dir, read_procfile(options.procfile), set(options.names)).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+# Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint bench pins clean
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+
+VENV := .venv
+PY := $(VENV)/bin/python
+MANAGE := $(PY) manage.py
+# Who asks for the environment again: the pins, or this checkout moved (scripts of a virtual environment name its path).
+SETUP_KEY = $(shell sha256sum requirements-dev.txt | cut -c1-64) $(CURDIR)
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+FIND_PYTHON = for name in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	if "$$name" -c '$(USABLE)' 2>/dev/null; then command -v "$$name"; break; fi; done
+PYTEST := $(PY) -m pytest
+BENCH ?= overhead burst
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 8
+
+setup: ## make .venv with the pinned packages (quick when nothing changed)
+	@if [[ "$$(cat $(VENV)/.setup 2>/dev/null)" == "$(SETUP_KEY)" ]] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
+	python="$$($(FIND_PYTHON))"; \
+	if [[ -z "$$python" ]]; then \
+		echo "No Python 3.11 or newer with its venv module was found. Debian and Ubuntu: apt install python3-venv. Or name one: make setup PYTHON=/path/to/python3" >&2; \
+		exit 1; fi; \
+	set -e; \
+	if ! $(PY) -m pip --version >/dev/null 2>&1 || [[ "$$(cut -d' ' -f2- $(VENV)/.setup 2>/dev/null || true)" != "$(CURDIR)" && -e $(VENV)/.setup ]]; then \
+		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); fi; \
+	echo "Installing the pinned packages (a minute or two the first time)"; \
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt; \
+	echo "$(SETUP_KEY)" > $(VENV)/.setup
+
+up: setup ## start the servers and all processes in the background (.run/pids, .run/logs)
+	@$(MANAGE) stack up
+	@DATABASE_STATEMENT_MS_MAX=0 $(MANAGE) migrate --verbosity 0
+	@$(MANAGE) stack services up
+
+down: setup ## stop everything, also what a killed test run left
+	@$(MANAGE) stack down
+	@for folder in .run/*/; do \
+		if [[ -e "$$folder/stack.json" ]]; then \
+			touch "$$folder/pytest.lock"; \
+			flock --nonblock "$$folder/pytest.lock" env RUN_DIR="$$folder" $(MANAGE) stack down || true; fi; done
+
+demo: setup ## clear 500 orders before your eyes; Ctrl-C ends it (ONCE=1: ends by itself with the audit's exit code)
+	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once)
+
+test: setup ## all tests, on servers of their own
+	@$(PYTEST) -n 2 --dist loadfile -m "not processes"
+	@$(PYTEST) -m processes
+
+lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy .
+	@$(VENV)/bin/lint-imports
+	@$(MANAGE) makemigrations --check --dry-run
+	@$(PY) -m stack.compose_check
+
+bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
+	@export RUN_DIR="$(CURDIR)/.run/bench"; trap '$(MANAGE) stack down' EXIT; trap 'exit 130' INT TERM; \
+	$(MANAGE) stack up && DATABASE_STATEMENT_MS_MAX=0 $(MANAGE) migrate --verbosity 0 && \
+	for name in $(BENCH); do $(PY) -m benchmarks "$$name" || exit; done
+
+pins: ## compile requirements*.in into hash-pinned requirements*.txt
+	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \
+	"$$($(FIND_PYTHON))" -m venv "$$scratch"; "$$scratch/bin/pip" install --quiet --disable-pip-version-check uv; \
+	for name in requirements requirements-dev; do \
+		"$$scratch/bin/uv" pip compile --quiet --no-header --generate-hashes --python-version 3.11 "$$name.in" -o "$$name.txt"; done
+
+clean: ## stop everything; remove .run, .venv and caches
+	@if $(PY) -m pip --version >/dev/null 2>&1; then $(MAKE) down; fi
+	@rm -rf .run $(VENV) staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
