@@ -25,7 +25,7 @@ def _share(folder: str) -> None:
     """Makes every metric defined after this a value in a file of `folder`, one file a process."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    values.ValueClass = values.MultiProcessValue()
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
 
 if settings.METRICS_DIR:
@@ -52,6 +52,8 @@ INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", [
 # --- Clearing ---------------------------------------------------------------------------------------------------------------------
 # Every try to make a call (action adjust, transfer, exchange) or to ask for its outcome (action ask), by the Outcome of the try.
 ATTEMPTS = Counter("acceptance_attempts_total", "Tries of calls.", ["counterparty", "action", "outcome"], registry=REGISTRY)
+# Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless); at_record, after the call.
+CLAIMS_LOST = Counter("acceptance_claims_lost_total", "Claims that were gone.", ["when"], registry=REGISTRY)
 # Clearings whose message the broker didn't take; the sweep sends them again.
 PUBLISH_FAILURES = Counter("acceptance_publish_failures_total", "Clearings not published.", registry=REGISTRY)
 # What the sweep did, in clearings: claims taken back, due ones queued, messages sent again, lanes promoted.
@@ -194,7 +196,7 @@ def registry() -> CollectorRegistry:
     if not settings.METRICS_DIR:
         return REGISTRY
     shared = CollectorRegistry()
-    MultiProcessCollector(shared, path=settings.METRICS_DIR)
+    MultiProcessCollector(shared, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
     return shared
 
 

@@ -1,0 +1,1 @@
+"""Figures as ratios against a floor that is measured in the same run: `python -m benchmarks overhead|burst [--json]`."""

@@ -1,0 +1,38 @@
+"""Calls of database functions: one call, one commit, and connections that heal themselves.
+
+Celery keeps a connection for ever (`CELERY_DB_REUSE_MAX`), so a broken one must be dropped by who meets it: whoever comes next reconnects.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connection
+
+Row = tuple[Any, ...]
+
+
+def call(sql: str, params: Sequence[object]) -> list[Row]:
+    """Runs one statement, in a transaction of its own unless one is open. A connection that broke is dropped; the error is raised."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return list(cursor.fetchall())
+    except (OperationalError, InterfaceError):
+        drop_broken_connection()
+        raise
+
+
+def call_again(sql: str, params: Sequence[object]) -> list[Row]:
+    """As `call`, and once more on a new connection if the first one was broken. Only for what may safely run twice."""
+    try:
+        return call(sql, params)
+    except (OperationalError, InterfaceError):
+        if connection.in_atomic_block or connection.connection is not None:
+            raise
+        return call(sql, params)
+
+
+def drop_broken_connection() -> None:
+    """Closes this thread's connection if it is no longer usable, so that the next call reconnects. Not inside a transaction."""
+    if not connection.in_atomic_block and not connection.is_usable():
+        connection.close()

@@ -1,0 +1,67 @@
+"""What we ask of the broker besides publishing: its generation, and how far a queue has come. Redis or Valkey, by its own client."""
+
+import json
+import secrets
+from dataclasses import dataclass
+from functools import cache
+from time import monotonic
+
+import redis
+from django.conf import settings
+
+GENERATION_KEY = "clearing:generation"
+GENERATION_SECONDS = 1.0  # how long a process believes what it read; a wiped broker is noticed within the sweep's next passes
+QUEUED_MS_HEADER = "queued_ms"
+
+
+@cache
+def client() -> redis.Redis:
+    """This process's client; every wait is bounded."""
+    return redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2, health_check_interval=10)
+
+
+@dataclass(slots=True)
+class _Known:
+    value: str = ""
+    read_at: float = float("-inf")
+
+
+_known = _Known()
+
+
+def generation() -> str:
+    """The broker's generation as last read, at most a second ago; what was last known where it doesn't answer. Never raises."""
+    if monotonic() - _known.read_at > GENERATION_SECONDS:
+        try:
+            read_generation()
+        except redis.RedisError:
+            _known.read_at = monotonic()
+    return _known.value
+
+
+def read_generation() -> str:
+    """The broker's generation, read now. A broker that has none (new, wiped, restarted empty) is given one. Raises redis.RedisError."""
+    found = client().get(GENERATION_KEY)
+    if found is None:
+        client().set(GENERATION_KEY, secrets.token_hex(8), nx=True)
+        found = client().get(GENERATION_KEY)
+    _known.value = found.decode() if isinstance(found, bytes) else ""
+    _known.read_at = monotonic()
+    return _known.value
+
+
+def length(queue: str) -> int:
+    """How many messages wait in the queue. Raises redis.RedisError."""
+    return int(client().llen(queue))  # type: ignore[arg-type]
+
+
+def oldest_queued_ms(queue: str) -> int | None:
+    """The database's time of queueing of the queue's oldest message, ms; None when the queue is empty or the message isn't one of ours."""
+    raw = client().lindex(queue, -1)
+    if raw is None:
+        return None
+    try:
+        return int(json.loads(raw)["headers"][QUEUED_MS_HEADER])  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError):
+        return None
+

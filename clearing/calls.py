@@ -1,0 +1,91 @@
+"""One operation's call: ask first where something may have been sent, then send the stored bytes; and what the answer is evidence of."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from time import CLOCK_BOOTTIME, clock_gettime
+from typing import TypeVar
+
+from django.conf import settings
+
+from clearing import store
+from clearing.gateways import ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
+from clearing.gateways.types import Result
+from clearing.status import OperationState, Outcome
+from clearing.store import Evidence, Work
+
+Answer = Done[Result] | GatewayError
+T = TypeVar("T")
+UNKNOWN_KEY = "unknown_key"
+KEY_EXPIRED = "key_expired"
+
+
+class KeyExpired(GatewayError):
+    """The key may be older than the counterparty keeps keys, and it isn't known there: sending it again could do it twice (rule 7)."""
+
+
+def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
+    """The operation's call, or the question for its key. Raises ClaimEnded: nothing was sent in this try.
+
+    A first attempt that surely had no effect is made once more in place.
+    """
+    if work.operation_state != OperationState.PLANNED:
+        evidence, answer = ask(work, gateways)
+        if answer is not None:
+            return evidence, answer
+        if (work.sent_seconds_ago or 0) > settings.KEY_RETENTION_SECONDS:
+            return replace(evidence, outcome=Outcome.UNKNOWN, code=KEY_EXPIRED), KeyExpired(KEY_EXPIRED)
+        store.record_attempt(work, evidence)
+    evidence, answer = send(work, gateways)
+    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.attempts == 0:
+        store.record_attempt(work, evidence)
+        return send(work, gateways)
+    return evidence, answer
+
+
+def send(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
+    """Sends the stored bytes once."""
+    sent_at = clock_gettime(CLOCK_BOOTTIME)
+    answer = _answer(lambda: gateways.perform(work.stored, work.clock))
+    return _evidence(answer, sent_at, asked=False), answer
+
+
+def ask(work: Work, gateways: Gateways) -> tuple[Evidence, Answer | None]:
+    """Asks for the key. None: not known, as of now. A question without a usable answer leaves the operation unknown, whatever went wrong."""
+    sent_at = clock_gettime(CLOCK_BOOTTIME)
+    answer = _answer(lambda: gateways.ask(work.stored, work.clock))
+    if answer is None:
+        return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
+    if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
+        answer = UnknownOutcome(answer.code)
+    return _evidence(answer, sent_at, asked=True), answer
+
+
+def _answer(call: Callable[[], T]) -> T | GatewayError:
+    try:
+        return call()
+    except ClaimEnded:
+        raise
+    except GatewayError as error:
+        return error
+
+
+def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:
+    if isinstance(answer, Done):
+        return Evidence(Outcome.DONE, sent_at, asked=asked, response=answer.body)
+    body = answer.body if isinstance(answer, Rejected) else None
+    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=str(answer), response=body)
+
+
+def outcome_of(error: GatewayError) -> Outcome:
+    """What an error is evidence of. A reused key is evidence of nothing but that something is badly wrong."""
+    match error:
+        case Retryable():
+            return Outcome.RETRYABLE
+        case Rejected():
+            return Outcome.REJECTED
+        case StillPending():
+            return Outcome.PENDING
+        case UnknownOutcome() | KeyReused():
+            return Outcome.UNKNOWN
+        case _:
+            raise error

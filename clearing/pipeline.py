@@ -1,0 +1,140 @@
+"""The one place that builds and publishes chains: `chain(step_1.si(…), …, step_4.si(…))` from a clearing's own step on, on its lane's queue.
+
+The chain is built by Celery once a process for each first step, on an in-memory transport; a message is that template with other ids and
+arguments, published by kombu's batch: 32 µs instead of 600. A message is a hint to look at a row: publishing never raises for a broker that
+is away, since the sweep finds what wasn't published.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import redis
+import structlog
+from celery import chain, signature
+from django.conf import settings
+from kombu import Connection, Producer
+from kombu.exceptions import KombuError
+
+from acceptance_site.celery import RESUME_QUEUE, app, lane_queue
+from base import metrics
+from clearing import broker
+from clearing.flows import LAST_STEP
+from clearing.store import ClearingRef
+
+log = structlog.get_logger(__name__)
+generation = broker.generation
+BROKER_ERRORS = (KombuError, redis.RedisError, OSError)
+_ID, _EPOCH = 7_777_777_777_777_777, 7_777_777_777  # stand-ins in the template: numbers that nothing else in it can be
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chain's message, taken apart where one differs from the next."""
+
+    body: str
+    headers: dict[str, Any]
+    task_ids: tuple[str, ...]
+
+    def message(self, ref: ClearingRef) -> tuple[str, dict[str, Any], str]:
+        """(body, headers, task id) for one clearing."""
+        body = self.body.replace(str(_ID), str(ref.id)).replace(str(_EPOCH), str(ref.epoch))
+        first, *rest = (str(uuid4()) for _ in self.task_ids)
+        for old, new in zip(self.task_ids[1:], rest, strict=True):
+            body = body.replace(old, new)
+        arguments = repr({"clearing_id": ref.id, "epoch": ref.epoch})
+        own = {"id": first, "root_id": first, "kwargsrepr": arguments, broker.QUEUED_MS_HEADER: ref.queued_ms}
+        return body, {**self.headers, **own}, first
+
+
+def step_task(step: int) -> str:
+    """The name of a step's task."""
+    return f"clearing.step_{step}"
+
+
+def _build(step: int) -> Template:
+    steps = [signature(step_task(n), kwargs={"clearing_id": _ID, "epoch": _EPOCH}, immutable=True, app=app) for n in range(step, LAST_STEP + 1)]
+    queue = f"template-{uuid4()}"
+    with Connection("memory://") as connection:
+        chain(*steps, app=app).apply_async(queue=queue, routing_key=queue, exchange="", connection=connection)
+        message = connection.SimpleQueue(queue).get(timeout=1)
+        message.ack()
+    body = bytes(message.body).decode() if not isinstance(message.body, str) else message.body
+    rest = [link["options"]["task_id"] for link in reversed(json.loads(body)[2]["chain"] or [])]
+    return Template(body, dict(message.headers), (message.headers["id"], *rest))
+
+
+class _Publisher(threading.local):
+    """A producer for each thread: no pool to wait for, and a broken connection is this thread's own to mend."""
+
+    producer: Producer | None = None
+
+    def get(self) -> Producer:
+        if self.producer is None:
+            self.producer = Producer(app.connection_for_write())
+            if not self.producer.supports_batch_publish:
+                raise RuntimeError("the broker's transport options make kombu publish one by one: take retry, retry_on_timeout out of them")
+        return self.producer
+
+    def drop(self) -> None:
+        if self.producer is not None:
+            producer, self.producer = self.producer, None
+            producer.connection.collapse()
+
+
+_publisher = _Publisher()
+_templates: dict[int, Template] = {}
+_templates_lock = threading.Lock()
+
+
+def template(step: int) -> Template:
+    """The template of the chain that begins with `step`."""
+    with _templates_lock:
+        if step not in _templates:
+            _templates[step] = _build(step)
+        return _templates[step]
+
+
+def queue_of(ref: ClearingRef) -> str:
+    """The lane's queue; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue."""
+    return lane_queue(ref.lane) if ref.lane < settings.CLEARING_LANES else RESUME_QUEUE
+
+
+def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
+    """Sends a chain for each clearing, after the commit that queued them; to their lanes, or all to `queue`.
+
+    False when the broker didn't take them: logged and counted, and the sweep sends them again.
+    """
+    if not refs:
+        return True
+    for last_try in (False, True):
+        try:
+            _send(refs, queue)
+        except BROKER_ERRORS as error:
+            _publisher.drop()
+            if last_try:
+                metrics.PUBLISH_FAILURES.inc(len(refs))
+                log.warning("publish failed", clearings=len(refs), error=str(error), fix="nothing: the sweep sends them again")
+                return False
+        else:
+            return True
+    return False
+
+
+def _send(refs: Sequence[ClearingRef], queue: str | None) -> None:
+    producer = _publisher.get()
+    with producer.batch():
+        for ref in refs:
+            body, headers, task_id = template(ref.step).message(ref)
+            producer.publish(
+                body.encode(),
+                exchange="",
+                routing_key=queue or queue_of(ref),
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=headers,
+                correlation_id=task_id,
+            )

@@ -1,0 +1,52 @@
+"""When to try again: a pure value from an outcome and what has been tried. Full jitter, capped, on the database's clock."""
+
+from dataclasses import dataclass
+from random import Random, SystemRandom
+
+from clearing.status import OperationState, Outcome, State
+
+_random = SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The delay before try n is uniform over 0 … min(cap, base · 2ⁿ), in milliseconds, and never below the counterparty's own wish."""
+
+    base_ms: int
+    cap_ms: int
+
+    def delay_ms(self, tries: int, *, wish_ms: int | None = None, random: Random = _random) -> float:
+        """The time to wait after so many tries."""
+        ceiling = min(self.cap_ms, self.base_ms * 2 ** min(tries, 30))
+        return max(random.uniform(self.base_ms / 2, ceiling), wish_ms or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What an attempt that isn't done makes of the clearing and of its operation."""
+
+    state: State
+    operation_state: OperationState
+    delay_ms: float = 0
+
+
+def react(outcome: Outcome, *, tries: int, tries_max: int, backoff: Backoff, wish_ms: int | None = None) -> Reaction:
+    """The reaction to an outcome other than done, after `tries` counted attempts, this one included.
+
+    A sure failure is tried again until its attempts are used up, then parks. Pending and unknown are asked for as long as it takes: nothing
+    but evidence or people end them (design, rule 7).
+    """
+    delay = backoff.delay_ms(tries, wish_ms=wish_ms)
+    match outcome:
+        case Outcome.RETRYABLE if tries >= tries_max:
+            return Reaction(State.PARKED, OperationState.PLANNED)
+        case Outcome.RETRYABLE:
+            return Reaction(State.RETRYING, OperationState.PLANNED, delay)
+        case Outcome.PENDING:
+            return Reaction(State.PENDING, OperationState.PENDING, delay)
+        case Outcome.UNKNOWN:
+            return Reaction(State.UNKNOWN, OperationState.UNKNOWN, delay)
+        case Outcome.REJECTED:
+            return Reaction(State.PARKED, OperationState.REJECTED)
+        case _:
+            raise ValueError(f"{outcome} isn't reacted to here")

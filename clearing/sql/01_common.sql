@@ -1,0 +1,75 @@
+-- The lane's lock: advisory, held to the end of the transaction. Every function below takes locks in one order: lane locks sorted by
+-- their key, then clearing rows (design, rule 6).
+CREATE OR REPLACE FUNCTION clearing_lane_key(p_user text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT hashtextextended(p_user, 7077)
+$$;
+
+CREATE OR REPLACE FUNCTION clearing_lock_lanes(p_users text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_key bigint;
+BEGIN
+    FOR v_key IN SELECT DISTINCT clearing_lane_key(u) FROM unnest(p_users) u ORDER BY 1 LOOP
+        PERFORM pg_advisory_xact_lock(v_key);
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION clearing_note(
+    p_id bigint, p_from text, p_to text, p_step int, p_epoch int, p_reason text, p_actor text
+) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, reason, actor)
+    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 150))
+$$;
+
+-- What a publisher needs to know of a queued clearing.
+CREATE TYPE clearing_ref AS (id bigint, epoch int, step int, lane int, queued_ms bigint);
+
+CREATE OR REPLACE FUNCTION clearing_ms(p_at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT floor(extract(epoch FROM p_at) * 1000)::bigint
+$$;
+
+-- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
+-- a parked order. The lane's lock must be held.
+CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+DECLARE
+    v clearing_clearing;
+    v_now timestamptz := service_now();
+BEGIN
+    PERFORM 1 FROM clearing_clearing WHERE user_id = p_user AND state IN ('queued', 'running', 'retrying', 'pending', 'unknown');
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    SELECT * INTO v FROM clearing_clearing c
+        WHERE c.user_id = p_user AND c.state = 'waiting' AND NOT EXISTS (
+            SELECT FROM clearing_clearing p
+            WHERE p.user_id = c.user_id AND p.contract_id = c.contract_id AND p.state = 'parked'
+                AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (c.created_ms, c.shard, c.sequence)))
+        ORDER BY c.created_ms, c.shard, c.sequence, c.id LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, broker_generation = p_generation
+        WHERE id = v.id AND state = 'waiting';
+    PERFORM clearing_note(v.id, 'waiting', 'queued', v.step, v.epoch + 1, '', p_actor);
+    RETURN NEXT ROW(v.id, v.epoch + 1, v.step, v.lane, clearing_ms(v_now))::clearing_ref;
+END
+$$;
+
+-- Appends an attempt's evidence; nothing ever refuses it, a lost claim least of all. Times come as milliseconds that have passed since, so
+-- that no worker's clock decides anything.
+CREATE OR REPLACE FUNCTION clearing_record_attempt(
+    p_operation bigint, p_epoch int, p_worker text, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
+    p_outcome text, p_code text, p_detail text, p_response bytea
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := service_now();
+BEGIN
+    INSERT INTO clearing_attempt (operation_id, epoch, worker, asked, sent_at, answered_at, outcome, code, detail, response)
+    VALUES (p_operation, p_epoch, p_worker, p_asked, v_now - p_sent_ms_ago * interval '1 millisecond',
+            v_now - p_answered_ms_ago * interval '1 millisecond', p_outcome, left(p_code, 64), left(p_detail, 2000), p_response);
+    IF NOT p_asked THEN
+        UPDATE clearing_operation SET first_sent_at = v_now - p_sent_ms_ago * interval '1 millisecond'
+            WHERE id = p_operation AND first_sent_at IS NULL;
+    END IF;
+END
+$$;

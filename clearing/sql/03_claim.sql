@@ -1,0 +1,42 @@
+-- What a worker needs to run the current operation of a clearing.
+CREATE TYPE clearing_work AS (
+    clearing_id bigint, epoch int, step int, part int, revision int, operation_id bigint, operation_state text, counterparty text, action text,
+    key text, request bytea, sent_seconds_ago float8, attempts int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
+    order_id text, user_id text, contract_id text, direction text, asset text, quantity numeric, quoted_usdt numeric, created_ms bigint,
+    flow int, queued_ms bigint, exchanges bytea[]
+);
+
+-- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now.
+CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8)
+RETURNS SETOF clearing_work LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    o clearing_operation;
+    s orders_syncorder;
+    v_now timestamptz := service_now();
+    v_exchanges bytea[];
+BEGIN
+    UPDATE clearing_clearing SET state = 'running', claimed_by = p_worker, claimed_until = v_now + p_claim_seconds * interval '1 second',
+            started_at = coalesce(started_at, v_now), changed_at = v_now, due_at = NULL
+        WHERE id = p_id AND state = 'queued' AND epoch = p_epoch
+        RETURNING * INTO c;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT * INTO STRICT o FROM clearing_operation
+        WHERE clearing_id = c.id AND step = c.step ORDER BY part DESC, revision DESC LIMIT 1;
+    IF o.state = 'planned' THEN
+        UPDATE clearing_operation SET state = 'open' WHERE id = o.id;
+    END IF;
+    IF c.step >= 3 THEN
+        SELECT array_agg(response ORDER BY part) INTO v_exchanges FROM clearing_operation
+            WHERE clearing_id = c.id AND step = 3 AND state = 'done';
+    END IF;
+    SELECT * INTO STRICT s FROM orders_syncorder WHERE id = c.order_id;
+    PERFORM clearing_note(c.id, 'queued', 'running', c.step, c.epoch, '', p_worker);
+    RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.revision, o.id, o.state, o.counterparty, o.action,
+        o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, clearing_ms(v_now), clearing_ms(c.claimed_until),
+        clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
+        c.flow, clearing_ms(c.queued_at), v_exchanges)::clearing_work;
+END
+$$;

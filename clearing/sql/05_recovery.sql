@@ -1,0 +1,61 @@
+-- Takes back expired claims and queues what is due. The caller picked the candidates without locks; here lane locks come first, then each
+-- row's conditional UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so, and it is asked for
+-- first. What is held parks instead, unless something may still be under way.
+CREATE OR REPLACE FUNCTION clearing_requeue(p_ids bigint[], p_actor text, p_generation text)
+RETURNS TABLE (found_state text, ref clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    o clearing_operation;
+    v_now timestamptz;
+    v_next clearing_ref;
+BEGIN
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = ANY (p_ids)));
+    FOR c IN SELECT * FROM clearing_clearing WHERE id = ANY (p_ids) ORDER BY id LOOP
+        v_now := service_now();
+        SELECT * INTO STRICT o FROM clearing_operation
+            WHERE clearing_id = c.id AND step = c.step ORDER BY part DESC, revision DESC LIMIT 1;
+        IF c.hold_code <> '' AND c.state = 'retrying' AND o.state = 'planned' THEN
+            UPDATE clearing_clearing SET state = 'parked', error_code = c.hold_code, due_at = NULL, changed_at = v_now
+                WHERE id = c.id AND state = 'retrying' AND epoch = c.epoch;
+            IF FOUND THEN
+                PERFORM clearing_note(c.id, 'retrying', 'parked', c.step, c.epoch, c.hold_code, p_actor);
+                SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
+                RETURN QUERY SELECT c.state::text, v_next WHERE v_next.id IS NOT NULL;
+            END IF;
+            CONTINUE;
+        END IF;
+        UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, claimed_until = NULL,
+                claimed_by = '', due_at = NULL, broker_generation = p_generation
+            WHERE id = c.id AND epoch = c.epoch AND state = c.state
+                AND ((state = 'running' AND claimed_until < v_now) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
+        CONTINUE WHEN NOT FOUND;
+        IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
+            PERFORM clearing_record_attempt(o.id, c.epoch, c.claimed_by, false, 0, 0, 'lost', 'claim_lost', '', NULL);
+            UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
+        END IF;
+        PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1, -- from: running retrying pending unknown
+            CASE c.state WHEN 'running' THEN 'claim lost' ELSE 'due' END, p_actor);
+        RETURN QUERY SELECT c.state::text, ROW(c.id, c.epoch + 1, c.step, c.lane, clearing_ms(v_now))::clearing_ref;
+    END LOOP;
+END
+$$;
+
+-- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each time by the caller's choice of candidates.
+CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
+    UPDATE clearing_clearing c SET queued_at = service_now(), sends = least(c.sends + 1, 30), broker_generation = p_generation
+    FROM unnest(p_ids, p_epochs) AS a (id, epoch)
+    WHERE c.id = a.id AND c.epoch = a.epoch AND c.state = 'queued'
+    RETURNING (c.id, c.epoch, c.step, c.lane, clearing_ms(c.queued_at))::clearing_ref
+$$;
+
+-- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is part of every transaction that ends an order.
+CREATE OR REPLACE FUNCTION clearing_promote_lanes(p_users text[], p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+DECLARE
+    v_user text;
+BEGIN
+    PERFORM clearing_lock_lanes(p_users);
+    FOREACH v_user IN ARRAY p_users LOOP
+        RETURN QUERY SELECT * FROM clearing_promote(v_user, p_actor, p_generation);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,127 @@
+"""Running the steps of one clearing: claim, call, record, and on to the next in place (design, section 5).
+
+The order of effects is what keeps an order whole wherever the process dies: the operation with its bytes is in the database before the call;
+the result, the history and the next operation are one commit; only then comes the next call, or the publish.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+from django.conf import settings
+
+from acceptance_site.celery import RESUME_QUEUE
+from base import metrics
+from base.alarms import alarm
+from clearing import pipeline, store
+from clearing.calls import Answer, KeyExpired, make_call, outcome_of
+from clearing.flows import Finished, Parks, Planned, after
+from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Retryable, StillPending
+from clearing.retry import Backoff, Reaction, react
+from clearing.status import OperationState, State
+from clearing.store import ClearingRef, Evidence, Recorded, Work
+
+log = structlog.get_logger(__name__)
+
+
+def _nothing(_step: int) -> None:
+    """Nobody listens to the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A worker as the steps see it. `stopping` ends continuing; `on_step` is told of each step that the first clearing takes in place."""
+
+    worker: str
+    gateways: Gateways
+    stopping: Callable[[], bool]
+    on_step: Callable[[int], None] = _nothing
+
+    def run(self, clearing_id: int, epoch: int) -> None:
+        """Runs a queued clearing from its own step on, as far as it goes, and then its user's next ones (up to a number)."""
+        following = self._run_clearing(clearing_id, epoch, self.on_step)
+        for _ in range(settings.CLEARING_NEXT_IN_PLACE_MAX - 1):
+            if following is None or not self._continues():
+                break
+            following = self._run_clearing(following.id, following.epoch, _nothing)
+        if following is not None:
+            pipeline.publish([following], queue=RESUME_QUEUE if self.stopping() else None)
+
+    def _continues(self) -> bool:
+        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping()
+
+    def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
+        """Claims and runs one clearing. Returns its user's next order, once this one is out of its way."""
+        work = store.claim(clearing_id, epoch, worker=self.worker)
+        if work is None:
+            metrics.CLAIMS_LOST.labels("at_claim").inc()
+            return None
+        metrics.observe_claim(work)
+        while True:
+            recorded = self._run_operation(work)
+            if recorded.ref is not None:
+                pipeline.publish([recorded.ref], queue=RESUME_QUEUE if self.stopping() else None)
+            if recorded.work is None:
+                return recorded.next
+            work = recorded.work
+            on_step(work.step)
+
+    def _run_operation(self, work: Work) -> Recorded:
+        """One operation, to its record in the database."""
+        with structlog.contextvars.bound_contextvars(order_id=work.order.order_id, step=work.step, epoch=work.epoch):
+            try:
+                evidence, answer = make_call(work, self.gateways)
+            except ClaimEnded:
+                log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
+                return Recorded("lost")
+            metrics.observe_attempt(work, evidence)
+            recorded = self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
+            if recorded.outcome == "lost":
+                metrics.CLAIMS_LOST.labels("at_record").inc()
+                log.warning("claim lost before the result was recorded", outcome=evidence.outcome, fix="nothing: the evidence is kept")
+            return recorded
+
+    def _advance(self, work: Work, evidence: Evidence, done: Done[object]) -> Recorded:
+        exchanges = (*work.exchanges, done.result) if isinstance(done.result, Exchanged) else work.exchanges
+        match after(work.flow, work.order, work.step, exchanges, part=work.part):
+            case Finished(slippage_usdt):
+                recorded = store.finish(work, evidence, slippage_usdt, generation=pipeline.generation())
+                return _cleared(work, recorded)
+            case Parks(code):
+                reaction = Reaction(State.PARKED, OperationState.DONE)
+                return _parked(work, store.settle(work, replace(evidence, code=code), reaction, counted=False, generation=pipeline.generation()), code)
+            case Planned() as following:
+                generation = pipeline.generation()
+                recorded = store.step_done(work, evidence, following, exchanges=exchanges, in_place=self._continues(), generation=generation)
+                return _parked(work, recorded, "hold")
+
+
+def _cleared(work: Work, recorded: Recorded) -> Recorded:
+    if recorded.outcome == State.CLEARED:
+        metrics.observe_cleared(work)
+        log.info("cleared")
+    if recorded.hold_code:
+        alarm(recorded.hold_code, "cleared although a hold was set while its last step ran", order_id=work.order.order_id)
+    return recorded
+
+
+def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
+    counted = not isinstance(error, Retryable) or error.counted
+    recorded = store.settle(work, evidence, _reaction(work, error, counted=counted), counted=counted, generation=pipeline.generation())
+    log.info("attempt not done", outcome=evidence.outcome, code=evidence.code, state=recorded.outcome)
+    return _parked(work, recorded, evidence.code)
+
+
+def _reaction(work: Work, error: GatewayError, *, counted: bool) -> Reaction:
+    if isinstance(error, (KeyReused, KeyExpired)):
+        return Reaction(State.PARKED, OperationState.UNKNOWN)
+    wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending)) else None
+    backoff = Backoff(settings.RETRY_BASE_MS, settings.RETRY_CAP_MS)
+    tries_max = settings.CLEARING_ATTEMPTS_MAX if counted else 2**31
+    return react(outcome_of(error), tries=work.attempts + counted, tries_max=tries_max, backoff=backoff, wish_ms=wish_ms)
+
+
+def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:
+    if recorded.outcome == State.PARKED:
+        alarm("parked", "an order needs a person", order_id=work.order.order_id, code=code, step=work.step)
+    return recorded

@@ -1,0 +1,324 @@
+"""The one door to the status table: every change of a clearing is one call of a database function, one commit (sql/*.sql).
+
+Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test holds the SQL against it. Functions that
+end an order return whom to publish next. A connection that breaks raises django.db.OperationalError: what was under way is found by the sweep.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from time import CLOCK_BOOTTIME, clock_gettime
+from typing import Any
+
+from django.conf import settings
+
+from base.db import Row, call, call_again
+from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, plan
+from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
+from clearing.retry import Reaction
+from clearing.routing import lane_of
+from clearing.status import OperationState, Outcome, State
+
+
+@dataclass(frozen=True, slots=True)
+class ClearingRef:
+    """A queued clearing as its message names it. `queued_ms`: the database's time of the queueing, so that messages can be told apart in age."""
+
+    id: int
+    epoch: int
+    step: int
+    lane: int
+    queued_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimClock:
+    """The database's time, as measured at the claim and carried on by a clock that counts through a suspended machine."""
+
+    now_ms: int
+    measured_at: float
+    claimed_until_ms: int
+
+    def timestamp_ms(self) -> int:
+        """The time to sign with, ms. Raises ClaimEnded at or after the claim's end: nobody signs then (design, rule 7)."""
+        now = self.now_ms + int((clock_gettime(CLOCK_BOOTTIME) - self.measured_at) * 1000)
+        if now >= self.claimed_until_ms:
+            raise ClaimEnded("the claim ended before the call was signed")
+        return now
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed clearing's current operation, with all that running it takes."""
+
+    clearing_id: int
+    epoch: int
+    step: int
+    part: int
+    operation_id: int
+    operation_state: OperationState
+    stored: StoredRequest
+    sent_seconds_ago: float | None
+    attempts: int
+    clock: ClaimClock
+    order: OrderFacts
+    created_ms: int
+    started_ms: int
+    queued_ms: int
+    flow: int
+    worker: str
+    exchanges: tuple[Exchanged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one try brought. Times on `CLOCK_BOOTTIME`, seconds; the database turns them into its own."""
+
+    outcome: Outcome
+    sent_at: float
+    answered_at: float = field(default_factory=lambda: clock_gettime(CLOCK_BOOTTIME))
+    asked: bool = False
+    code: str = ""
+    detail: str = ""
+    response: bytes | None = None
+
+    def ages(self) -> tuple[bool, float, float]:
+        """(asked, ms since sent, ms since answered)."""
+        now = clock_gettime(CLOCK_BOOTTIME)
+        return self.asked, (now - self.sent_at) * 1000, (now - self.answered_at) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of the clearing, and whom to publish: `ref` the clearing itself if it was queued, `next` the user's next order."""
+
+    outcome: str  # a State, or "lost": the claim was gone and nothing changed but the evidence
+    ref: ClearingRef | None = None
+    next: ClearingRef | None = None
+    work: Work | None = None  # the next operation, when the claim goes on to it
+    hold_code: str = ""
+
+
+_REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
+
+
+def _ref(row: Sequence[Any]) -> ClearingRef | None:
+    return None if row[0] is None else ClearingRef(*row[:5])
+
+
+def _refs(rows: Sequence[Row]) -> list[ClearingRef]:
+    return [ref for row in rows if (ref := _ref(row))]
+
+
+def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str) -> list[ClearingRef]:
+    """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns the heads of lanes, to be published."""
+    if not orders:
+        return []
+    firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in orders]
+    return _refs(
+        call(
+            "SELECT * FROM clearing_accept(%s, %s, %s, %s::bytea[], %s, %s, %s)",
+            [
+                [pk for pk, _ in orders],
+                [lane_of(facts.user_id) for _, facts in orders],
+                [first.key for first in firsts],
+                [first.request for first in firsts],
+                CURRENT_FLOW,
+                actor,
+                generation,
+            ],
+        )
+    )
+
+
+def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[State | None, ClearingRef | None]:
+    """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to publish next."""
+    rows = call(f"SELECT found_state, {_REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
+    return (State(rows[0][0]), _ref(rows[0][1:])) if rows else (None, None)
+
+
+def claim(ref_id: int, epoch: int, *, worker: str) -> Work | None:
+    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now."""
+    asked_at = clock_gettime(CLOCK_BOOTTIME)
+    rows = call_again("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, worker, settings.CLEARING_CLAIM_SECONDS])
+    return _work(rows[0], worker, asked_at) if rows else None
+
+
+def _work(row: Row, worker: str, asked_at: float) -> Work:
+    (clearing_id, epoch, step, part, _revision, operation_id, operation_state, counterparty, action, key, request) = row[:11]
+    (sent_seconds_ago, attempts, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[11:21]
+    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges) = row[21:]
+    return Work(
+        clearing_id=clearing_id,
+        epoch=epoch,
+        step=step,
+        part=part,
+        operation_id=operation_id,
+        operation_state=OperationState(operation_state),
+        stored=StoredRequest(Counterparty(counterparty), Action(action), key, bytes(request)),
+        sent_seconds_ago=sent_seconds_ago,
+        attempts=attempts,
+        clock=ClaimClock(now_ms, asked_at, until_ms),
+        order=OrderFacts(order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt),
+        created_ms=created_ms,
+        started_ms=started_ms,
+        queued_ms=queued_ms,
+        flow=flow,
+        worker=worker,
+        exchanges=tuple(_exchanged(bytes(body)) for body in exchanges or ()),
+    )
+
+
+def _exchanged(body: bytes) -> Exchanged:
+    result = read_result(Action.EXCHANGE, body)
+    assert isinstance(result, Exchanged)
+    return result
+
+
+def record_attempt(work: Work, evidence: Evidence) -> None:
+    """Appends an attempt's evidence and changes nothing else."""
+    asked, sent_ms, answered_ms = evidence.ages()
+    call(
+        "SELECT clearing_record_attempt(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(work.operation_id, work.epoch, work.worker, asked, sent_ms, answered_ms),
+            *(evidence.outcome, evidence.code, evidence.detail, evidence.response),
+        ],
+    )
+
+
+def _head(work: Work, evidence: Evidence) -> list[object]:
+    return [work.clearing_id, work.epoch, work.order.user_id, work.worker, work.operation_id, *evidence.ages()]
+
+
+def step_done(
+    work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str
+) -> Recorded:
+    """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
+    asked_at = clock_gettime(CLOCK_BOOTTIME)
+    row = call(
+        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, {_REF.format('ref')}, {_REF.format('next')}"
+        " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(*_head(work, evidence), evidence.response),
+            *(following.step, following.part, following.counterparty, following.action, following.key, following.request),
+            *(in_place, settings.CLEARING_CLAIM_SECONDS, generation),
+        ],
+    )[0]
+    outcome, operation_id, now_ms, until_ms = row[:4]
+    if outcome != State.RUNNING:
+        return Recorded(outcome, _ref(row[4:9]), _ref(row[9:]))
+    following_work = Work(
+        clearing_id=work.clearing_id,
+        epoch=work.epoch,
+        step=following.step,
+        part=following.part,
+        operation_id=operation_id,
+        operation_state=OperationState.PLANNED,
+        stored=StoredRequest(following.counterparty, following.action, following.key, following.request),
+        sent_seconds_ago=None,
+        attempts=0,
+        clock=ClaimClock(now_ms, asked_at, until_ms),
+        order=work.order,
+        created_ms=work.created_ms,
+        started_ms=work.started_ms,
+        queued_ms=work.queued_ms,
+        flow=work.flow,
+        worker=work.worker,
+        exchanges=exchanges,
+    )
+    return Recorded(outcome, work=following_work)
+
+
+def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
+    """The last operation is confirmed: cleared, and the user's next order queued."""
+    row = call(
+        f"SELECT outcome, hold_code, {_REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [*_head(work, evidence), evidence.response, slippage_usdt, generation],
+    )[0]
+    return Recorded(row[0], next=_ref(row[2:]), hold_code=row[1])
+
+
+def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
+    """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or unknown where the evidence demands it."""
+    row = call(
+        f"SELECT outcome, {_REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(*_head(work, evidence), evidence.outcome, evidence.code, evidence.detail, evidence.response),
+            *(reaction.state, reaction.operation_state, reaction.delay_ms, int(counted), generation),
+        ],
+    )[0]
+    return Recorded(row[0], next=_ref(row[1:]))
+
+
+
+def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[tuple[State, ClearingRef]]:
+    """Takes back expired claims and queues what is due, of the candidates given. Returns (the state that each was found in, its ref)."""
+    rows = call(f"SELECT found_state, {_REF.format('ref')} FROM clearing_requeue(%s, %s, %s)", [list(ids), actor, generation])
+    return [(State(row[0]), ref) for row in rows if (ref := _ref(row[1:]))]
+
+
+def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
+    """Marks queued clearings, given by (id, epoch), as sent again. Returns those that still were queued."""
+    ids, epochs = [pk for pk, _ in candidates], [epoch for _, epoch in candidates]
+    return _refs(call("SELECT * FROM clearing_resend(%s, %s, %s)", [ids, epochs, generation]))
+
+
+def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> list[ClearingRef]:
+    """Queues the next order of each user who has none active."""
+    return _refs(call("SELECT * FROM clearing_promote_lanes(%s, %s, %s)", [list(user_ids), actor, generation]))
+
+
+def interrupted(limit: int) -> list[int]:
+    """Clearings whose claim has expired, or whose time has come. Without locks: `requeue` looks again under them."""
+    expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < service_now() ORDER BY claimed_until LIMIT %s"
+    due = (
+        "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= service_now() ORDER BY due_at LIMIT %s"
+    )
+    return [row[0] for row in call(f"({expired}) UNION ALL ({due})", [limit, limit])]
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A queued clearing that nobody has claimed for a while."""
+
+    id: int
+    epoch: int
+    lane: int
+    queued_ms: int
+    generation: str
+
+
+def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
+    """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time."""
+    rows = call(
+        "SELECT id, epoch, lane, clearing_ms(queued_at), broker_generation FROM clearing_clearing WHERE state = 'queued' AND"
+        " (broker_generation <> %s OR queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5)) ORDER BY queued_at LIMIT %s",
+        [generation, gone_seconds, limit],
+    )
+    return [Unclaimed(*row) for row in rows]
+
+
+def stalled_lanes(limit: int) -> list[str]:
+    """Users with a waiting order that nothing blocks and none active. Nothing should ever make one."""
+    rows = call(
+        "SELECT DISTINCT w.user_id FROM clearing_clearing w WHERE w.state = 'waiting'"
+        " AND NOT EXISTS (SELECT FROM clearing_clearing a WHERE a.user_id = w.user_id"
+        "  AND a.state IN ('queued', 'running', 'retrying', 'pending', 'unknown'))"
+        " AND NOT EXISTS (SELECT FROM clearing_clearing p WHERE p.user_id = w.user_id AND p.contract_id = w.contract_id AND p.state = 'parked'"
+        "  AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (w.created_ms, w.shard, w.sequence))) LIMIT %s",
+        [limit],
+    )
+    return [row[0] for row in rows]
+
+
+def retry(
+    clearing_id: int, epoch: int, state: State, following: Planned | None, *, revision: int, actor: str, reason: str, generation: str
+) -> tuple[str, ClearingRef | None]:
+    """A person's retry; `following` takes the current operation's place. Returns ("waiting" | "queued" | "changed", whom to publish)."""
+    part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
+    row = call(
+        f"SELECT outcome, {_REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [clearing_id, epoch, state, actor, reason, part, revision, key, request, generation],
+    )[0]
+    return row[0], _ref(row[1:])

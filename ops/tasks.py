@@ -1,0 +1,18 @@
+"""The periodic jobs, sent by beat to the `ops` queue, whose workers run nothing else."""
+
+from celery import shared_task
+
+from ops import intake
+from ops.sweep import sweep as run_sweep
+
+
+@shared_task(name="ops.sweep")
+def sweep() -> None:
+    """Dispatches what was interrupted."""
+    run_sweep()
+
+
+@shared_task(name="ops.gap_pass")
+def gap_pass() -> None:
+    """Fetches from the counter what the binlog didn't bring."""
+    intake.run_gap_pass()
