@@ -37,6 +37,7 @@ class RunDir:
         self.folder = folder
         self.logs = folder / "logs"
         self.pids = folder / "pids"
+        self.metrics = folder / "metrics"  # shared by the services, so that the web's /metrics shows all of them
         self.env_file = folder / "stack.env"
         self._memory_file = folder / "stack.json"
 

@@ -102,7 +102,7 @@ class Service:
         self._started, self._stopping, self._kill_at = now, False, 0.0
 
     def _environment(self) -> dict[str, str]:
-        environ = {**self._run_dir.read_env(), **os.environ}
+        environ = {"METRICS_DIR": str(self._run_dir.metrics), **self._run_dir.read_env(), **os.environ}
         path = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
         return {**environ, "PATH": path, "RUN_DIR": str(self._run_dir.folder), "PROCESS_ROLE": self.name, "PYTHONUNBUFFERED": "1"}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Collection
@@ -114,6 +115,7 @@ class Services:
     def _start_supervisor(self, wanted: list[str]) -> None:
         (self._run_dir.folder / STATUS).unlink(missing_ok=True)
         (self._run_dir.folder / REQUESTS).unlink(missing_ok=True)
+        shutil.rmtree(self._run_dir.metrics, ignore_errors=True)  # counts of processes that are gone
         log = self._run_dir.logs / "supervisor.log"
         environ = {**self._stack.named_environment(), "RUN_DIR": str(self._run_dir.folder)}
         process = start_detached(
