@@ -56,7 +56,7 @@ def ask(work: Work, gateways: Gateways) -> tuple[Evidence, Answer | None]:
     if answer is None:
         return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
-        answer = UnknownOutcome(answer.code)
+        answer = UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
     return _evidence(answer, sent_at, asked=True), answer
 
 

@@ -138,6 +138,7 @@ FLOWS: dict[int, Flow] = {
 CURRENT_FLOW = 1
 EXCHANGE_STEP = 3
 LAST_STEP = 4
+PARTIAL_EXECUTION = "partial_execution"
 
 
 def sell_amount(order: OrderFacts) -> Decimal:
@@ -177,7 +178,9 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
     if step == EXCHANGE_STEP:
         rest = unsold(order, parts)
         if rest > 0 and rest >= parts[-1].min_lot:
-            return plan(flow, order, step, parts, part=part + 1) if part < settings.CLEARING_PARTS_MAX else Parks("partial_execution")
+            return plan(flow, order, step, parts, part=part + 1) if part < settings.CLEARING_PARTS_MAX else Parks(PARTIAL_EXECUTION)
+        if not bought(parts):
+            return Parks(PARTIAL_EXECUTION)
     if step == LAST_STEP:
         return Finished(slippage(order, parts))
     return plan(flow, order, step + 1, parts)

@@ -16,7 +16,7 @@ from base.alarms import alarm
 from clearing import pipeline, store
 from clearing.calls import Answer, KeyExpired, make_call, outcome_of
 from clearing.flows import Finished, Parks, Planned, after
-from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Retryable, StillPending
+from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Retryable, StillPending, UnknownOutcome
 from clearing.retry import Backoff, Reaction, react
 from clearing.status import OperationState, State
 from clearing.store import ClearingRef, Evidence, Recorded, Work
@@ -115,7 +115,7 @@ def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
 def _reaction(work: Work, error: GatewayError, *, counted: bool) -> Reaction:
     if isinstance(error, (KeyReused, KeyExpired)):
         return Reaction(State.PARKED, OperationState.UNKNOWN)
-    wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending)) else None
+    wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
     backoff = Backoff(settings.RETRY_BASE_MS, settings.RETRY_CAP_MS)
     tries_max = settings.CLEARING_ATTEMPTS_MAX if counted else 2**31
     return react(outcome_of(error), tries=work.attempts + counted, tries_max=tries_max, backoff=backoff, wish_ms=wish_ms)

@@ -45,19 +45,19 @@ class TestFlow:
             "key": "",
             "order_id": "O1",
             "asset": "USDT",
-            "amount": "2500.000000",
+            "amount": "2500",
             "source": "system",
             "destination": "fund",
         }
-        assert (request(OPEN, 3)["sell_asset"], request(OPEN, 3)["sell_amount"]) == ("USDT", "2500.000000")
+        assert (request(OPEN, 3)["sell_asset"], request(OPEN, 3)["sell_amount"]) == ("USDT", "2500")
         assert (request(OPEN, 4, part)["asset"], request(OPEN, 4, part)["amount"]) == ("BTC", "0.0499")
 
     def test_a_close_moves_the_coin_to_fund_and_the_quoted_usdt_to_the_user(self) -> None:
         part = exchanged("0.05", "2510", sell="BTC", buy="USDT", lot="0.0001")
 
-        assert (request(CLOSE, 2)["asset"], request(CLOSE, 2)["amount"]) == ("BTC", "0.05000000")
+        assert (request(CLOSE, 2)["asset"], request(CLOSE, 2)["amount"]) == ("BTC", "0.05")
         assert (request(CLOSE, 3)["sell_asset"], request(CLOSE, 3)["buy_asset"]) == ("BTC", "USDT")
-        assert (request(CLOSE, 4, part)["destination"], request(CLOSE, 4, part)["amount"]) == ("user:1001", "2500.000000")
+        assert (request(CLOSE, 4, part)["destination"], request(CLOSE, 4, part)["amount"]) == ("user:1001", "2500")
 
     def test_amounts_are_cut_downwards_to_the_scale_of_their_asset(self) -> None:
         order = OrderFacts("O3", "1", "C", "OPEN", "BTC", Decimal("0.123456789"), Decimal("10.1234569"))
@@ -80,7 +80,7 @@ class TestPartialExecution:
         following = after(CURRENT_FLOW, OPEN, 3, [exchanged("1500", "0.03")], part=1)
 
         assert isinstance(following, Planned)
-        assert (following.key, json.loads(following.request)["sell_amount"]) == ("O1:3.2", "1000.000000")
+        assert (following.key, json.loads(following.request)["sell_amount"]) == ("O1:3.2", "1000")
 
     def test_after_three_parts_the_order_parks(self) -> None:
         parts = [exchanged("1000", "0.02"), exchanged("100", "0.002"), exchanged("100", "0.002")]
@@ -92,6 +92,9 @@ class TestPartialExecution:
 
         assert isinstance(following, Planned)
         assert following.step == 4
+
+    def test_an_exchange_that_bought_nothing_parks(self) -> None:
+        assert after(CURRENT_FLOW, OPEN, 3, [exchanged("0", "0", lot="5000")], part=1) == Parks("partial_execution")
 
     def test_a_remainder_of_just_the_lot_is_sold(self) -> None:
         following = after(CURRENT_FLOW, OPEN, 3, [exchanged("2499", "0.05")], part=1)

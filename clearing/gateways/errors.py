@@ -1,0 +1,68 @@
+"""What a call may end with instead of `Done`, named by the reaction that it demands.
+
+    GatewayError
+    ├── Retryable        surely not applied: send the same bytes again, later
+    ├── Rejected         finally refused, and kept under the key: a person decides
+    ├── UnknownOutcome   it may have been applied: ask for the key, and send the same bytes again only if it isn't known there
+    ├── StillPending     accepted and being worked on: ask for the key, later
+    ├── KeyReused        the key is known there with other bytes, which can't be: raise an alarm, and park
+    └── ClaimEnded       no answer at all: our right to run the clearing is over, nothing was signed; put it down
+
+The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an `UnknownOutcome`.
+"""
+
+
+class GatewayError(Exception):
+    """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail` is for people."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+class Retryable(GatewayError):  # noqa: N818 - named by the reaction, as all of these
+    """Surely not applied. `counted` False: the cause lies with the counterparty or with us, not with the order; no attempt is counted."""
+
+    def __init__(self, code: str, detail: str = "", *, retry_after_ms: int | None = None, counted: bool = True) -> None:
+        super().__init__(code, detail)
+        self.retry_after_ms = retry_after_ms
+        self.counted = counted
+
+
+class Rejected(GatewayError):  # noqa: N818
+    """Finally refused; `body` is the problem as the counterparty keeps it under the key."""
+
+    def __init__(self, code: str, body: bytes) -> None:
+        super().__init__(code)
+        self.body = body
+
+
+class UnknownOutcome(GatewayError):  # noqa: N818
+    """It may have been applied. `retry_after_ms`: the counterparty wished not to be called sooner."""
+
+    def __init__(self, code: str, detail: str = "", *, retry_after_ms: int | None = None) -> None:
+        super().__init__(code, detail)
+        self.retry_after_ms = retry_after_ms
+
+
+class StillPending(GatewayError):  # noqa: N818
+    """The counterparty is at it. `retry_after_ms`: when it wants to be asked."""
+
+    def __init__(self, retry_after_ms: int | None = None) -> None:
+        super().__init__("in_progress")
+        self.retry_after_ms = retry_after_ms
+
+
+class KeyReused(GatewayError):  # noqa: N818
+    """The counterparty knows the key with other bytes than ours."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("key_reused", detail)
+
+
+class ClaimEnded(GatewayError):  # noqa: N818
+    """Raised by the clock: nobody signs a time at or after `claimed_until`."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("claim_ended", detail)
