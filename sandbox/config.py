@@ -1,0 +1,35 @@
+"""What one running sandbox is told: where its data lies, who may call, where its changes go."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+COUNTERPARTIES = ("counter", "fund", "trading")
+KEY_RETENTION_MS = 7 * 24 * 3600 * 1000  # docs/contracts/README.md, clause 3.6
+BINLOG_RETENTION_MS = 24 * 3600 * 1000  # published changes older than this are dropped, as a database expires its binlog
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxConfig:
+    """Settings of a sandbox; `keys` are the counterparties' secrets, an empty `kafka_bootstrap` means that nothing is published."""
+
+    data: Path
+    keys: Mapping[str, str]
+    kafka_bootstrap: str = ""
+    kafka_topic: str = "counter.sync_order"
+    kafka_partitions: int = 4
+    seed: int | None = None
+    spread_bps: Decimal = Decimal(20)
+    volatility_bps: Decimal = Decimal(2)
+    signature_validity_ms: int = 30_000
+    clock_ms: Callable[[], int] = wall_clock_ms
+
+    @property
+    def database(self) -> Path:
+        return self.data / "sandbox.sqlite3"
