@@ -23,7 +23,7 @@ from clearing.flows import LAST_STEP
 from clearing.journey import VARIANTS, age, read_journey
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
-from orders.admin import COINS, SyncOrderAdmin, order_id_in
+from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
 STATE_LABELS = {state: VARIANTS.get(state, "") for state in State}
@@ -207,7 +207,7 @@ class ClearedOrderAdmin(SyncOrderAdmin):
     list_select_related = ("clearing",)
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
-        *SyncOrderAdmin.fieldsets,
+        *SHOWN_FIELDS,
         ("Its clearing", {"fields": (("state_label", "step_shown"), ("age_shown", "slippage"), ("error", "clearing_link"))}),
     )
 

@@ -1,0 +1,71 @@
+"""The front page's figures: the same bounded queries as the scrape's, and the orders that need a person."""
+
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+from base.readable import duration
+from clearing.models import Clearing
+from clearing.status import State
+from ops.scrape import CLEARED_SQL, NEWEST_SQL, STATEMENT_MS_MAX, UNFINISHED, UNFINISHED_SQL
+
+PARKED_SHOWN = 10
+# From the counter's own time to cleared, over the newest: an index gives them.
+LATENCY_SQL = """
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), percentile_cont(0.99) WITHIN GROUP (ORDER BY seconds) FROM (
+        SELECT extract(epoch FROM cleared_at) - created_ms / 1000.0 AS seconds FROM clearing_clearing
+        WHERE state = 'cleared' ORDER BY cleared_at DESC LIMIT 1000) newest
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure on the front page; `state` makes it a link to the list."""
+
+    title: str
+    value: str
+    hint: str = ""
+    state: str = ""
+
+    @property
+    def danger(self) -> bool:
+        """Whether somebody should look."""
+        return self.state == State.PARKED and self.value != "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What the front page shows."""
+
+    tiles: list[Tile]
+    parked: list[Clearing]
+
+
+def read() -> Overview:
+    """Five bounded queries. Raises django.db.DatabaseError."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
+        cursor.execute(UNFINISHED_SQL)
+        found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
+        cursor.execute(CLEARED_SQL)
+        (cleared,) = cursor.fetchone() or (0,)
+        cursor.execute(NEWEST_SQL)
+        newest = cursor.fetchone()
+        cursor.execute(LATENCY_SQL)
+        median, slow = cursor.fetchone() or (None, None)
+    parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]
+    return Overview([*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED)], list(parked))
+
+
+def _speed(cleared: int, newest: tuple[float] | None, median: float | None, slow: float | None) -> list[Tile]:
+    return [
+        Tile("cleared, last minute", f"{cleared:,}", f"{cleared / 60:.1f} a second"),
+        Tile("counter to cleared, p50", duration(float(median)) if median is not None else "-", "newest 1,000"),
+        Tile("counter to cleared, p99", duration(float(slow)) if slow is not None else "-", "newest 1,000"),
+        Tile("newest order", duration(float(newest[0])) if newest else "-", "ago"),
+    ]
+
+
+def _state_tile(state: State, found: tuple[int, float] | None) -> Tile:
+    count, oldest = found or (0, 0.0)
+    return Tile(state.value, f"{count:,}", f"oldest {duration(oldest)}" if count else "", state.value)

@@ -1,0 +1,89 @@
+"""What the database and the broker say when Prometheus asks: few, bounded queries that partial indexes answer, and never an exception.
+
+A source that doesn't answer within its limit is reported by `acceptance_scrape_ok`; its metrics are then missing rather than wrong.
+"""
+
+from collections.abc import Callable, Iterator
+
+import redis
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from acceptance_site.celery import OPS_QUEUE, clearing_queues
+from base import metrics
+from clearing.status import FINAL, State
+
+log = structlog.get_logger(__name__)
+STATEMENT_MS_MAX = 1_000  # of each query; the scrape's own limit is 10 s by default
+UNFINISHED = tuple(state for state in State if state not in FINAL)
+# Parked and finished rows differ by orders of magnitude from the rest: only what isn't cleared is counted, by the partial index for it.
+UNFINISHED_SQL = """
+    SELECT state, count(*), extract(epoch FROM service_now()) - min(created_ms) / 1000.0
+    FROM clearing_clearing WHERE state <> 'cleared' GROUP BY state
+"""
+CLEARED_SQL = "SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > service_now() - interval '1 minute'"
+NEWEST_SQL = "SELECT extract(epoch FROM service_now()) - created_ms / 1000.0 FROM orders_syncorder ORDER BY id DESC LIMIT 1"
+Families = list[GaugeMetricFamily]
+
+
+def read_database() -> Families:
+    """Clearings by state and age, throughput, the newest order. Raises django.db.DatabaseError."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
+        cursor.execute(UNFINISHED_SQL)
+        found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
+        cursor.execute(CLEARED_SQL)
+        (cleared,) = cursor.fetchone() or (0,)
+        cursor.execute(NEWEST_SQL)
+        newest = cursor.fetchone()
+    return [
+        metrics.CLEARINGS.family([((state,), found.get(state, (0, 0.0))[0]) for state in UNFINISHED]),
+        metrics.CLEARINGS_OLDEST.family([((state,), found[state][1]) for state in UNFINISHED if state in found]),
+        metrics.CLEARED_LAST_MINUTE.family([((), cleared)]),
+        metrics.NEWEST_ORDER_AGE.family([((), float(newest[0]))] if newest else []),
+    ]
+
+
+def read_broker() -> Families:
+    """How long each queue is. Raises redis.RedisError."""
+    queues = [*clearing_queues(), OPS_QUEUE]
+    with redis.Redis.from_url(settings.BROKER_URL, socket_timeout=1, socket_connect_timeout=1) as client:
+        pipeline = client.pipeline(transaction=False)
+        for queue in queues:
+            pipeline.llen(queue)
+        lengths = pipeline.execute()
+    return [metrics.QUEUE_MESSAGES.family([((queue,), length) for queue, length in zip(queues, lengths, strict=True)])]
+
+
+SOURCES: dict[str, Callable[[], Families]] = {"database": read_database, "broker": read_broker}
+
+
+class Scrape(Collector):
+    """Reads every source when it is collected."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        answered = []
+        for source, read in SOURCES.items():
+            families = _read(source, read)
+            answered.append(((source,), float(families is not None)))
+            yield from families or []
+        yield metrics.SCRAPE_OK.family(answered)
+
+
+def _read(source: str, read: Callable[[], Families]) -> Families | None:
+    try:
+        return read()
+    except (DatabaseError, redis.RedisError, OSError) as error:
+        log.warning("scrape failed", source=source, error=str(error).strip())
+        return None
+
+
+def exposition() -> bytes:
+    """Everything that `/metrics` shows: the counters of the processes, and what database and broker say now."""
+    scraped = CollectorRegistry(auto_describe=False)
+    scraped.register(Scrape())
+    return metrics.exposition() + generate_latest(scraped)

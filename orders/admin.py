@@ -1,0 +1,196 @@
+"""What came in: sync orders, quarantined messages, watermarks. To look at; `clearing/admin.py` adds to an order how it was cleared."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib import admin
+from django.db import connection
+from django.db.models import F, Func, IntegerField, Q, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from base.clock import ServiceNow
+from base.filters import PeriodFilter, by_field
+from base.readable import amount, duration, hex_of, text_of
+from base.readonly import ReadOnlyAdmin, column
+from orders.models import Direction, Quarantined, Source, SyncOrder, Watermark
+
+COINS = [(asset, asset) for asset in settings.ASSET_SCALES if asset != "USDT"]
+REASONS_MAX = 50
+
+
+def order_id_in(term: str) -> str:
+    """The order id in a search term, which may also be an idempotency key (`{order_id}:{step}…`)."""
+    return term.partition(":")[0]
+
+
+def orders_meant(term: str) -> Q:
+    """Orders by their id (or its beginning), or by the user's whole id: each answered by an index."""
+    return Q(order_id__startswith=order_id_in(term)) | Q(user_id=term)
+
+
+SHOWN_FIELDS: tuple[Any, ...] = (
+    ("The order", {"fields": (("order_id", "user_id"), ("what", "quoted"), ("price", "instrument"), ("contract_id", "created"))}),
+    ("How it came", {"fields": (("source_label", "received_at"), ("place", "late"), ("shard", "sequence"), ("canonical_hash",))}),
+)
+
+
+class SyncOrderAdmin(ReadOnlyAdmin):
+    """The counter's row as we hold it."""
+
+    list_display: ClassVar[tuple[str, ...]] = ("order_id", "user_id", "what", "quoted", "created", "source_label", "late")
+    list_filter: ClassVar[tuple[Any, ...]] = (
+        by_field("direction", "direction", Direction.choices),
+        by_field("asset", "asset", COINS),
+        by_field("source", "source", Source.choices),
+        PeriodFilter,
+    )
+    search_fields = ("order_id", "user_id")
+    search_help_text = "Order id (or its beginning), idempotency key, or a whole user id"
+    fieldsets: ClassVar[tuple[Any, ...] | None] = SHOWN_FIELDS
+
+    def find(self, rows: QuerySet[SyncOrder], term: str) -> QuerySet[SyncOrder]:
+        return rows.filter(orders_meant(term))
+
+    @column("order")
+    def what(self, order: SyncOrder) -> str:
+        return f"{order.direction} {amount(order.quantity)} {order.asset}"
+
+    @column("quoted USDT")
+    def quoted(self, order: SyncOrder) -> str:
+        return amount(order.quoted_usdt)
+
+    @column("price USDT")
+    def price(self, order: SyncOrder) -> str:
+        return f"{order.price:,.2f}"
+
+    @column("created at the counter (UTC)")
+    def created(self, order: SyncOrder) -> str:
+        return moment(order.created_ms)
+
+    @column("source", label={Source.KAFKA: "info", Source.GAP: "warning", Source.REPLAY: "primary", Source.RESTORE: "primary"})
+    def source_label(self, order: SyncOrder) -> str:
+        return order.source
+
+    @column("place in the log")
+    def place(self, order: SyncOrder) -> str:
+        return f"{order.topic} / {order.partition} @ {order.offset}" if order.topic else "-"
+
+
+# Skips from one reason to the next through their index, so that it costs as many steps as there are reasons.
+REASONS_SQL = """
+    WITH RECURSIVE reasons (reason) AS (
+        (SELECT reason FROM orders_quarantined ORDER BY reason LIMIT 1)
+        UNION ALL
+        SELECT (SELECT q.reason FROM orders_quarantined q WHERE q.reason > r.reason ORDER BY q.reason LIMIT 1)
+        FROM reasons r WHERE r.reason IS NOT NULL
+    ) SELECT reason FROM reasons WHERE reason IS NOT NULL LIMIT %s
+"""
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """The reasons that there are."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
+        with connection.cursor() as cursor:
+            cursor.execute(REASONS_SQL, [REASONS_MAX])
+            return [(reason, reason) for (reason,) in cursor.fetchall()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Quarantined]) -> QuerySet[Quarantined]:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
+@admin.register(Quarantined)
+class QuarantinedAdmin(ReadOnlyAdmin):
+    """Messages that couldn't be read or weren't trusted, whole."""
+
+    list_display = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
+    list_filter = (ReasonFilter, by_field("source", "source", Source.choices))
+    search_fields = ("order_id",)
+    search_help_text = "A whole order id, or topic/partition@offset"
+    fieldsets = (
+        ("Why", {"fields": (("reason_label", "order_id"), ("detail",), ("quarantined_at", "replayed_at"))}),
+        ("What", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",))}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Quarantined]:
+        """Without the bytes, which may be many; a page that shows them asks for its own."""
+        return Quarantined.objects.defer("message").annotate(message_bytes=Func(F("message"), function="octet_length", output_field=IntegerField()))
+
+    def find(self, rows: QuerySet[Quarantined], term: str) -> QuerySet[Quarantined]:
+        topic, _, rest = term.rpartition("/")
+        partition, _, offset = rest.partition("@")
+        if topic and partition.isdigit() and offset.isdigit():
+            return rows.filter(topic=topic, partition=int(partition), offset=int(offset))
+        return rows.filter(order_id=order_id_in(term))
+
+    @column("reason", label="danger", ordering="reason")
+    def reason_label(self, message: Quarantined) -> str:
+        return message.reason
+
+    @column("place in the log")
+    def place(self, message: Quarantined) -> str:
+        return f"{message.topic}/{message.partition}@{message.offset}"
+
+    @column("bytes")
+    def size(self, message: Quarantined) -> int:
+        found: int | None = message.message_bytes  # type: ignore[attr-defined]  # annotated
+        return found or 0
+
+    @column("detail")
+    def detail_start(self, message: Quarantined) -> str:
+        return message.detail[:120]
+
+    @column("as text")
+    def as_text(self, message: Quarantined) -> SafeString:
+        return _block(text_of(message.message))
+
+    @column("as bytes")
+    def as_hex(self, message: Quarantined) -> SafeString:
+        return _block(hex_of(message.message))
+
+
+def _block(text: str) -> SafeString:
+    return format_html('<pre class="journey-pre">{}</pre>', text or "(empty)")
+
+
+@admin.register(Watermark)
+class WatermarkAdmin(ReadOnlyAdmin):
+    """How far each shard of the counter is known, and how long ago that was looked at."""
+
+    list_display = ("shard", "newest", "newest_age", "scanned", "scanned_age", "found_by_gap", "scanned_at")
+    ordering = ("shard",)
+    fields = list_display
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Watermark]:
+        return Watermark.objects.annotate(now=ServiceNow())
+
+    @column("newest order held (UTC)")
+    def newest(self, watermark: Watermark) -> str:
+        return moment(watermark.newest_ms)
+
+    @column("its age")
+    def newest_age(self, watermark: Watermark) -> str:
+        return _age(watermark, watermark.newest_ms)
+
+    @column("compared through (UTC)")
+    def scanned(self, watermark: Watermark) -> str:
+        return moment(watermark.scanned_through_ms)
+
+    @column("its age")
+    def scanned_age(self, watermark: Watermark) -> str:
+        return _age(watermark, watermark.scanned_through_ms)
+
+
+def moment(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}" if milliseconds else "-"
+
+
+def _age(watermark: Watermark, milliseconds: int) -> str:
+    now: Any = watermark.now  # type: ignore[attr-defined]  # annotated
+    return duration(now.timestamp() - milliseconds / 1000) if milliseconds else "-"
