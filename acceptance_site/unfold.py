@@ -5,14 +5,22 @@ from typing import Any
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse_lazy
+from django.utils.http import urlencode
 from django.utils.text import format_lazy
 
 
-def _item(title: str, icon: str, url_name: str, permission: str, query: str = "") -> dict[str, Any]:
+def _item(title: str, icon: str, url_name: str, permission: str, **query: str) -> dict[str, Any]:
+    path = reverse_lazy(url_name)
+
     def allowed(request: HttpRequest) -> bool:
         return request.user.has_perm(permission)
 
-    return {"title": title, "icon": icon, "link": format_lazy("{}{}", reverse_lazy(url_name), query), "permission": allowed}
+    def active(request: HttpRequest) -> bool:
+        found = "parked" if request.GET.get("state") == "parked" else ""
+        return request.path.startswith(str(path)) and found == query.get("state", "")
+
+    link = format_lazy("{}{}", path, f"?{urlencode(query)}" if query else "")
+    return {"title": title, "icon": icon, "link": link, "permission": allowed, "active": active}
 
 
 NAVIGATION: list[dict[str, Any]] = [
@@ -20,7 +28,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "title": "Clearing",
         "items": [
             _item("Clearings", "sync_alt", "admin:clearing_clearing_changelist", "clearing.view_clearing"),
-            _item("Needs a person", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", "?state=parked"),
+            _item("Needs a person", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", state="parked"),
             _item("Sync orders", "receipt_long", "admin:orders_syncorder_changelist", "orders.view_syncorder"),
         ],
     },

@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.db import connection
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -23,7 +24,7 @@ from clearing.flows import LAST_STEP
 from clearing.journey import VARIANTS, age, read_journey
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
-from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, order_id_in
+from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
 STATE_LABELS = {state: VARIANTS.get(state, "") for state in State}
@@ -81,7 +82,7 @@ class ErrorFilter(admin.SimpleListFilter):
 class ClearingAdmin(ReadOnlyAdmin):
     """Every clearing, newest first."""
 
-    list_display = ("order_shown", "user_id", "what", "state_label", "step_shown", "age_shown", "attempts", "error_code", "slippage", "created")
+    list_display = ("order_shown", "user_id", "what", "state_label", "step_shown", "age_shown", "attempts", "error_code", "slippage", "created_shown")
     list_filter = (
         StateFilter,
         ErrorFilter,
@@ -97,22 +98,18 @@ class ClearingAdmin(ReadOnlyAdmin):
     actions_detail = ("retry_this",)
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
-        ("The order", {"fields": (("order_link", "user_id"), ("what", "quoted"), ("contract_id", "created"))}),
         (
             "Its clearing",
             {
                 "fields": (
-                    ("state_label", "step_shown"),
-                    ("age_shown", "slippage"),
-                    ("error_code", "hold_code"),
-                    ("attempts", "due_at"),
-                    ("epoch", "lane"),
-                    ("claimed_by", "claimed_until"),
-                    ("accepted_at", "started_at"),
-                    ("queued_at", "cleared_at"),
+                    ("state_shown", "step_shown", "age_shown"),
+                    ("error_code", "hold_code", "slippage"),
+                    ("tries", "due_at", "claim"),
+                    ("accepted_at", "started_at", "cleared_at"),
                 )
             },
         ),
+        ("The order", {"fields": (("order_link", "what", "quoted"), ("user_id", "contract_id", "created"))}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Clearing]:
@@ -144,6 +141,20 @@ class ClearingAdmin(ReadOnlyAdmin):
     def state_label(self, clearing: Clearing) -> str:
         return clearing.state
 
+    @column("state")
+    def state_shown(self, clearing: Clearing) -> str:
+        return state_label(clearing)
+
+    @column("attempts of this operation")
+    def tries(self, clearing: Clearing) -> int:
+        return clearing.attempts
+
+    @column("claim")
+    def claim(self, clearing: Clearing) -> str:
+        if not clearing.claimed_until:
+            return f"none; epoch {clearing.epoch}, lane {clearing.lane}"
+        return f"{clearing.claimed_by} until {clearing.claimed_until:%H:%M:%S}; epoch {clearing.epoch}, lane {clearing.lane}"
+
     @column("step")
     def step_shown(self, clearing: Clearing) -> str:
         return f"{clearing.step} / {LAST_STEP}"
@@ -158,7 +169,11 @@ class ClearingAdmin(ReadOnlyAdmin):
 
     @column("created (UTC)")
     def created(self, clearing: Clearing) -> str:
-        return f"{clearing.order.created_at:%m-%d %H:%M:%S}.{clearing.created_ms % 1000:03d}"
+        return moment(clearing.created_ms)
+
+    @column("created (UTC)")
+    def created_shown(self, clearing: Clearing) -> str:
+        return moment(clearing.created_ms)[5:]
 
     # -- the page of one --
 
@@ -189,6 +204,11 @@ class ClearingAdmin(ReadOnlyAdmin):
         return _to_retry_page([int(object_id)])
 
 
+def state_label(clearing: Clearing) -> str:
+    """The state as a coloured label, for pages; lists colour their columns themselves."""
+    return render_to_string("unfold/helpers/label.html", {"text": clearing.state, "variant": VARIANTS.get(clearing.state, "")})
+
+
 def _now(row: Clearing | SyncOrder) -> datetime:
     now: datetime = row.now  # type: ignore[union-attr]  # annotated
     return now
@@ -202,13 +222,13 @@ def _to_retry_page(ids: list[int]) -> HttpResponseRedirect:
 class ClearedOrderAdmin(SyncOrderAdmin):
     """A sync order with what became of it."""
 
-    list_display = ("order_id", "user_id", "what", "quoted", "state_label", "step_shown", "age_shown", "error", "source_label", "created")
+    list_display = ("order_id", "user_id", "what", "quoted", "state_label", "step_shown", "age_shown", "error", "source_label", "created_shown")
     list_filter = (OrderStateFilter, *SyncOrderAdmin.list_filter)
     list_select_related = ("clearing",)
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
+        ("Its clearing", {"fields": (("state_shown", "step_shown", "age_shown"), ("error", "slippage", "clearing_link"))}),
         *SHOWN_FIELDS,
-        ("Its clearing", {"fields": (("state_label", "step_shown"), ("age_shown", "slippage"), ("error", "clearing_link"))}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SyncOrder]:
@@ -217,6 +237,10 @@ class ClearedOrderAdmin(SyncOrderAdmin):
     @column("state", label=STATE_LABELS)
     def state_label(self, order: SyncOrder) -> str:
         return order.clearing.state
+
+    @column("state")
+    def state_shown(self, order: SyncOrder) -> str:
+        return state_label(order.clearing)
 
     @column("step")
     def step_shown(self, order: SyncOrder) -> str:

@@ -59,7 +59,7 @@ class Clearing(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.order_id}: {self.state} at step {self.step}"
+        return f"{self.order.order_id}: {self.state} at step {self.step}"
 
 
 class Operation(models.Model):

@@ -32,15 +32,15 @@ def orders_meant(term: str) -> Q:
 
 
 SHOWN_FIELDS: tuple[Any, ...] = (
-    ("The order", {"fields": (("order_id", "user_id"), ("what", "quoted"), ("price", "instrument"), ("contract_id", "created"))}),
-    ("How it came", {"fields": (("source_label", "received_at"), ("place", "late"), ("shard", "sequence"), ("canonical_hash",))}),
+    ("The order", {"fields": (("order_id", "user_id", "contract_id"), ("what", "quoted", "price"), ("instrument", "created"))}),
+    ("How it came", {"fields": (("source", "place", "received_at"), ("shard", "sequence", "late"), ("canonical_hash",))}),
 )
 
 
 class SyncOrderAdmin(ReadOnlyAdmin):
     """The counter's row as we hold it."""
 
-    list_display: ClassVar[tuple[str, ...]] = ("order_id", "user_id", "what", "quoted", "created", "source_label", "late")
+    list_display: ClassVar[tuple[str, ...]] = ("order_id", "user_id", "what", "quoted", "created_shown", "source_label", "late")
     list_filter: ClassVar[tuple[Any, ...]] = (
         by_field("direction", "direction", Direction.choices),
         by_field("asset", "asset", COINS),
@@ -69,6 +69,10 @@ class SyncOrderAdmin(ReadOnlyAdmin):
     @column("created at the counter (UTC)")
     def created(self, order: SyncOrder) -> str:
         return moment(order.created_ms)
+
+    @column("created (UTC)")
+    def created_shown(self, order: SyncOrder) -> str:
+        return moment(order.created_ms)[5:]
 
     @column("source", label={Source.KAFKA: "info", Source.GAP: "warning", Source.REPLAY: "primary", Source.RESTORE: "primary"})
     def source_label(self, order: SyncOrder) -> str:
@@ -188,6 +192,7 @@ class WatermarkAdmin(ReadOnlyAdmin):
 
 
 def moment(milliseconds: int) -> str:
+    """Milliseconds since the epoch as UTC."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}" if milliseconds else "-"
 
 

@@ -23,7 +23,7 @@ CLEARINGS_SQL = """
            CASE state WHEN 'waiting' THEN 0 ELSE 1 END, CASE state WHEN 'running' THEN 'worker@bulk' ELSE '' END,
            CASE state WHEN 'running' THEN now() + interval '1 hour' END,
            CASE WHEN state IN ('retrying', 'pending', 'unknown') THEN now() + interval '1 hour' END, at, CASE state WHEN 'retrying' THEN 3 ELSE 0 END,
-           CASE state WHEN 'parked' THEN (ARRAY['insufficient_funds', 'partial_execution', 'key_expired'])[1 + id %% 3]
+           CASE state WHEN 'parked' THEN (ARRAY['insufficient_funds', 'amount_invalid', 'contract_closed'])[1 + id %% 3]
                       WHEN 'retrying' THEN 'too_many_requests' WHEN 'unknown' THEN 'timeout' ELSE '' END,
            CASE state WHEN 'cleared' THEN round((sin(id) * 3)::numeric, 8) END, at + interval '8 ms', at + interval '10 ms',
            CASE state WHEN 'cleared' THEN at + interval '35 ms' END, at + interval '35 ms'
@@ -32,6 +32,7 @@ CLEARINGS_SQL = """
                       THEN (ARRAY['queued', 'running', 'retrying', 'pending', 'unknown', 'cleared', 'cleared', 'cleared'])[1 + id %% 8]
                       WHEN id %% 40 = 0 THEN 'parked' WHEN id %% 160 = 1 THEN 'waiting' ELSE 'cleared' END AS state
           FROM orders_syncorder WHERE order_id LIKE 'bulk-%%') o
+    ORDER BY id
 """
 OPERATIONS_SQL = """
     INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request, state, first_sent_at, done_at, response,
