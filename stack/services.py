@@ -20,6 +20,7 @@ from stack.supervisor import REQUESTS, STATUS, read_status
 
 OBEY_SECONDS_MAX = 10.0
 LISTEN_SECONDS_MAX = 60.0
+WATCH_SECONDS = 1.0  # most of what can't start ends as soon as that
 SANDBOX = "sandbox"
 
 
@@ -145,15 +146,22 @@ class Services:
             raise StackError(f"the supervisor doesn't answer: see {self._run_dir.logs / 'supervisor.log'}")
 
     def _wait_for(self, wanted: list[str]) -> None:
-        ports = self._run_dir.recall().ports
-        listeners = [name for name in SERVICE_PORTS.values() if name in wanted and name in ports]
-        wait_until(lambda: all(line.state in {"running", "halted"} for line in self.status() if line.name in wanted), OBEY_SECONDS_MAX)
-        wait_until(lambda: all(accepts(ports[name]) for name in listeners), LISTEN_SECONDS_MAX, pause_seconds=0.1)
-        silent = [name for name in listeners if not accepts(ports[name])]
-        failing = [line.name for line in self.status() if line.name in wanted and (line.state != "running" or line.name in silent)]
-        if failing:
-            logs = "\n".join(f"--- {name}.log\n{tail(self._run_dir.logs / f'{name}.log')}" for name in failing)
-            raise StackError(f"{', '.join(failing)} didn't start:\n{logs}")
+        before = {line.name: line.restarts for line in self.status()}
+        wait_until(lambda: not self._not_running(wanted, before) or self._given_up(wanted, before), OBEY_SECONDS_MAX)
+        wait_until(lambda: bool(self._not_running(wanted, before)), WATCH_SECONDS)
+        ports = {name: port for name, port in self._run_dir.recall().ports.items() if name in wanted and name in SERVICE_PORTS.values()}
+        wait_until(lambda: all(map(accepts, ports.values())) or self._given_up(wanted, before), LISTEN_SECONDS_MAX, pause_seconds=0.1)
+        failed = {*self._not_running(wanted, before), *(name for name, port in ports.items() if not accepts(port))}
+        if failed:
+            logs = "\n".join(f"--- {name}.log\n{tail(self._run_dir.logs / f'{name}.log')}" for name in sorted(failed))
+            raise StackError(f"{', '.join(sorted(failed))} didn't start:\n{logs}")
+
+    def _not_running(self, wanted: list[str], before: dict[str, int]) -> list[str]:
+        lines = [line for line in self.status() if line.name in wanted]
+        return [line.name for line in lines if line.state != "running" or line.restarts > before[line.name]]
+
+    def _given_up(self, wanted: list[str], before: dict[str, int]) -> bool:
+        return any(line.state == "halted" or line.restarts > before[line.name] for line in self.status() if line.name in wanted)
 
     def _wait_until_idle(self, names: list[str]) -> None:
         idle = {"stopped", "halted"}

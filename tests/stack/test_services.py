@@ -1,0 +1,178 @@
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stack.errors import StackError
+from stack.launcher import Stack
+from stack.processes import wait_until
+from stack.services import ServiceLine, Services
+from tests.stack.conftest import NAMED, MakeStack, processes_of
+
+PROCFILE = """
+# what the others call
+sandbox: python -m http.server --bind 127.0.0.1 ${SANDBOX_PORT}
+steady: sleep 1000
+parent: sh -c 'sleep 1001 & wait' FOLDER
+"""
+
+
+class Supervised:
+    """Services of a Procfile of the test's own, beside servers that the environment names (so that none is started)."""
+
+    def __init__(self, stack: Stack, procfile: Path) -> None:
+        self.stack = stack
+        self.services = Services(stack, procfile)
+
+    def line(self, name: str) -> ServiceLine:
+        return next(line for line in self.services.status() if line.name == name)
+
+    def pid(self, name: str) -> int:
+        return int((self.stack.run_dir.pids / f"{name}.pid").read_text())
+
+    def becomes(self, name: str, state: str) -> bool:
+        return wait_until(lambda: self.line(name).state == state, seconds=10)
+
+
+@pytest.fixture
+def supervised(make_stack: MakeStack, folder: Path) -> Iterator[Supervised]:
+    with supervise(make_stack, folder, PROCFILE) as running:
+        yield running
+
+
+@contextmanager
+def supervise(make_stack: MakeStack, folder: Path, text: str) -> Iterator[Supervised]:
+    stack = make_stack(NAMED)
+    stack.up()
+    procfile = folder / "Procfile"
+    procfile.write_text(text.replace("FOLDER", str(folder)))
+    running = Supervised(stack, procfile)
+    try:
+        yield running
+    finally:
+        running.services.down()
+
+
+class TestUp:
+    def test_starts_all_with_pid_files_and_listens_where_it_should(self, supervised: Supervised) -> None:
+        supervised.services.up()
+
+        assert {line.state for line in supervised.services.status()} == {"running"}
+        assert supervised.pid("steady") == supervised.line("steady").pid
+
+    def test_a_second_time_changes_nothing(self, supervised: Supervised) -> None:
+        supervised.services.up()
+        before = supervised.services.status()
+
+        supervised.services.up()
+
+        assert supervised.services.status() == before
+
+    def test_leaves_the_sandbox_out_when_a_counterparty_is_real(self, make_stack: MakeStack, folder: Path) -> None:
+        stack = make_stack({**NAMED, "FUND_URL": "https://fund.example"})
+        stack.up()
+        procfile = folder / "Procfile"
+        procfile.write_text("sandbox: sleep 1000\nsteady: sleep 1000\n")
+        services = Services(stack, procfile)
+
+        services.up()
+
+        assert {line.name: line.state for line in services.status()} == {"sandbox": "stopped", "steady": "running"}
+        services.down()
+
+    def test_refuses_without_a_stack_and_for_unknown_names(self, stack: Stack, supervised: Supervised) -> None:
+        with pytest.raises(StackError, match="no such service: ghost"):
+            supervised.services.up(["ghost"])
+        stack.down()
+        with pytest.raises(StackError, match="stack up"):
+            supervised.services.up()
+
+
+class TestWhatDied:
+    def test_is_started_again(self, supervised: Supervised) -> None:
+        supervised.services.up()
+        killed = supervised.pid("steady")
+
+        os.kill(killed, signal.SIGKILL)
+
+        assert wait_until(lambda: supervised.line("steady").restarts == 1 and supervised.line("steady").state == "running", seconds=10)
+        assert supervised.pid("steady") != killed
+        assert supervised.line("steady").exit_code == -signal.SIGKILL
+
+    def test_takes_its_children_along(self, supervised: Supervised, folder: Path) -> None:
+        supervised.services.up()
+        group = supervised.pid("parent")
+
+        os.kill(group, signal.SIGKILL)
+
+        assert supervised.becomes("parent", "waiting") or supervised.line("parent").restarts
+        assert wait_until(lambda: not group_lives(group), seconds=5)
+
+    def test_starts_again_after_a_growing_pause(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, "crasher: sh -c 'date +%s.%N; exit 3'\n") as supervised:
+            with pytest.raises(StackError, match="crasher didn't start"):
+                supervised.services.up()
+            log = folder / "logs" / "crasher.log"
+
+            assert wait_until(lambda: len(log.read_text().split()) >= 3, seconds=10)
+
+            first, second, third = map(float, log.read_text().split()[:3])
+            assert third - second > second - first
+            assert supervised.line("crasher").exit_code == 3
+
+    def test_stays_stopped_after_exit_code_78_until_told_otherwise(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, "quitter: sh -c 'test -e FOLDER/mended && exec sleep 1000; exit 78'\n") as supervised:
+            with pytest.raises(StackError, match="quitter didn't start"):
+                supervised.services.up()
+            assert supervised.line("quitter") == ServiceLine("quitter", "halted", None, 0, 78)
+
+            (folder / "mended").touch()
+            supervised.services.up(["quitter"])
+
+            assert supervised.line("quitter").state == "running"
+
+
+class TestDown:
+    def test_stops_one_and_only_that(self, supervised: Supervised) -> None:
+        supervised.services.up()
+
+        supervised.services.down(["steady"])
+
+        assert supervised.line("steady").state == "stopped"
+        assert supervised.line("sandbox").state == "running"
+
+    def test_leaves_nothing_even_when_the_supervisor_was_killed(self, supervised: Supervised, folder: Path) -> None:
+        supervised.services.up()
+        groups = [supervised.pid(name) for name in ("sandbox", "steady", "parent")]
+        os.kill(supervised.pid("supervisor"), signal.SIGKILL)
+        assert wait_until(lambda: supervised.line("steady").state == "unsupervised", seconds=5)
+
+        supervised.services.down()
+
+        assert wait_until(lambda: not any(map(group_lives, groups)), seconds=5)
+        assert processes_of(folder) == []
+        assert list((folder / "pids").iterdir()) == []
+
+
+class TestRestart:
+    def test_gives_a_new_process(self, supervised: Supervised) -> None:
+        supervised.services.up()
+        before = supervised.pid("steady")
+
+        supervised.services.restart(["steady"])
+
+        assert supervised.pid("steady") != before
+        assert supervised.line("steady").state == "running"
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process of the group still runs; one that only waits to be taken off the table by init doesn't."""
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
