@@ -114,7 +114,7 @@ class SignedClient:
         signature = sign(self._key, method, target, timestamp_ms, body)
         lines = ["Expect:", "Content-Type: application/json", f"X-Timestamp: {timestamp_ms}", f"X-Signature: {signature}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        return self._connection().exchange(method, self._origin + target, body, lines, deadline_ms)
+        return self._connection().exchange(method, self._origin, target, body, lines, deadline_ms)
 
     def _connection(self) -> "_Connection":
         held: _Connection | None = getattr(self._local, "connection", None)
@@ -139,11 +139,12 @@ class _Connection:
             self._curl.setopt(option, location)
         self._curl.setopt(pycurl.WRITEFUNCTION, self._chunks.append)
 
-    def exchange(self, method: str, url: str, body: bytes, lines: list[str], deadline_ms: int) -> HttpAnswer:
+    def exchange(self, method: str, origin: str, target: str, body: bytes, lines: list[str], deadline_ms: int) -> HttpAnswer:
         """One request and its answer. Raises NotSent or AnswerLost."""
         curl = self._curl
         self._chunks.clear()
-        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.URL, origin)
+        curl.setopt(pycurl.REQUEST_TARGET, target)  # what was signed is what is sent; a URL's path would be normalised
         curl.setopt(pycurl.HTTPHEADER, lines)
         curl.setopt(pycurl.TIMEOUT_MS, deadline_ms)
         if method == "POST":
@@ -167,9 +168,10 @@ class _Connection:
         )
 
     def _judge(self, code: int, detail: str) -> HttpError:
-        """When in doubt, the answer was lost."""
-        untouched = self._curl.getinfo(pycurl.REQUEST_SIZE) == 0 and self._curl.getinfo(pycurl.PRETRANSFER_TIME) == 0
-        if untouched and code in _UNCONNECTED:
+        """When in doubt, the answer was lost. REQUEST_SIZE counts the bytes written in this transfer, over all its connections."""
+        nothing_written = self._curl.getinfo(pycurl.REQUEST_SIZE) == 0
+        in_doubt = code == pycurl.E_OPERATION_TIMEDOUT and self._curl.getinfo(pycurl.LOCAL_PORT) > 0  # there was a connection
+        if code in _UNCONNECTED and nothing_written and not in_doubt:
             return NotSent(_UNCONNECTED[code], detail)
         return AnswerLost(_LOST.get(code, "transfer_failed"), detail)
 
@@ -183,7 +185,6 @@ _OPTIONS: Final[dict[int, Any]] = {
     pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
     pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
     pycurl.FOLLOWLOCATION: 0,
-    pycurl.PATH_AS_IS: 1,  # what was signed is what is sent
     pycurl.PROXY: "",
     pycurl.NETRC: pycurl.NETRC_IGNORED,
     pycurl.MAXFILESIZE: ANSWER_BYTES_MAX,
