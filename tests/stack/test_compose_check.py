@@ -1,6 +1,10 @@
+import re
+
 import pytest
+import yaml
 
 from stack.compose_check import findings, known_variables
+from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
 
 SOUND = """
@@ -32,6 +36,14 @@ def check(text: str) -> list[str]:
 class TestComposeFile:
     def test_ours_is_sound(self) -> None:
         assert list(findings((CHECKOUT / "docker-compose.yml").read_text(), known_variables())) == []
+
+    @pytest.mark.parametrize("name", ["worker", "worker-ops", "beat"])
+    def test_runs_the_celery_processes_as_the_procfile_does(self, name: str) -> None:
+        in_procfile = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", read_procfile(CHECKOUT / "Procfile")[name])
+
+        in_compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"][name]["command"]
+
+        assert in_compose == ["env", f"PROCESS_ROLE={name}", *in_procfile.split()]
 
 
 class TestFindings:
