@@ -57,10 +57,9 @@ def step_task(step: int) -> str:
 
 def _build(step: int) -> Template:
     steps = [signature(step_task(n), kwargs={"clearing_id": _ID, "epoch": _EPOCH}, immutable=True, app=app) for n in range(step, LAST_STEP + 1)]
-    queue = f"template-{uuid4()}"
     with Connection("memory://") as connection:
-        chain(*steps, app=app).apply_async(queue=queue, routing_key=queue, exchange="", connection=connection)
-        message = connection.SimpleQueue(queue).get(timeout=1)
+        chain(*steps, app=app).apply_async(queue=RESUME_QUEUE, connection=connection)
+        message = connection.SimpleQueue(RESUME_QUEUE).get(timeout=1)
         message.ack()
     body = bytes(message.body).decode() if not isinstance(message.body, str) else message.body
     rest = [link["options"]["task_id"] for link in reversed(json.loads(body)[2]["chain"] or [])]

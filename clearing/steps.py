@@ -123,5 +123,5 @@ def _reaction(work: Work, error: GatewayError, *, counted: bool) -> Reaction:
 
 def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:
     if recorded.outcome == State.PARKED:
-        alarm("parked", "an order needs a person", order_id=work.order.order_id, code=code, step=work.step)
+        alarm("parked", "an order needs a person", order_id=work.order.order_id, error_code=code, step=work.step)
     return recorded

@@ -1,0 +1,100 @@
+"""Orders as tests need them: accepted, with their clearings, and workers that run them against counterparties in memory."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from django.db import transaction
+
+from base.clock import shift_clock
+from clearing import pipeline, store
+from clearing.flows import OrderFacts
+from clearing.gateways.fake import FakeCounterparties
+from clearing.models import Attempt, Clearing, Operation
+from clearing.steps import Runner
+from clearing.store import ClearingRef
+from orders.models import SyncOrder
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class World:
+    """The counterparties, a worker, and orders made to measure."""
+
+    counterparties: FakeCounterparties = field(default_factory=FakeCounterparties)
+    stopping: Callable[[], bool] = lambda: False
+
+    def accept(self, user_id: str = "1001", *, direction: str = "OPEN", contract_id: str = "", created_ms: int = 0, asset: str = "BTC") -> Clearing:
+        """An accepted order with its clearing; orders without a time follow one another."""
+        clearing, _ = self.accept_with_refs(user_id, direction=direction, contract_id=contract_id, created_ms=created_ms, asset=asset)
+        return clearing
+
+    def accept_with_refs(
+        self, user_id: str, *, direction: str = "OPEN", contract_id: str = "", created_ms: int = 0, asset: str = "BTC"
+    ) -> tuple[Clearing, list[ClearingRef]]:
+        """An accepted order, and what is to be published."""
+        number = next(_numbers)
+        order = SyncOrder(
+            order_id=f"T{number:06d}",
+            user_id=user_id,
+            shard=0,
+            sequence=number,
+            contract_id=contract_id or f"C{number}",
+            direction=direction,
+            asset=asset,
+            quantity=Decimal("0.05"),
+            quoted_usdt=Decimal("3000"),
+            instrument="BTC-OPTION",
+            created_ms=created_ms or 1_700_000_000_000 + number,
+            source="kafka",
+            canonical_hash="",
+        )
+        with transaction.atomic():
+            order.save()
+            facts = OrderFacts(
+                order.order_id, user_id, order.contract_id, order.direction, order.asset, Decimal(order.quantity), Decimal(order.quoted_usdt)
+            )
+            refs = store.accept([(order.pk, facts)], actor="test", generation=pipeline.generation())
+        return Clearing.objects.get(order=order), refs
+
+    def runner(self) -> Runner:
+        """A worker."""
+        return Runner("test-worker", self.counterparties.gateways(), self.stopping)
+
+    def run(self, clearing: Clearing) -> Clearing:
+        """A worker runs the queued clearing as far as it goes; the fresh row."""
+        clearing.refresh_from_db()
+        self.runner().run(clearing.pk, clearing.epoch)
+        clearing.refresh_from_db()
+        return clearing
+
+    def when_due(self, clearing: Clearing, seconds: float = 120) -> Clearing:
+        """So much later, the sweep's view: takes back and queues what is interrupted; then a worker runs it."""
+        shift_clock(seconds)
+        store.requeue(store.interrupted(100), actor="test", generation=pipeline.generation())
+        shift_clock(0)
+        return self.run(clearing)
+
+    def keys_applied(self, clearing: Clearing) -> list[str]:
+        """The keys of the order's effects at the counterparties, in order."""
+        return [effect.key.partition(":")[2] for effect in self.counterparties.applied if effect.order_id == clearing.order.order_id]
+
+
+def outcomes(clearing: Clearing) -> list[tuple[int, str, str]]:
+    """(step, outcome, code) of each attempt of the clearing, in order; a question is marked with a `?` before its outcome."""
+    attempts = Attempt.objects.filter(operation__clearing=clearing).select_related("operation").order_by("id")
+    return [(a.operation.step, f"{'?' if a.asked else ''}{a.outcome}", a.code) for a in attempts]
+
+
+def history(clearing: Clearing) -> list[tuple[str, str, int]]:
+    """(from, to, step) of each change of the clearing, in order."""
+    return list(clearing.history.order_by("id").values_list("from_state", "to_state", "step"))
+
+
+def operation(clearing: Clearing, step: int) -> Operation:
+    """The clearing's latest operation of a step."""
+    found = clearing.operations.filter(step=step).order_by("-part", "-revision").first()
+    assert found is not None
+    return found
