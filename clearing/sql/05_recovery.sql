@@ -45,7 +45,7 @@ CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_gen
     UPDATE clearing_clearing c SET queued_at = service_now(), sends = least(c.sends + 1, 30), broker_generation = p_generation
     FROM unnest(p_ids, p_epochs) AS a (id, epoch)
     WHERE c.id = a.id AND c.epoch = a.epoch AND c.state = 'queued'
-    RETURNING (c.id, c.epoch, c.step, c.lane, clearing_ms(c.queued_at))::clearing_ref
+    RETURNING c.id, c.epoch, c.step::int, c.lane::int, clearing_ms(c.queued_at)
 $$;
 
 -- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is part of every transaction that ends an order.

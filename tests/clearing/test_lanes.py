@@ -1,0 +1,124 @@
+"""Lanes: one user's orders one after another, and nobody waits for another user; also when everything happens at the same moment."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from base.clock import shift_clock
+from clearing import broker, store
+from clearing.gateways import Action
+from clearing.gateways.fake import Fault, FaultKind
+from clearing.models import Clearing
+from clearing.status import ACTIVE, State
+from tests.support.orders import World
+
+
+def states(*clearings: Clearing) -> list[str]:
+    for clearing in clearings:
+        clearing.refresh_from_db()
+    return [clearing.state for clearing in clearings]
+
+
+class TestOrder:
+    def test_only_the_first_of_a_user_is_queued(self, world: World) -> None:
+        first, second, other = world.accept("1"), world.accept("1"), world.accept("2")
+
+        assert states(first, second, other) == [State.QUEUED, State.WAITING, State.QUEUED]
+
+    def test_the_next_is_the_oldest_by_the_counters_time_not_by_arrival(self, world: World) -> None:
+        running = world.accept("1", created_ms=1_000)
+        younger, older = world.accept("1", created_ms=3_000), world.accept("1", created_ms=2_000)
+
+        world.run(running)
+
+        assert [effect.order_id for effect in world.counterparties.applied][4::4] == [older.order.order_id, younger.order.order_id]
+
+    def test_an_order_older_than_one_that_has_started_is_marked_late_and_runs_next(self, world: World) -> None:
+        started = world.accept("1", created_ms=5_000)
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.APPLY_THEN_TIMEOUT))
+        world.run(started)
+        waiting, late = world.accept("1", created_ms=6_000), world.accept("1", created_ms=4_000)
+
+        world.when_due(started)
+
+        assert [effect.order_id for effect in world.counterparties.applied][4::4] == [late.order.order_id, waiting.order.order_id]
+        late.order.refresh_from_db()
+        waiting.order.refresh_from_db()
+        assert (late.order.late, waiting.order.late) == (True, False)
+
+    def test_the_database_refuses_two_active_ones(self, world: World) -> None:
+        world.accept("1")
+        second = world.accept("1")
+
+        with pytest.raises(IntegrityError, match="clearing_one_active_per_user"), transaction.atomic():
+            Clearing.objects.filter(pk=second.pk).update(state=State.QUEUED)
+
+
+@pytest.fixture
+def busy_world(transactional_db: None) -> Iterator[World]:
+    broker.client().flushdb()
+    yield World()
+    shift_clock(0)
+
+
+def at_once(*acts: Callable[[], object]) -> None:
+    """Runs all at the same moment, each with a connection of its own."""
+    barrier = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], object]) -> None:
+        try:
+            barrier.wait(10)
+            act()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        for future in [pool.submit(run, act) for act in acts]:
+            future.result()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSameMoment:
+    def test_five_copies_of_a_message_do_each_step_once(self, busy_world: World) -> None:
+        clearing = busy_world.accept()
+
+        at_once(*[lambda: busy_world.runner().run(clearing.pk, clearing.epoch)] * 5)
+
+        assert states(clearing) == [State.CLEARED]
+        assert busy_world.keys_applied(clearing) == ["1", "2", "3", "4"]
+
+    def test_one_clears_while_another_of_its_user_is_accepted(self, busy_world: World) -> None:
+        for _ in range(15):
+            first = busy_world.accept("1")
+
+            at_once(lambda clearing=first: busy_world.run(clearing), lambda: busy_world.accept("1"))
+
+            last = Clearing.objects.latest("pk")
+            assert states(first) == [State.CLEARED]
+            assert states(last)[0] in {State.QUEUED, State.CLEARED}
+            busy_world.run(last)
+
+    def test_orders_of_many_users_accepted_at_once_don_t_deadlock(self, busy_world: World) -> None:
+        at_once(*[lambda: [busy_world.accept(str(user)) for user in range(8)] for _ in range(6)])
+
+        assert Clearing.objects.filter(state__in=ACTIVE).count() == 8
+        assert Clearing.objects.count() == 48
+
+    def test_two_sweeps_at_once_take_a_claim_back_once(self, busy_world: World) -> None:
+        clearings = [busy_world.accept(str(user)) for user in range(10)]
+        for clearing in clearings:
+            store.claim(clearing.pk, clearing.epoch, worker="dead")
+        Clearing.objects.update(claimed_until=clearings[0].accepted_at)
+        found: list[int] = []
+
+        def sweep() -> None:
+            taken = store.requeue(store.interrupted(100), actor="sweep", generation="")
+            found.extend(ref.id for _, ref in taken)
+
+        at_once(sweep, sweep, sweep)
+
+        assert sorted(found) == sorted(clearing.pk for clearing in clearings)
+        assert set(Clearing.objects.values_list("state", "epoch")) == {(State.QUEUED, 2)}

@@ -1,0 +1,138 @@
+"""The sweep: what was interrupted runs again, and nothing is sent twice for being slow."""
+
+from collections.abc import Iterator
+
+import pytest
+from pytest_django import Settings
+
+from acceptance_site.celery import RESUME_QUEUE, lane_queue
+from base.clock import shift_clock
+from clearing import broker, pipeline, store
+from clearing.models import Clearing
+from clearing.routing import lane_of
+from clearing.status import State
+from ops.sweep import sweep
+from tests.support.orders import World
+
+
+@pytest.fixture
+def world(db: None) -> Iterator[World]:
+    broker.client().flushdb()
+    broker.read_generation()
+    yield World()
+    shift_clock(0)
+
+
+def published(world: World, user_id: str = "1001") -> Clearing:
+    clearing, refs = world.accept_with_refs(user_id)
+    assert pipeline.publish(refs)
+    return clearing
+
+
+def messages(clearing: Clearing) -> int:
+    return broker.length(lane_queue(clearing.lane))
+
+
+class TestGoneMessages:
+    def test_a_clearing_that_was_never_published_is_sent(self, world: World) -> None:
+        clearing = world.accept()
+        shift_clock(3)
+
+        counts = sweep()
+
+        assert (counts["sent_again"], messages(clearing)) == (1, 1)
+
+    def test_it_has_its_two_seconds(self, world: World) -> None:
+        clearing = world.accept()
+
+        counts = sweep()
+
+        assert (counts["sent_again"], messages(clearing)) == (0, 0)
+
+    def test_a_wiped_broker_is_noticed_at_once(self, world: World) -> None:
+        clearing = published(world)
+        broker.client().flushdb()
+
+        counts = sweep()
+
+        assert (counts["sent_again"], messages(clearing)) == (1, 1)
+
+    def test_a_long_backlog_is_not_sent_again(self, world: World) -> None:
+        clearings = [published(world, str(user)) for user in range(40)]
+        shift_clock(600)
+
+        counts = sweep()
+
+        assert counts["sent_again"] == 0
+        assert sum(messages(clearing) for clearing in {c.lane: c for c in clearings}.values()) == 40
+
+    def test_a_message_that_its_queue_is_past_is_gone(self, world: World) -> None:
+        gone = world.accept("1001")
+        shift_clock(1)
+        other = next(str(user) for user in range(2000, 3000) if lane_of(str(user)) == gone.lane)
+        published(world, other)
+        shift_clock(3)
+
+        counts = sweep()
+
+        assert counts["sent_again"] == 1
+
+    def test_repeats_are_spaced_further_apart(self, world: World) -> None:
+        clearing = world.accept()
+        shift_clock(3)
+        sweep()
+        broker.client().delete(lane_queue(clearing.lane))
+        shift_clock(6)
+
+        assert sweep()["sent_again"] == 0
+        shift_clock(8)
+        assert sweep()["sent_again"] == 1
+
+    def test_the_epoch_stays_so_that_either_message_serves(self, world: World) -> None:
+        clearing = world.accept()
+        shift_clock(3)
+        sweep()
+        shift_clock(0)
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.epoch) == (State.CLEARED, 1)
+
+    def test_a_lane_that_no_longer_exists_goes_to_the_resume_queue(self, world: World, settings: Settings) -> None:
+        clearing = published(world)
+        settings.CLEARING_LANES = clearing.lane
+        shift_clock(3)
+
+        sweep()
+
+        assert broker.length(RESUME_QUEUE) == 1
+
+
+class TestInterrupted:
+    def test_an_expired_claim_goes_to_the_resume_queue(self, world: World) -> None:
+        clearing = published(world)
+        store.claim(clearing.pk, clearing.epoch, worker="dead")
+        shift_clock(60)
+
+        counts = sweep()
+
+        clearing.refresh_from_db()
+        assert counts["was_running"] == 1
+        assert (clearing.state, clearing.epoch, broker.length(RESUME_QUEUE)) == (State.QUEUED, 2, 1)
+
+    def test_a_stalled_lane_is_promoted(self, world: World) -> None:
+        world.run(world.accept())
+        stalled = world.accept()
+        Clearing.objects.filter(pk=stalled.pk).update(state=State.WAITING)
+
+        counts = sweep()
+
+        stalled.refresh_from_db()
+        assert (counts["stalled"], stalled.state) == (1, State.QUEUED)
+
+    def test_with_nothing_to_do_it_does_nothing(self, world: World) -> None:
+        world.run(world.accept())
+
+        assert not any(sweep().values())
+
+
