@@ -46,6 +46,8 @@ class IntakeResult(StrEnum):
 
 # Rows that came in, by where from (kafka, gap, replay, restore) and what became of them.
 INTAKE_ROWS = Counter("acceptance_intake_rows_total", "Rows that came in.", ["source", "result"], registry=REGISTRY)
+# What the binlog said was done to the counter's table: insert, update, delete (rows), ddl.
+INTAKE_CHANGES = Counter("acceptance_intake_changes_total", "Changes of the counter's table.", ["operation"], registry=REGISTRY)
 # How many messages of a partition lie before us: the log's end less the consumer's position.
 INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", ["partition"], registry=REGISTRY, multiprocess_mode="mostrecent")
 

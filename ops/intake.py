@@ -1,0 +1,77 @@
+"""Where intake is wired together: rows of `orders` open, hold and publish the clearings of `clearing`."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from base.http import SignedClient
+from clearing import pipeline
+from clearing.intake import hold, open_clearings
+from orders.arrivals import Item
+from orders.gaps import GapPass, GapResult
+from orders.ingest import IngestResult, ingest
+from orders.interface import HttpSyncOrderInterface
+from orders.mapping import Rules
+from orders.models import Source
+
+log = structlog.get_logger(__name__)
+
+GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
+
+
+def take_from_kafka(items: Sequence[Item]) -> IngestResult:
+    """Takes a batch of the consumer's in."""
+    return _take(items, Source.KAFKA)
+
+
+def take_from_gap(items: Sequence[Item]) -> IngestResult:
+    """Takes a page of the counter's interface in."""
+    return _take(items, Source.GAP)
+
+
+def run_gap_pass(shard: int | None = None) -> GapResult | None:
+    """Fetches from the counter what the binlog didn't bring. None: another pass is still under way, and does it."""
+    with _alone() as ours:
+        if not ours:
+            log.info("gap pass left out: the one before is still under way")
+            return None
+        interface = HttpSyncOrderInterface(_counter(), deadline_ms=settings.GATEWAY_DEADLINE_MS, now_ms=_database_clock())
+        gap_pass = GapPass(interface, take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
+        return gap_pass.run(shard)
+
+
+def _take(items: Sequence[Item], source: Source) -> IngestResult:
+    pipeline.generation()  # read here, where no transaction is open, it is known inside
+    return ingest(items, source=source, open_clearings=open_clearings, hold=hold, publish=pipeline.publish)
+
+
+@cache
+def _counter() -> SignedClient:
+    return SignedClient(settings.COUNTERPARTY_URLS["counter"], settings.COUNTERPARTY_KEYS["counter"])
+
+
+def _database_clock() -> Callable[[], int]:
+    """The database's time now, carried on by this process: what requests are signed with."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT (extract(epoch FROM service_now()) * 1000)::bigint")
+        offset_ms = cursor.fetchone()[0] - time.monotonic_ns() // 1_000_000
+    return lambda: offset_ms + time.monotonic_ns() // 1_000_000
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether this is the only pass. The lock is the session's, not a transaction's: it goes with a process that dies."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [GAP_PASS_LOCK])
+        ours: bool = cursor.fetchone()[0]
+    try:
+        yield ours
+    finally:
+        if ours and connection.connection is not None:  # a connection that broke took the lock with it
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [GAP_PASS_LOCK])

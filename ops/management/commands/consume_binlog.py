@@ -1,0 +1,55 @@
+"""`manage.py consume_binlog`: from the binlog's topic into PostgreSQL, until SIGTERM."""
+
+import argparse
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+from base import metrics
+from ops.intake import take_from_kafka
+from orders.consumer import BinlogConsumer, connect
+from orders.mapping import Rules
+
+log = structlog.get_logger(__name__)
+
+EPILOG = """examples:
+  manage.py consume_binlog
+  manage.py consume_binlog --group look-again --until-idle 3     reads the whole topic once more; known orders change nothing
+
+exit codes:
+  0   stopped by SIGTERM or SIGINT, or idle for long enough
+  75  another process runs under our KAFKA_INSTANCE_ID
+  77  Kafka refuses our credentials or their rights
+  78  too many bad messages: look at the quarantine, then start again; supervisors leave it stopped
+"""
+
+
+class Command(BaseCommand):
+    help = "Reads the counter's orders from Kafka (KAFKA_TOPIC), stores each once with its clearing, and publishes it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.epilog = EPILOG
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.add_argument("--group", default=settings.KAFKA_GROUP, help="the consumer group (KAFKA_GROUP); a new one starts at the beginning")
+        parser.add_argument("--until-idle", type=float, metavar="SECONDS", help="end once nothing came for so long")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        metrics.serve_if_configured()
+        log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
+        consumer = BinlogConsumer(
+            partial(connect, options["group"]), take_from_kafka, Rules.from_settings(), stopping, idle_seconds=options["until_idle"]
+        )
+        code = consumer.run()
+        rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
+        log.info("consumer ended", exit_code=int(code), **rows)
+        sys.exit(code)

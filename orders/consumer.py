@@ -1,0 +1,240 @@
+"""Reads the binlog's topic: poll, read, take in, and only then commit Kafka's offset (design, rule 3).
+
+Whatever fails in between, the messages come again and are found known. A rebalance, a lost commit, a broker or a database that is away
+end in going on; an offset beyond the end of a log that lost its end goes on from its beginning, and gap compensation brings what was lost.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Final
+
+import structlog
+from django.conf import settings
+from django.db import InterfaceError, InternalError, OperationalError
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.structs import OffsetAndMetadata
+
+from base import metrics
+from base.db import drop_broken_connection
+from orders.arrivals import TABLE_CHANGED, Item, Origin, read_message
+from orders.ingest import IngestResult
+from orders.mapping import Rules
+from orders.stoprule import StopRule
+
+log = structlog.get_logger(__name__)
+
+POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
+CONNECT_MS_MAX: Final = 1_000
+COMMIT_MS_MAX: Final = 1_000
+CLOSE_MS_MAX: Final = 500
+SESSION_MS: Final = 10_000  # how long a dead member keeps its partitions from the others
+HEARTBEAT_MS: Final = 2_000
+METADATA_MS_MAX: Final = 10_000  # a topic that is made later, or grows, is seen within this
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+UNASSIGNED_SECONDS_MAX: Final = 10.0
+
+Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
+Take = Callable[[Sequence[Item]], IngestResult]
+
+DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)
+# The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from the committed offset on.
+REARRANGED: Final = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.KafkaTimeoutError,
+)
+
+
+class ExitCode(IntEnum):
+    """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own complaint (1)."""
+
+    STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
+    FENCED = 75  # another process runs under our KAFKA_INSTANCE_ID
+    NOT_ALLOWED = 77  # Kafka refuses our credentials or their rights
+    TOO_MANY_BAD = 78  # the stop rule; a supervisor leaves it stopped
+
+
+class MustStop(Exception):  # noqa: N818 - named by what it demands
+    """Going on would help nobody: what happened, what to do about it, and the exit code."""
+
+    def __init__(self, code: ExitCode, event: str, fix: str) -> None:
+        super().__init__(event)
+        self.code = code
+        self.fix = fix
+
+
+def connect(group: str) -> KafkaConsumer:
+    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError when no broker answers."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
+        client_id="acceptance",
+        group_id=group,
+        group_instance_id=settings.KAFKA_INSTANCE_ID or None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        partition_assignment_strategy=[RangePartitionAssignor],
+        session_timeout_ms=SESSION_MS,
+        heartbeat_interval_ms=HEARTBEAT_MS,
+        metadata_max_age_ms=METADATA_MS_MAX,
+        bootstrap_timeout_ms=CONNECT_MS_MAX,
+        reconnect_backoff_max_ms=1_000,
+        metrics_enabled=False,
+    )
+    consumer.subscribe([settings.KAFKA_TOPIC])
+    return consumer
+
+
+class BinlogConsumer:
+    """Runs until `stopping` is set. `take` takes a batch in; `idle_seconds` ends the run once nothing came for so long."""
+
+    def __init__(
+        self, open_log: Callable[[], KafkaConsumer], take: Take, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
+    ) -> None:
+        self._open_log = open_log
+        self._take = take
+        self._rules = rules
+        self._stopping = stopping
+        self._idle_seconds = idle_seconds
+        self._stop_rule = StopRule()
+        self._last_data = self._last_complaint = time.monotonic()
+        self.total = IngestResult()
+
+    def run(self) -> ExitCode:
+        """Consumes; connects again after every error of Kafka's. Returns how it ended."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                with self._opened() as consumer, _translated():
+                    while not self._stopping.is_set():
+                        self._round(consumer)
+                        failures = 0
+            except MustStop as stop:
+                log.critical(str(stop), fix=stop.fix, exit_code=int(stop.code))
+                return stop.code
+            except (kafka_errors.KafkaError, OSError) as error:
+                log.warning("Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS)
+                failures += 1
+                self._stopping.wait(_backoff(failures))
+        return ExitCode.STOPPED
+
+    @contextmanager
+    def _opened(self) -> Iterator[KafkaConsumer]:
+        """The log, open; a dynamic member leaves the group at the end, a static one keeps its place for its next start."""
+        consumer = self._open_log()
+        self._last_complaint = time.monotonic()
+        try:
+            yield consumer
+        finally:
+            consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
+
+    def _round(self, consumer: KafkaConsumer) -> None:
+        try:
+            polled: Polled = consumer.poll(timeout_ms=POLL_MS, max_records=settings.INTAKE_BATCH_ROWS_MAX)
+        except REARRANGED as error:
+            log.info("the group was arranged anew", reason=type(error).__name__)
+            return
+        if not polled:
+            self._idle(bool(consumer.assignment()))
+            return
+        self._last_data = time.monotonic()
+        result = self._taken(_items(polled, self._rules))
+        if result is not None:
+            self.total.add(result)
+            self._commit(consumer, polled)
+            _show_lag(consumer, polled)
+            self._judge(polled, result)
+
+    def _taken(self, items: list[Item]) -> IngestResult | None:
+        """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
+        failures = 0
+        while True:
+            try:
+                return self._take(items)
+            except DATABASE_AWAY as error:
+                drop_broken_connection()
+                log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
+                failures += 1
+                if self._stopping.wait(_backoff(failures)):
+                    return None
+
+    def _commit(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        offsets = {partition: OffsetAndMetadata(records[-1].offset + 1, "", -1) for partition, records in polled.items()}
+        try:
+            consumer.commit(offsets, timeout_ms=COMMIT_MS_MAX)
+        except REARRANGED as error:
+            log.info("offsets not committed: the messages come again", reason=type(error).__name__)
+
+    def _judge(self, polled: Polled, result: IngestResult) -> None:
+        """Shows the messages to the stop rule, in their order. Raises MustStop."""
+        for partition, records in polled.items():
+            for record in records:
+                place = (partition.topic, partition.partition, record.offset)
+                if place in result.bad or place not in result.bad_before:
+                    self._stop_rule.saw(bad=place in result.bad)
+        if self._stop_rule.broken:
+            fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
+            raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
+
+    def _idle(self, assigned: bool) -> None:
+        now = time.monotonic()
+        if assigned:
+            self._last_complaint = now
+            if self._idle_seconds is not None and now - self._last_data > self._idle_seconds:
+                self._stopping.set()
+        elif now - self._last_complaint > UNASSIGNED_SECONDS_MAX:
+            self._last_complaint = now
+            names = {"topic": settings.KAFKA_TOPIC, "servers": settings.KAFKA_BOOTSTRAP_SERVERS}
+            fix = "is the broker up, does the topic exist, and has it more partitions than the group has other members?"
+            log.warning("no partition is ours", fix=fix, **names)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors after which trying again is no use, as MustStop."""
+    try:
+        yield
+    except kafka_errors.FencedInstanceIdError as error:
+        fix = f"give each consumer a KAFKA_INSTANCE_ID of its own; this one has {settings.KAFKA_INSTANCE_ID!r}"
+        raise MustStop(ExitCode.FENCED, "another process has taken our place in the group", fix) from error
+    except (kafka_errors.AuthorizationError, kafka_errors.AuthenticationFailedError) as error:
+        fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
+
+
+def _items(polled: Polled, rules: Rules) -> list[Item]:
+    items: list[Item] = []
+    for partition, records in polled.items():
+        for record in records:
+            origin = Origin(partition.topic, partition.partition, record.offset, record.value or b"")
+            reading = read_message(record.value, origin, rules)
+            items.extend(reading.items)
+            _report(reading.operations, origin)
+    return items
+
+
+def _report(operations: Sequence[str], origin: Origin) -> None:
+    """Counts what was done to the table; a change of the table itself is also logged, with the statement."""
+    for operation in operations:
+        metrics.INTAKE_CHANGES.labels(operation).inc()
+        if operation == "ddl":
+            log.warning(TABLE_CHANGED, message=origin.message[:2_000].decode(errors="replace"), partition=origin.partition, offset=origin.offset)
+
+
+def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
+    for partition, records in polled.items():
+        end: Any = consumer.highwater(partition)
+        if end is not None:
+            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(end - records[-1].offset - 1, 0))
+
+
+def _backoff(failures: int) -> float:
+    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]

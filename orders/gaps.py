@@ -1,0 +1,117 @@
+"""Gap compensation: asks the counter itself for the orders that the binlog didn't bring (design, section 8).
+
+Each shard is read from `scanned_through_ms` on, page by page, and goes through the same mapping and `ingest` as the consumer's rows. Only a
+finished pass moves that position, and never past the counter's own clock at the pass's first query less the overlap: so rows that were
+committed late, rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all met again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from base.db import drop_broken_connection
+from orders.arrivals import Item, Origin, read_row
+from orders.ingest import IngestResult
+from orders.interface import InterfaceFailed, Page, Position, SyncOrderInterface
+from orders.mapping import Rules
+from orders.models import Watermark
+
+log = structlog.get_logger(__name__)
+Take = Callable[[Sequence[Item]], IngestResult]
+
+OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
+
+_MOVE = """
+    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap, scanned_at) VALUES (%s, 0, %s, %s, service_now())
+    ON CONFLICT (shard) DO UPDATE SET scanned_through_ms = greatest(w.scanned_through_ms, EXCLUDED.scanned_through_ms),
+        found_by_gap = w.found_by_gap + EXCLUDED.found_by_gap, scanned_at = EXCLUDED.scanned_at
+"""
+
+
+@dataclass(slots=True)
+class GapResult:
+    """What a pass found: rows read, what became of them, and the shards (or "list") that failed, with the reason."""
+
+    rows: int = 0
+    ingested: IngestResult = field(default_factory=IngestResult)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GapPass:
+    """One pass over every shard. `take` takes rows in, as gap's."""
+
+    interface: SyncOrderInterface
+    take: Take
+    rules: Rules
+    overlap_ms: int
+    page_rows: int
+
+    def run(self, only: int | None = None) -> GapResult:
+        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others."""
+        result = GapResult()
+        try:
+            shards = self.interface.shards().shards
+        except InterfaceFailed as error:
+            _failed(result, "list", error)
+            return result
+        for shard in sorted(shards) if only is None else [only]:
+            try:
+                self._read(shard, result)
+            except (InterfaceFailed, DatabaseError) as error:
+                drop_broken_connection()
+                _failed(result, str(shard), error)
+        return result
+
+    def _read(self, shard: int, result: GapResult) -> None:
+        position: Position | None = Position(self._start_ms(shard), 0)
+        found, first_now_ms = 0, None
+        while position is not None:
+            page = self.interface.page(shard, position.ms, position.id, self.page_rows)
+            first_now_ms = page.now_ms if first_now_ms is None else first_now_ms
+            taken = self.take([self._item(shard, row) for row in page.rows])
+            found += taken.accepted
+            result.rows += len(page.rows)
+            result.ingested.add(taken)
+            position = _following(page, position)
+        if first_now_ms is not None:
+            _move(shard, first_now_ms - self.overlap_ms, found)
+        if found:
+            log.info("orders that only the gap pass found", shard=shard, orders=found)
+
+    def _start_ms(self, shard: int) -> int:
+        known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first()
+        return max(known or 0, self.rules.since_ms, 0)
+
+    def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
+        place = (f"gap:{shard}", shard, _offset(row.get("id")))
+        return read_row(row, Origin(*place, json.dumps(row, sort_keys=True).encode()), self.rules)
+
+
+def _following(page: Page, position: Position) -> Position | None:
+    """Where the next page begins. Raises InterfaceFailed for a counter that leads us in a circle."""
+    following = page.following
+    if following is not None and (following.ms, following.id) <= (position.ms, position.id):
+        raise InterfaceFailed(f"the page after {position} is followed by {following}")
+    return following
+
+
+def _move(shard: int, through_ms: int, found: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVE, [shard, max(through_ms, 0), found])
+
+
+def _offset(row_id: object) -> int:
+    text = row_id if isinstance(row_id, str) else ""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(OFFSET_MAX)) else -1
+    return number if number <= OFFSET_MAX else -1
+
+
+def _failed(result: GapResult, shard: str, error: Exception) -> None:
+    result.failed[shard] = str(error)
+    log.warning("gap pass failed", shard=shard, error=str(error).strip(), fix="nothing: the next pass begins where this one did")

@@ -1,0 +1,106 @@
+"""The counter's sync-order interface: its shards, and each shard's orders in pages of (milliseconds, id)."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from base.http import HttpError, SignedClient
+
+DIGITS_MAX = 19
+
+
+class InterfaceFailed(Exception):  # noqa: N818 - named by what it tells
+    """The counter gave no usable answer: why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Everything up to and including this row was read; rows come in the order of (ms, id)."""
+
+    ms: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The counter's shards, and its own clock at the answer."""
+
+    shards: tuple[int, ...]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of one shard; `following` is None where they are the last. Numbers in rows are texts, as they were written."""
+
+    now_ms: int
+    rows: tuple[Mapping[str, Any], ...]
+    following: Position | None
+
+
+class SyncOrderInterface(Protocol):
+    """What gap compensation asks of the counter. Raises InterfaceFailed."""
+
+    def shards(self) -> Shards: ...
+
+    def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page: ...
+
+
+class HttpSyncOrderInterface:
+    """The interface by HTTP (docs/contracts/). `now_ms` is the time that requests are signed with."""
+
+    def __init__(self, client: SignedClient, *, deadline_ms: int, now_ms: Callable[[], int]) -> None:
+        self._client = client
+        self._deadline_ms = deadline_ms
+        self._now_ms = now_ms
+
+    def shards(self) -> Shards:
+        found = self._get("/v1/shards")
+        shards = found.get("shards")
+        if not isinstance(shards, list):
+            _unreadable("shards", shards)
+        return Shards(tuple(_integer("shards", shard) for shard in shards), _integer("now_ms", found.get("now_ms")))
+
+    def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page:
+        found = self._get(f"/v1/sync-orders?shard={shard}&after_ms={after_ms}&after_id={after_id}&limit={limit}")
+        rows, following = found.get("rows"), found.get("next")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            _unreadable("rows", rows)
+        return Page(_integer("now_ms", found.get("now_ms")), tuple(rows), None if following is None else _position(following))
+
+    def _get(self, path: str) -> dict[str, Any]:
+        try:
+            answer = self._client.request("GET", path, deadline_ms=self._deadline_ms, timestamp_ms=self._now_ms())
+        except HttpError as error:
+            raise InterfaceFailed(f"{path}: {error}") from error
+        if answer.status != 200:  # noqa: PLR2004 - HTTP's own word
+            raise InterfaceFailed(f"{path}: status {answer.status}: {answer.body[:200].decode(errors='replace')}")
+        return _object(answer.body)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Numbers stay texts, NaN too, and lone surrogates get through: one odd row must not make its whole page unreadable."""
+    try:
+        found = json.loads(body, parse_int=str, parse_float=str, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        raise InterfaceFailed(f"the answer isn't JSON: {type(error).__name__}: {body[:200]!r}") from None
+    if not isinstance(found, dict):
+        _unreadable("answer", found)
+    return found
+
+
+def _position(value: object) -> Position:
+    if not isinstance(value, dict):
+        _unreadable("next", value)
+    return Position(_integer("next.ms", value.get("ms")), _integer("next.id", value.get("id")))
+
+
+def _integer(field: str, value: object) -> int:
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > DIGITS_MAX:
+        _unreadable(field, value)
+    return int(value)
+
+
+def _unreadable(field: str, value: object) -> NoReturn:
+    raise InterfaceFailed(f"{field} can't be read: {str(value)[:100]!r}")
