@@ -1,0 +1,58 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stack.processes import wait_until
+from stack.rundir import CHECKOUT
+from tests.stack.conftest import NAMED, processes_of
+
+TEST = """
+import os, pathlib, time
+
+def test_waits():
+    pathlib.Path({started!r}).write_text(os.environ["RUN_DIR"] + " " + os.environ["BROKER_URL"])
+    time.sleep({seconds})
+"""
+
+
+class Run:
+    """A test run of its own, with an embedded broker only, whose one test says that it has started and then takes a while."""
+
+    def __init__(self, folder: Path, place: Path, seconds: int) -> None:
+        self.started = place / "started"
+        place.mkdir()
+        test = place / "test_waits.py"
+        test.write_text(TEST.format(started=str(self.started), seconds=seconds))
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "BROKER_", "COUNTER_", "FUND_", "TRADING_"))}
+        environ |= {name: value for name, value in NAMED.items() if name != "BROKER_URL"} | {"RUN_DIR": str(folder)}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(CHECKOUT / "pyproject.toml"), str(test)]
+        self.process = subprocess.Popen(command, cwd=CHECKOUT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def environment(self) -> list[str]:
+        assert wait_until(lambda: self.started.exists() and bool(self.started.read_text()), seconds=60)
+        return self.started.read_text().split()
+
+
+class TestServersOfATestRun:
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_are_gone_after_an_interrupted_run(self, folder: Path, tmp_path: Path, how: signal.Signals) -> None:
+        run = Run(folder, tmp_path / "run", seconds=60)
+        assert run.environment()[0] == str(folder / "test")
+
+        run.process.send_signal(how)
+
+        assert run.process.wait(30) == pytest.ExitCode.INTERRUPTED
+        assert processes_of(folder) == []
+
+    def test_are_not_shared_with_another_run_at_the_same_time(self, folder: Path, tmp_path: Path) -> None:
+        first, second = Run(folder, tmp_path / "first", seconds=2), Run(folder, tmp_path / "second", seconds=2)
+
+        folders, brokers = zip(first.environment(), second.environment(), strict=True)
+
+        assert len({*folders}) == len({*brokers}) == 2
+        assert first.process.wait(30) == second.process.wait(30) == 0
+        assert processes_of(folder) == []
