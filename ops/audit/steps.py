@@ -1,0 +1,119 @@
+"""Rule 12, order by order: each step once, exactly the residue of design section 2, and slippage as it is stored. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+
+from ops.audit.facts import Effect, Placed, Residue
+
+SLIPPAGE_UNIT = Decimal("0.00000001")
+EXCHANGE_STEP = 3
+STEPS = frozenset({1, 2, 3, 4})
+MARKET, FUND, SYSTEM, CONTRACTS = "market", "fund", "system", "counter:contracts"
+USDT = "USDT"
+
+
+def by_order(effects: Iterable[Effect]) -> dict[str, list[Effect]]:
+    """Each order's effects, in the order of application."""
+    found: dict[str, list[Effect]] = defaultdict(list)
+    for effect in effects:
+        found[effect.order_id].append(effect)
+    return found
+
+
+def doubled(effects: Sequence[Effect]) -> list[str]:
+    """The keys of effects, of one order, that came after another one of the same step and part; and of those that are no step of ours."""
+    seen: Counter[tuple[int, int]] = Counter()
+    found = []
+    for effect in effects:
+        place = effect.place
+        if place is None or seen[place]:
+            found.append(effect.key)
+        else:
+            seen[place] += 1
+    return found
+
+
+def lacking(effects: Sequence[Effect]) -> list[int]:
+    """The steps that were never applied."""
+    return sorted(STEPS - {place[0] for effect in effects if (place := effect.place)})
+
+
+def exchanged(effects: Sequence[Effect]) -> tuple[Decimal, Decimal]:
+    """(sold, bought) over all parts of step 3."""
+    parts = [effect for effect in effects if effect.place and effect.place[0] == EXCHANGE_STEP]
+    return sum((part.sold or Decimal(0) for part in parts), Decimal(0)), sum((part.bought or Decimal(0) for part in parts), Decimal(0))
+
+
+def expected_residue(order: Placed, effects: Sequence[Effect]) -> Residue:
+    """What a cleared order leaves in the ledger, and nothing else; what the exchange didn't sell stays with fund as dust."""
+    sold, bought = exchanged(effects)
+    user = f"user:{order.user_id}"
+    if order.direction == "OPEN":
+        amounts = {
+            (user, USDT): -order.quoted_usdt,
+            (MARKET, USDT): sold,
+            (MARKET, order.asset): -bought,
+            (FUND, USDT): order.quoted_usdt - sold,
+            (CONTRACTS, order.asset): order.quantity,
+            (SYSTEM, order.asset): bought - order.quantity,
+        }
+    else:
+        amounts = {
+            (CONTRACTS, order.asset): -order.quantity,
+            (MARKET, order.asset): sold,
+            (MARKET, USDT): -bought,
+            (FUND, order.asset): order.quantity - sold,
+            (FUND, USDT): bought - order.quoted_usdt,
+            (user, USDT): order.quoted_usdt,
+        }
+    return {place: amount for place, amount in amounts.items() if amount}
+
+
+def differences(expected: Residue, found: Residue) -> list[str]:
+    """Where the ledger has something else than it should, as text: account, asset, found, expected."""
+    places = sorted({*expected, *found})
+    return [
+        f"{account} {asset}: {found.get((account, asset), Decimal(0))} instead of {expected.get((account, asset), Decimal(0))}"
+        for account, asset in places
+        if found.get((account, asset), Decimal(0)) != expected.get((account, asset), Decimal(0))
+    ]
+
+
+def slippage_of(order: Placed, residue: Residue) -> Decimal | None:
+    """Slippage in USDT from the ledger alone: the residue with the exchange, valued at the market that it met. None: nothing was exchanged.
+
+    OPEN: (B - Q) at U / B, and the USDT left over. CLOSE: E - U, and the coin left over at E / sold. Scale 8, half-even.
+    """
+    with localcontext(prec=80):
+        exact = _open_slippage(order, residue) if order.direction == "OPEN" else _close_slippage(order, residue)
+        return None if exact is None else exact.quantize(SLIPPAGE_UNIT, rounding=ROUND_HALF_EVEN)
+
+
+def _open_slippage(order: Placed, residue: Residue) -> Decimal | None:
+    bought = -_in(residue, MARKET, order.asset)
+    return _in(residue, SYSTEM, order.asset) * order.quoted_usdt / bought + _in(residue, FUND, USDT) if bought else None
+
+
+def _close_slippage(order: Placed, residue: Residue) -> Decimal | None:
+    sold, got = _in(residue, MARKET, order.asset), -_in(residue, MARKET, USDT)
+    return _in(residue, FUND, USDT) + _in(residue, FUND, order.asset) * got / sold if sold else None
+
+
+def _in(residue: Residue, account: str, asset: str) -> Decimal:
+    return residue.get((account, asset), Decimal(0))
+
+
+def faults_of(order: Placed, effects: Sequence[Effect], residue: Residue, stored_slippage: Decimal | None) -> list[str]:
+    """What rule 12 finds wrong with a cleared order; empty when it holds."""
+    faults = [f"step {step} was never applied" for step in lacking(effects)]
+    faults += differences(expected_residue(order, effects), residue)
+    in_ledger = slippage_of(order, residue)
+    if in_ledger != stored_slippage:
+        faults.append(f"slippage: {in_ledger} in the ledger, {stored_slippage} stored")
+    return faults
+
+
+def total_slippage(orders: Iterable[Placed], residues: Mapping[str, Residue]) -> Decimal:
+    """The sum of the ledger's slippage."""
+    return sum((slippage_of(order, residues.get(order.order_id, {})) or Decimal(0) for order in orders), Decimal(0))
