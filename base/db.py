@@ -11,7 +11,7 @@ from django.db import InterfaceError, OperationalError, connection
 Row = tuple[Any, ...]
 
 
-def call(sql: str, params: Sequence[object]) -> list[Row]:
+def call(sql: str, params: Sequence[Any]) -> list[Row]:
     """Runs one statement, in a transaction of its own unless one is open. A connection that broke is dropped; the error is raised."""
     try:
         with connection.cursor() as cursor:
@@ -22,7 +22,7 @@ def call(sql: str, params: Sequence[object]) -> list[Row]:
         raise
 
 
-def call_again(sql: str, params: Sequence[object]) -> list[Row]:
+def call_again(sql: str, params: Sequence[Any]) -> list[Row]:
     """As `call`, and once more on a new connection if the first one was broken. Only for what may safely run twice."""
     try:
         return call(sql, params)

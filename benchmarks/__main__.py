@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, log: Path) -> dict[str, Any]:
 
 
 def overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """ms an order beyond its four calls."""
+    """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
     from benchmarks.orders import overheads_ms, percentile, prepare

@@ -59,12 +59,14 @@ class Floor:
                 "SELECT operation_id FROM clearing_step_done($1,$2,$3,'floor',$4,false,5,0,$5,$6,1,$7,$8,$9,$10,true,12,'')",
                 *(clearing_id, epoch, facts.user_id, operation, ANSWER, step, *ACTIONS[step], key_of(facts.order_id, step), requests[step - 1]),
             )
+            assert row is not None
             operation = row["operation_id"]
         await asyncio.sleep(CALL_MS / 1000)
         row = await self.pool.fetchrow(
             "SELECT (next).id, (next).epoch FROM clearing_finish($1,$2,$3,'floor',$4,false,5,0,$5,0,'')",
             *(clearing_id, epoch, facts.user_id, operation, ANSWER),
         )
+        assert row is not None
         return row["id"], row["epoch"]
 
     async def drain(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from decimal import Decimal
+from typing import Any
 
 from clearing.gateways import Action, Done, Gateways, SigningClock, StoredRequest, read_result
 
@@ -26,7 +27,7 @@ def answer(stored: StoredRequest) -> bytes:
 class SleepingCounterparty:
     """All three counterparties in one."""
 
-    def call(self, stored: StoredRequest, clock: SigningClock) -> Done:
+    def call(self, stored: StoredRequest, clock: SigningClock) -> Done[Any]:
         """Takes its time, then has done it."""
         clock.timestamp_ms()
         time.sleep(CALL_MS / 1000)
@@ -35,7 +36,7 @@ class SleepingCounterparty:
 
     adjust = transfer = exchange = call
 
-    def status(self, stored: StoredRequest, clock: SigningClock) -> Done | None:
+    def status(self, stored: StoredRequest, clock: SigningClock) -> Done[Any] | None:
         """Knows every key: whatever was sent was done."""
         return self.call(stored, clock)
 

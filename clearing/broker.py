@@ -16,7 +16,7 @@ QUEUED_MS_HEADER = "queued_ms"
 
 @cache
 def client() -> redis.Redis:
-    """This process's client; every wait is bounded."""
+    """The process's client; every wait is bounded."""
     return redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2, health_check_interval=10)
 
 
@@ -52,7 +52,7 @@ def read_generation() -> str:
 
 def length(queue: str) -> int:
     """How many messages wait in the queue. Raises redis.RedisError."""
-    return int(client().llen(queue))  # type: ignore[arg-type]
+    return int(client().llen(queue))
 
 
 def oldest_queued_ms(queue: str) -> int | None:
@@ -61,7 +61,6 @@ def oldest_queued_ms(queue: str) -> int | None:
     if raw is None:
         return None
     try:
-        return int(json.loads(raw)["headers"][QUEUED_MS_HEADER])  # type: ignore[arg-type]
+        return int(json.loads(raw)["headers"][QUEUED_MS_HEADER])
     except (ValueError, KeyError, TypeError):
         return None
-

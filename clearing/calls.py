@@ -19,7 +19,7 @@ UNKNOWN_KEY = "unknown_key"
 KEY_EXPIRED = "key_expired"
 
 
-class KeyExpired(GatewayError):
+class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of these
     """The key may be older than the counterparty keeps keys, and it isn't known there: sending it again could do it twice (rule 7)."""
 
 

@@ -1,7 +1,6 @@
 """What intake is handed by the commands in ops: how an accepted order becomes a clearing, and how it is held."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from django.db import transaction
 
@@ -19,10 +18,6 @@ def open_clearings(accepted: Sequence[AcceptedOrder]) -> list[ClearingRef]:
     """Opens the clearings in the open transaction that inserted the orders. Returns what to publish after the commit."""
     orders = [(order.sync_order_id, _facts(order.order)) for order in accepted]
     return store.accept(orders, actor=ACTOR, generation=pipeline.generation())
-
-
-class _Mapped(Protocol):
-    order_id: str
 
 
 def hold(order_id: str, code: str) -> None:

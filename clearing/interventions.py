@@ -12,7 +12,7 @@ from clearing.status import OperationState, State
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)
 
 
-class NotRetryable(Exception):
+class NotRetryable(Exception):  # noqa: N818 - an answer to a person
     """The clearing can't be retried like this; `code` and the message say why and what to do."""
 
     def __init__(self, code: str, message: str) -> None:

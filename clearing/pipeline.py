@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import redis
@@ -61,7 +61,7 @@ def _build(step: int) -> Template:
         chain(*steps, app=app).apply_async(queue=RESUME_QUEUE, connection=connection)
         message = connection.SimpleQueue(RESUME_QUEUE).get(timeout=1)
         message.ack()
-    body = bytes(message.body).decode() if not isinstance(message.body, str) else message.body
+    body = cast("bytes", message.body).decode()
     rest = [link["options"]["task_id"] for link in reversed(json.loads(body)[2]["chain"] or [])]
     return Template(body, dict(message.headers), (message.headers["id"], *rest))
 
@@ -69,9 +69,9 @@ def _build(step: int) -> Template:
 class _Publisher(threading.local):
     """A producer for each thread: no pool to wait for, and a broken connection is this thread's own to mend."""
 
-    producer: Producer | None = None
+    producer: Any = None  # a kombu Producer: its stubs lack what it has got since 5.6
 
-    def get(self) -> Producer:
+    def get(self) -> Any:
         if self.producer is None:
             self.producer = Producer(app.connection_for_write())
             if not self.producer.supports_batch_publish:

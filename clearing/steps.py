@@ -14,7 +14,7 @@ from acceptance_site.celery import RESUME_QUEUE
 from base import metrics
 from base.alarms import alarm
 from clearing import pipeline, store
-from clearing.calls import Answer, KeyExpired, make_call, outcome_of
+from clearing.calls import KeyExpired, make_call, outcome_of
 from clearing.flows import Finished, Parks, Planned, after
 from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Retryable, StillPending, UnknownOutcome
 from clearing.retry import Backoff, Reaction, react
@@ -89,7 +89,9 @@ class Runner:
                 return _cleared(work, recorded)
             case Parks(code):
                 reaction = Reaction(State.PARKED, OperationState.DONE)
-                return _parked(work, store.settle(work, replace(evidence, code=code), reaction, counted=False, generation=pipeline.generation()), code)
+                evidence = replace(evidence, code=code)
+                recorded = store.settle(work, evidence, reaction, counted=False, generation=pipeline.generation())
+                return _parked(work, recorded, code)
             case Planned() as following:
                 generation = pipeline.generation()
                 recorded = store.step_done(work, evidence, following, exchanges=exchanges, in_place=self._continues(), generation=generation)

@@ -191,9 +191,7 @@ def _head(work: Work, evidence: Evidence) -> list[object]:
     return [work.clearing_id, work.epoch, work.order.user_id, work.worker, work.operation_id, *evidence.ages()]
 
 
-def step_done(
-    work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str
-) -> Recorded:
+def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
     """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
     asked_at = clock_gettime(CLOCK_BOOTTIME)
     row = call(
@@ -251,7 +249,6 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
     return Recorded(row[0], next=_ref(row[1:]))
 
 
-
 def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[tuple[State, ClearingRef]]:
     """Takes back expired claims and queues what is due, of the candidates given. Returns (the state that each was found in, its ref)."""
     rows = call(f"SELECT found_state, {_REF.format('ref')} FROM clearing_requeue(%s, %s, %s)", [list(ids), actor, generation])
@@ -272,9 +269,7 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 def interrupted(limit: int) -> list[int]:
     """Clearings whose claim has expired, or whose time has come. Without locks: `requeue` looks again under them."""
     expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < service_now() ORDER BY claimed_until LIMIT %s"
-    due = (
-        "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= service_now() ORDER BY due_at LIMIT %s"
-    )
+    due = "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= service_now() ORDER BY due_at LIMIT %s"
     return [row[0] for row in call(f"({expired}) UNION ALL ({due})", [limit, limit])]
 
 

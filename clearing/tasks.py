@@ -7,7 +7,7 @@ takes off `request.chain`, because Celery's tracer would otherwise publish it af
 import os
 import socket
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from celery import Task, shared_task, signals
@@ -31,7 +31,7 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
 
 @cache
 def worker_name() -> str:
-    """This life of this process, as claims and attempts name it: host, process id, and a number that no other life has."""
+    """The life of this process, as claims and attempts name it: host, process id, and a number that no other life has."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
 
 
@@ -69,7 +69,7 @@ class StepEvents:
 
 def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -> None:
     """The body of every step task."""
-    events = StepEvents(task.request.chain or [])
+    events = StepEvents(cast("list[dict[str, Any]]", task.request.chain or []))
     task.request.chain = None
     if stopping():
         queued_ms = int(getattr(task.request, QUEUED_MS_HEADER, 0) or 0)

@@ -10,7 +10,8 @@ or a body that the contract doesn't have
 400, 404, 410 with a code that the contract       Rejected; with any other code UnknownOutcome: the question for
 calls final                                       the key tells whether it was kept under it
 401 signature_stale                               surely not applied: signed anew, once, in place; then Retryable
-401, 403, 429                                     Retryable, no attempt counted
+401, 403, 429                                     Retryable, no attempt counted; UnknownOutcome where libcurl may have
+                                                  sent twice, since the first sending may have been applied
 409 in_progress, 422 key_reused                   StillPending, KeyReused
 ================================================  ==============================================================
 """
@@ -134,7 +135,7 @@ class _HttpGateway(Generic[R]):
             started = time.monotonic()
             answer = send(self._limits.deadline_ms)
             left_ms = self._limits.deadline_ms - int((time.monotonic() - started) * 1000)
-            return send(left_ms) if left_ms >= 1 and is_stale(answer) else answer
+            return send(left_ms) if left_ms >= 1 and is_stale(answer) and not answer.sent_twice else answer
 
     @contextmanager
     def _slot(self) -> Generator[None]:

@@ -8,8 +8,8 @@ import pytest
 from clearing.flows import CURRENT_FLOW, FLOWS, Finished, OrderFacts, Parks, Planned, after, key_of, plan, slippage
 from clearing.gateways import Action, Counterparty, Exchanged
 
-OPEN = OrderFacts("O1", "1001", "C1", "OPEN", "BTC", Decimal("0.05"), Decimal("2500"))
-CLOSE = OrderFacts("O2", "1001", "C1", "CLOSE", "BTC", Decimal("0.05"), Decimal("2500"))
+OPEN = OrderFacts("O1", "1001", "C1", "OPEN", "BTC", Decimal("0.05"), Decimal(2500))
+CLOSE = OrderFacts("O2", "1001", "C1", "CLOSE", "BTC", Decimal("0.05"), Decimal(2500))
 
 
 def exchanged(sold: str, bought: str, *, sell: str = "USDT", buy: str = "BTC", lot: str = "1") -> Exchanged:

@@ -1,5 +1,7 @@
 """The plain retry by a person."""
 
+from decimal import Decimal
+
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
@@ -10,7 +12,6 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import NotRetryable, retry_by_hand
 from clearing.models import Clearing
 from clearing.status import State
-from decimal import Decimal
 from tests.support.orders import World, history
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
@@ -115,7 +116,7 @@ class TestRefusal:
 
     def test_a_change_in_the_meantime_wins(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         order = parked(world)
-        monkeypatch.setattr("clearing.interventions._check", lambda clearing: retry_meanwhile(clearing))
+        monkeypatch.setattr("clearing.interventions._check", retry_meanwhile)
 
         with pytest.raises(NotRetryable, match="changed"):
             retry_by_hand(order.pk, actor="ann", reason="again")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -94,7 +95,7 @@ class TestSameMoment:
         for _ in range(15):
             first = busy_world.accept("1")
 
-            at_once(lambda clearing=first: busy_world.run(clearing), lambda: busy_world.accept("1"))
+            at_once(partial(busy_world.run, first), partial(busy_world.accept, "1"))
 
             last = Clearing.objects.latest("pk")
             assert states(first) == [State.CLEARED]

@@ -45,7 +45,7 @@ class World:
             direction=direction,
             asset=asset,
             quantity=Decimal("0.05"),
-            quoted_usdt=Decimal("3000"),
+            quoted_usdt=Decimal(3000),
             instrument="BTC-OPTION",
             created_ms=created_ms or 1_700_000_000_000 + number,
             source="kafka",
