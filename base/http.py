@@ -9,8 +9,9 @@ Python once a line, and each of those calls may wait for the interpreter lock; b
 What we need of them, libcurl hands out afterwards.
 
 When a kept-alive connection turns out to be dead before a byte of the answer came, libcurl sends the request again on a new one,
-also a POST. With idempotency keys and stored bytes that is harmless; but a refusal of that second connection says nothing about the
-first sending, so that `NotSent` also demands that no byte of a request was written.
+also a POST, and that can't be switched off. With idempotency keys and stored bytes it is harmless; but neither a refusal of that second
+connection nor an answer to the second sending says that the first wasn't applied. So `NotSent` also demands that no byte of a request
+was written, and an answer tells when it may be one to a second sending.
 """
 
 import os
@@ -70,12 +71,16 @@ class AnswerLost(HttpError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer. `content_type` is without its parameters, in lower case; `retry_after_s` is None where the header is absent."""
+    """A whole answer. `content_type` is without its parameters, in lower case; `retry_after_s` is None where the header is absent.
+
+    `sent_twice`: libcurl may have sent the request on a dead connection before; the answer then says nothing about that sending.
+    """
 
     status: int
     content_type: str
     retry_after_s: int | None
     body: bytes
+    sent_twice: bool = False
 
 
 class SignedClient:
@@ -131,6 +136,7 @@ class _Connection:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self._has_answered = False
         self._chunks: list[bytes] = []
         self._curl: Any = pycurl.Curl()
         for option, value in _OPTIONS.items():
@@ -160,11 +166,14 @@ class _Connection:
 
     def _answer(self) -> HttpAnswer:
         media_type: str = self._curl.getinfo(pycurl.CONTENT_TYPE) or ""
+        reconnected = self._has_answered and self._curl.getinfo(pycurl.NUM_CONNECTS) > 0
+        self._has_answered = True
         return HttpAnswer(
             status=self._curl.getinfo(pycurl.RESPONSE_CODE),
             content_type=media_type.partition(";")[0].strip().lower(),
             retry_after_s=self._curl.getinfo(pycurl.RETRY_AFTER) or None,
             body=b"".join(self._chunks),
+            sent_twice=reconnected,
         )
 
     def _judge(self, code: int, detail: str) -> HttpError:

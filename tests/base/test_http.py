@@ -205,6 +205,22 @@ class TestConnections:
 
             assert post(client).status == 200
 
+    def test_an_answer_tells_when_it_may_be_to_a_second_sending(self) -> None:
+        def dies_once(connection: Connection) -> None:
+            if len(connection.server.connections) > 1:
+                answering(answer("429 Slow down"))(connection)
+                return
+            connection.read_request()
+            connection.send(answer())
+            connection.read_request()
+
+        with raw_server(dies_once) as server:
+            client = SignedClient(server.url, KEY)
+            answers = [post(client, body) for body in (b"first", b"second", b"third")]
+
+        assert [(found.status, found.sent_twice) for found in answers] == [(200, False), (429, True), (429, False)]
+        assert [received.body for received in server.received] == [b"first", b"second", b"second", b"third"]
+
 
 class TestNotSent:
     def test_when_the_connection_is_refused(self) -> None:
