@@ -1,0 +1,42 @@
+"""Stand-ins for what `orders` is handed: they remember what they were given, and write nothing of their own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from django.db import connection
+
+from orders.arrivals import Item
+from orders.ingest import AcceptedOrder, IngestResult, ingest
+from orders.models import Source
+
+
+@dataclass
+class Doors:
+    opened: list[str] = field(default_factory=list)
+    held: list[tuple[str, str]] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    while_opening: Callable[[Sequence[AcceptedOrder]], None] = lambda _: None
+    while_publishing: Callable[[], bool] = lambda: True
+    fence: Callable[[], None] | None = None
+
+    def open_clearings(self, accepted: Sequence[AcceptedOrder]) -> list[str]:
+        assert connection.in_atomic_block
+        self.while_opening(accepted)
+        self.opened += [order.order.order_id for order in accepted]
+        return [order.order.order_id for order in accepted]
+
+    def hold(self, order_id: str, code: str) -> None:
+        assert connection.in_atomic_block
+        self.held.append((order_id, code))
+
+    def publish(self, refs: Sequence[str]) -> bool:
+        assert not connection.in_atomic_block
+        sent = self.while_publishing()
+        self.published += refs
+        return sent
+
+    def take(self, items: Sequence[Item], source: Source = Source.KAFKA) -> IngestResult:
+        return ingest(items, source=source, open_clearings=self.open_clearings, hold=self.hold, publish=self.publish, fence=self.fence)
+
+    def take_from_gap(self, items: Sequence[Item]) -> IngestResult:
+        return self.take(items, Source.GAP)
