@@ -54,6 +54,7 @@ DEBUG = env.bool("DEBUG", False)
 if DEBUG and PRODUCTION:
     raise ImproperlyConfigured("DEBUG is on in production: unset it")
 ALLOWED_HOSTS = [host for host in required_in_production("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],testserver").split(",") if host]
+WEB_PORT = env.int("WEB_PORT", 8000)  # where the embedded stack serves the admin; the demo tells
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 INSTALLED_APPS = [
     "unfold",
