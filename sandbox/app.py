@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,6 +35,21 @@ from sandbox.trading import Trading
 
 log = logging.getLogger(__name__)
 PURGE_SECONDS = 3600
+
+
+class Anything(Convertor[str]):
+    """The rest of a path, line breaks included: a key that nobody could use is still asked for."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", Anything())
 
 
 class Parts:
@@ -179,7 +195,7 @@ def _status_route(parts: Parts, gate: Gate, counterparty: str) -> Route:
     def read(channel: Channel) -> Answer:
         return parts.operations.status(counterparty, key_in(channel))
 
-    return Route(f"/{counterparty}/v1/operations/{{key:path}}", Question(gate, counterparty, "status", read), methods=["GET"])
+    return Route(f"/{counterparty}/v1/operations/{{key:anything}}", Question(gate, counterparty, "status", read), methods=["GET"])
 
 
 def _shards(parts: Parts) -> Answer:
@@ -190,7 +206,7 @@ def _sync_orders(parts: Parts, channel: Channel) -> Answer:
     given = parameters(channel)
     shard = integer(given, "shard", most=SHARDS[-1])
     after = integer(given, "after_ms", default=0), integer(given, "after_id", default=0)
-    limit = max(1, integer(given, "limit", default=PAGE_ROWS_MAX, most=PAGE_ROWS_MAX))
+    limit = integer(given, "limit", default=PAGE_ROWS_MAX, least=1, most=PAGE_ROWS_MAX)
     now_ms = parts.now_ms()
     rows = parts.table.page(shard, *after, limit)
     following = {"ms": rows[-1]["created_ms"], "id": rows[-1]["id"]} if len(rows) == limit else None

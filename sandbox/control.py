@@ -116,7 +116,7 @@ async def healthz(_: Request) -> Response:
 
 
 def _limit(request: Request) -> int:
-    return integer(dict(request.query_params), "limit", default=PAGE_ROWS, most=PAGE_ROWS_MAX) or 1
+    return integer(dict(request.query_params), "limit", default=PAGE_ROWS, least=1, most=PAGE_ROWS_MAX)
 
 
 def _position(request: Request) -> tuple[int, int]:

@@ -4,6 +4,7 @@ They are plain ASGI callables: a signed call costs the sandbox less than the fra
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from urllib.parse import parse_qsl
@@ -20,7 +21,8 @@ from sandbox.signatures import Signatures
 
 Read = Callable[[Channel], Answer]
 Write = Callable[[bytes], Answer]
-INTEGER_DIGITS_MAX = 18
+INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
+INTEGER_MAX = 10**18 - 1
 
 
 class Gate:
@@ -133,13 +135,11 @@ def parameters(channel: Channel) -> dict[str, str]:
     return dict(parse_qsl(channel.scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
-def integer(values: dict[str, str], name: str, *, default: int | None = None, most: int | None = None) -> int:
-    """A whole number from a query; a 400 problem when it is missing (without a default), malformed or above `most`."""
+def integer(values: dict[str, str], name: str, *, default: int | None = None, least: int = 0, most: int = INTEGER_MAX) -> int:
+    """A whole number from a query; a 400 problem when it is missing (without a default), malformed or out of bounds."""
     value = values.get(name)
     if value is None and default is not None:
         return default
-    if value is None or not (value.isascii() and value.isdigit()) or len(value) > INTEGER_DIGITS_MAX:
-        raise Problem(400, "invalid_request", f"{name} is a whole number of at most {INTEGER_DIGITS_MAX} digits")
-    if most is not None and int(value) > most:
-        raise Problem(400, "invalid_request", f"{name} is at most {most}")
+    if value is None or INTEGER.fullmatch(value) is None or not least <= int(value) <= most:
+        raise Problem(400, "invalid_request", f"{name} is a whole number from {least} to {most}")
     return int(value)

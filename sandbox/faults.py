@@ -18,6 +18,7 @@ stale                answers 401 `signature_stale`, nothing is applied
 import random
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -156,7 +157,7 @@ def _check(request: FaultRequest) -> None:
         fraction = Decimal(request.fraction)
     except ArithmeticError as error:
         raise Problem(400, "invalid_request", "fraction is a decimal string") from error
-    if not 0 < fraction < 1:
+    if not (fraction.is_finite() and 0 < fraction < 1):
         raise Problem(400, "invalid_request", "fraction lies between 0 and 1")
 
 
@@ -164,9 +165,16 @@ Act = Callable[[Twist], Answer]
 
 
 async def play(fault: Fault, channel: Channel, act: Act) -> None:
-    """Answers the call as the fault wants it; `act` handles the call, and may raise `Problem`."""
+    """Answers the call as the fault wants it; `act` handles the call, and what it says, a problem too, is subject to the fault."""
     player = PLAYERS.get(fault.kind, _twisted)
-    await player(fault, channel, act)
+    await player(fault, channel, partial(_outcome, act))
+
+
+def _outcome(act: Act, twist: Twist) -> Answer:
+    try:
+        return act(twist)
+    except Problem as problem:
+        return problem.answer()
 
 
 async def _twisted(fault: Fault, channel: Channel, act: Act) -> None:

@@ -107,7 +107,8 @@ class Publisher:
 
     def _create_topic(self) -> None:
         """Sends to a topic that doesn't exist fail at first."""
-        admin = KafkaAdminClient(bootstrap_servers=self._config.kafka_bootstrap.split(","), request_timeout_ms=4_000)
+        servers = self._config.kafka_bootstrap.split(",")
+        admin = KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=2_000, request_timeout_ms=4_000, reconnect_backoff_max_ms=500)
         try:
             admin.create_topics([NewTopic(self._config.kafka_topic, self._config.kafka_partitions, 1)])
         except TopicAlreadyExistsError:

@@ -59,17 +59,21 @@ class SandboxServer:
     def trading_url(self) -> str:
         return f"{self.base_url}/trading"
 
+    @property
+    def log(self) -> Path:
+        """What the process has written since its last start."""
+        return self.data / "sandbox.log"
+
     def start(self) -> None:
         """Starts the process and waits until it listens."""
         self.data.mkdir(parents=True, exist_ok=True)
-        log = self.data / "sandbox.log"
         command = [sys.executable, "manage.py", "sandbox", "--port", str(self.port), "--data", str(self.data), "--kafka", self.kafka, *self.options]
         keys = {f"{name.upper()}_KEY": key for name, key in self.keys.items()}
-        with log.open("wb") as output:
+        with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=settings.BASE_DIR, env={**os.environ, **keys, **self.environment}, stdout=output, stderr=subprocess.STDOUT
             )
-        self._await_listening(log)
+        self._await_listening()
 
     def kill(self) -> None:
         """SIGKILL, as a machine would lose it."""
@@ -91,10 +95,10 @@ class SandboxServer:
             process.wait()
             raise
 
-    def _await_listening(self, log: Path) -> None:
+    def _await_listening(self) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
-            found = LISTENS.search(log.read_text(encoding="utf-8"))
+            found = LISTENS.search(self.log.read_text(encoding="utf-8"))
             if found and self._answers(int(found[2])):
                 self.base_url, self.port = found[1], int(found[2])
                 return
@@ -102,16 +106,18 @@ class SandboxServer:
                 break
             time.sleep(0.02)
         self._end(signal.SIGKILL)
-        raise RuntimeError(f"the sandbox didn't start:\n{log.read_text(encoding='utf-8')}")
+        raise RuntimeError(f"the sandbox didn't start:\n{self.log.read_text(encoding='utf-8')}")
 
     @staticmethod
     def _answers(port: int) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
         except OSError:
             return False
+        finally:
+            connection.close()
 
     # --- Calls ------------------------------------------------------------------------------------------------------------------------
     def call(
@@ -173,10 +179,14 @@ def signed_headers(secret: str, method: str, target: str, body: bytes, *, at_ms:
 
 @contextmanager
 def running_sandbox(
-    data: Path, kafka: str | None = None, *, keys: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+    data: Path, kafka: str | None = None, *, keys: Mapping[str, str] | None = None, topic: str | None = None, options: tuple[str, ...] = ()
 ) -> Iterator[SandboxServer]:
-    """A sandbox on a free port with its data in `data`, stopped at the end. `kafka` None publishes nothing; `keys` default to the settings' own."""
-    server = SandboxServer(data=data, keys=dict(keys or settings.COUNTERPARTY_KEYS), kafka=kafka or "", options=options)
+    """A sandbox on a free port with its data in `data`, stopped at the end.
+
+    `kafka` None publishes nothing; `keys` and `topic` default to the settings' own; `options` are further ones of the command.
+    """
+    environment = {} if topic is None else {"KAFKA_TOPIC": topic}
+    server = SandboxServer(data=data, keys=dict(keys or settings.COUNTERPARTY_KEYS), kafka=kafka or "", options=options, environment=environment)
     server.start()
     try:
         yield server
