@@ -188,18 +188,22 @@ def error_of(stored: StoredRequest, answer: HttpAnswer) -> GatewayError:
 
 def _refusal(answer: HttpAnswer, problem: Problem) -> GatewayError:
     match answer.status, problem.code:
-        case ((401 | 403), code):
-            return Retryable(code, problem.detail, counted=False)
+        case ((401 | 403 | 429), _):
+            return _turned_away(answer, problem)
         case 409, "in_progress":
             return StillPending(_wait_ms(answer))
         case 422, "key_reused":
             return KeyReused(problem.detail)
-        case 429, code:
-            return Retryable(code, problem.detail, retry_after_ms=_wait_ms(answer), counted=False)
         case status, code if code in FINAL_CODES.get(status, ()):
             return Rejected(code, answer.body)
         case _, code:
             return UnknownOutcome(code, problem.detail, retry_after_ms=_wait_ms(answer))
+
+
+def _turned_away(answer: HttpAnswer, problem: Problem) -> GatewayError:
+    if answer.sent_twice:
+        return UnknownOutcome(problem.code, problem.detail, retry_after_ms=_wait_ms(answer))
+    return Retryable(problem.code, problem.detail, retry_after_ms=_wait_ms(answer), counted=False)
 
 
 def is_stale(answer: HttpAnswer) -> bool:

@@ -137,5 +137,5 @@ def _plain(amount: Decimal) -> str:
     """Without an exponent and without trailing zeros, so that equal amounts are equal bytes."""
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{amount} is not an amount")
-    text = f"{abs(amount):f}"
+    text = f"{amount.copy_abs():f}"  # abs() would round to the context's precision; what is left of a minus is that of -0
     return text.rstrip("0").rstrip(".") if "." in text else text

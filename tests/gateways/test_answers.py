@@ -1,0 +1,141 @@
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearing.gateways import (
+    Action,
+    Adjusted,
+    Adjustment,
+    Counterparty,
+    Exchange,
+    Exchanged,
+    StoredRequest,
+    Transfer,
+    Transferred,
+    UnknownOutcome,
+    read_result,
+)
+from clearing.gateways.answers import read_adjusted, read_exchanged, read_status, read_transferred
+
+KEY = "O1:3"
+HEAD = {"key": KEY, "state": "done", "reference": "r-17", "done_at_ms": 1_700_000_000_000}
+TRANSFERRED = {**HEAD, "asset": "USDT", "amount": "3050.120000"}
+EXCHANGED = {**HEAD, "sell_asset": "USDT", "sold": "99.5", "buy_asset": "BTC", "bought": "0.00163114", "price": "61000.25", "min_lot": "0.01"}
+
+ADJUSTMENT = Adjustment(order_id="O1", user_id="1", contract_id="C", direction="OPEN", asset="BTC", quantity=Decimal(1), usdt=Decimal(2))
+TRANSFER = Transfer(order_id="O1", asset="USDT", amount=Decimal("3050.12"), source="system", destination="fund")
+EXCHANGE = Exchange(order_id="O1", sell_asset="USDT", sell_amount=Decimal(100), buy_asset="BTC")
+ADJUST = StoredRequest(Counterparty.COUNTER, Action.ADJUST, KEY, ADJUSTMENT.encode(KEY))
+MOVE = StoredRequest(Counterparty.FUND, Action.TRANSFER, KEY, TRANSFER.encode(KEY))
+TRADE = StoredRequest(Counterparty.TRADING, Action.EXCHANGE, KEY, EXCHANGE.encode(KEY))
+
+NOT_AN_AMOUNT = ["-1", "NaN", "Infinity", "1e3", "", " 1", "1\n", "1,5", "+1", ".5", "1.", "٣", "1" * 19, 1, 1.5, None, True, ["1"]]
+
+
+def raw(fields: dict[str, Any], **changed: Any) -> bytes:
+    return json.dumps({**fields, **changed}).encode()
+
+
+def without(fields: dict[str, Any], name: str) -> bytes:
+    return json.dumps({key: value for key, value in fields.items() if key != name}).encode()
+
+
+class TestReading:
+    def test_an_adjustment(self) -> None:
+        assert read_adjusted(ADJUST, raw(HEAD)) == Adjusted("r-17", 1_700_000_000_000)
+
+    def test_a_transfer_whose_amount_is_written_otherwise(self) -> None:
+        assert read_transferred(MOVE, raw(TRANSFERRED)) == Transferred("r-17", 1_700_000_000_000, "USDT", Decimal("3050.12"))
+
+    def test_an_exchange(self) -> None:
+        result = read_exchanged(TRADE, raw(EXCHANGED))
+
+        assert (result.sold, result.bought) == (Decimal("99.5"), Decimal("0.00163114"))
+        assert (result.price, result.min_lot) == (Decimal("61000.25"), Decimal("0.01"))
+        assert (result.sell_asset, result.buy_asset) == ("USDT", "BTC")
+
+    def test_lets_fields_pass_that_it_doesnt_know(self) -> None:
+        assert read_adjusted(ADJUST, raw(HEAD, fee="0.1")).reference == "r-17"
+
+    @pytest.mark.parametrize(
+        ("action", "fields", "kind"), [("adjust", HEAD, Adjusted), ("transfer", TRANSFERRED, Transferred), ("exchange", EXCHANGED, Exchanged)]
+    )
+    def test_a_body_back_from_the_database(self, action: str, fields: dict[str, Any], kind: type) -> None:
+        assert isinstance(read_result(Action(action), raw(fields)), kind)
+
+
+class TestUnreadable:
+    @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"<html>", b"\xff\xfe", b'{"key":"O1:3"}', b"[" * 100_000, b'"\\ud800"'])
+    @pytest.mark.parametrize("action", list(Action))
+    def test_is_what_is_no_answer_at_all(self, body: bytes, action: Action) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_result(action, body)
+
+    @pytest.mark.parametrize("name", list(EXCHANGED))
+    def test_is_an_exchange_without(self, name: str) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_exchanged(TRADE, without(EXCHANGED, name))
+
+    @pytest.mark.parametrize("name", list(TRANSFERRED))
+    def test_is_a_transfer_without(self, name: str) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_transferred(MOVE, without(TRANSFERRED, name))
+
+    @pytest.mark.parametrize("amount", NOT_AN_AMOUNT)
+    @pytest.mark.parametrize("name", ["sold", "bought", "price", "min_lot"])
+    def test_is_an_amount_that_is_none(self, name: str, amount: Any) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_exchanged(TRADE, raw(EXCHANGED, **{name: amount}))
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"key": "O2:3"},
+            {"state": "in_progress"},
+            {"sell_asset": "BTC"},
+            {"buy_asset": "ETH"},
+            {"sold": "100.000001"},
+            {"reference": ""},
+            {"reference": "a\x00b"},
+            {"done_at_ms": -1},
+            {"done_at_ms": "1700000000000"},
+        ],
+    )
+    def test_is_an_exchange_that_answers_something_else(self, changed: dict[str, Any]) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_exchanged(TRADE, raw(EXCHANGED, **changed))
+
+    @pytest.mark.parametrize("changed", [{"key": "O2:3"}, {"asset": "BTC"}, {"amount": "3050.11"}, {"amount": "3050.13"}])
+    def test_is_a_transfer_that_answers_something_else(self, changed: dict[str, Any]) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_transferred(MOVE, raw(TRANSFERRED, **changed))
+
+    def test_is_an_adjustment_of_another_key(self) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_adjusted(ADJUST, raw(HEAD, key="O2:3"))
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"key": "O2:3", "state": "done", "result": HEAD},
+            {"key": KEY, "state": "lost", "result": HEAD},
+            {"key": KEY, "state": "done"},
+            {"key": KEY, "state": "in_progress", "retry_after_ms": -1},
+            {"key": KEY, "state": "rejected", "status": "400", "problem": {}},
+            {"key": KEY, "result": HEAD},
+        ],
+    )
+    def test_is_a_status_that_the_contract_doesnt_have(self, fields: dict[str, Any]) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_status(ADJUST, json.dumps(fields).encode())
+
+    @given(st.binary(max_size=300))
+    def test_is_whatever_else_may_come(self, body: bytes) -> None:
+        with pytest.raises(UnknownOutcome) as unreadable:
+            read_exchanged(TRADE, body)
+
+        assert "\x00" not in unreadable.value.detail

@@ -1,0 +1,283 @@
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from base.http import AnswerLost, HttpAnswer, NotSent
+from clearing.gateways import (
+    ClaimEnded,
+    Counterparty,
+    Gateways,
+    KeyReused,
+    Rejected,
+    Retryable,
+    StillPending,
+    StoredRequest,
+    UnknownOutcome,
+)
+from clearing.gateways.http import FINAL_CODES, Limits, over
+from clearing.gateways.types import Action
+from tests.gateways.sides import EndedClock, WallClock
+
+STORED = StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O1:1", b'{"key":"O1:1"}')
+DONE = b'{"key":"O1:1","state":"done","reference":"r","done_at_ms":1}'
+NOW = WallClock()
+
+
+class Scripted:
+    """A client that gives these answers in turn, and remembers what it was asked."""
+
+    def __init__(self, *answers: HttpAnswer | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[tuple[str, str, bytes]] = []
+        self.deadlines_ms: list[int] = []
+
+    def request(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        deadline_ms: int,
+        timestamp_ms: int,
+    ) -> HttpAnswer:
+        self.requests.append((method, path, body))
+        self.deadlines_ms.append(deadline_ms)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def gateways(client: Any, *, calls_max: int = 4, slot_wait_ms: int = 20) -> Gateways:
+    return over(lambda _: client, Limits(deadline_ms=1_000, calls_max=calls_max, slot_wait_ms=slot_wait_ms))
+
+
+def problem(status: int, code: str, *, retry_after_s: int | None = None, sent_twice: bool = False) -> HttpAnswer:
+    body = msgspec.json.encode({"type": "about:blank", "title": "", "status": status, "code": code, "detail": "so it is"})
+    return HttpAnswer(status, "application/problem+json", retry_after_s, body, sent_twice=sent_twice)
+
+
+def outcome_of(answer: HttpAnswer | Exception) -> Any:
+    """What a call ends with."""
+    with pytest.raises(Exception) as ended:  # noqa: PT011 - which one it is, the tests say
+        gateways(Scripted(answer)).perform(STORED, NOW)
+    return ended.value
+
+
+class TestOutcome:
+    @pytest.mark.parametrize(("status", "code"), [(status, code) for status, codes in FINAL_CODES.items() for code in sorted(codes)])
+    def test_a_final_code_rejects(self, status: int, code: str) -> None:
+        outcome = outcome_of(problem(status, code))
+
+        assert isinstance(outcome, Rejected)
+        assert outcome.code == code
+        assert outcome.body == problem(status, code).body
+
+    @pytest.mark.parametrize(("status", "code"), [(400, "account_unknown"), (404, "not_found"), (404, "unknown_key"), (410, "gone"), (402, "pay")])
+    def test_any_other_code_is_no_evidence(self, status: int, code: str) -> None:
+        outcome = outcome_of(problem(status, code))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert outcome.code == code
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 422, 429])
+    def test_a_refusal_by_someone_in_between_is_no_evidence(self, status: int) -> None:
+        page = HttpAnswer(status, "text/html", 3, b"<html>Not here</html>")
+
+        outcome = outcome_of(page)
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert (outcome.code, outcome.retry_after_ms) == ("unreadable_body", 3_000)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"status": 500}, {"status": "404"}, {"code": ""}, {"code": "Account Unknown"}, {"code": "a\x00"}, {"code": None}, {"code": "x" * 65}],
+    )
+    def test_a_problem_that_contradicts_itself_is_no_evidence(self, changed: dict[str, Any]) -> None:
+        fields = {"type": "about:blank", "status": 404, "code": "account_unknown", **changed}
+
+        outcome = outcome_of(HttpAnswer(404, "application/problem+json", None, msgspec.json.encode(fields)))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert outcome.code == "unreadable_body"
+
+    @pytest.mark.parametrize("status", [100, 201, 204, 206, 301, 307, 500, 502, 503, 504, 599])
+    def test_a_status_that_the_contract_doesnt_have_is_no_evidence(self, status: int) -> None:
+        outcome = outcome_of(HttpAnswer(status, "application/json", None, DONE))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert outcome.code == f"status_{status}"
+
+    def test_an_unavailable_counterparty_may_say_for_how_long(self) -> None:
+        outcome = outcome_of(problem(503, "unavailable", retry_after_s=5))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert outcome.retry_after_ms == 5_000
+
+    def test_in_progress_is_pending(self) -> None:
+        outcome = outcome_of(problem(409, "in_progress", retry_after_s=1))
+
+        assert isinstance(outcome, StillPending)
+        assert outcome.retry_after_ms == 1_000
+
+    def test_an_acceptance_of_another_key_is_no_evidence(self) -> None:
+        outcome = outcome_of(HttpAnswer(202, "application/json", None, b'{"key":"O2:1","state":"in_progress","retry_after_ms":1}'))
+
+        assert isinstance(outcome, UnknownOutcome)
+
+    def test_a_reused_key_is_an_error_of_its_own(self) -> None:
+        assert isinstance(outcome_of(problem(422, "key_reused")), KeyReused)
+
+    def test_a_lost_answer_is_unknown(self) -> None:
+        outcome = outcome_of(AnswerLost("timeout", "after 1000 ms"))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert (outcome.code, outcome.detail) == ("timeout", "after 1000 ms")
+
+    def test_what_wasnt_sent_can_be_sent_later(self) -> None:
+        outcome = outcome_of(NotSent("name_not_found"))
+
+        assert isinstance(outcome, Retryable)
+        assert (outcome.code, outcome.counted) == ("name_not_found", True)
+
+    @pytest.mark.parametrize(
+        ("status", "code"), [(401, "signature_invalid"), (401, "signature_stale"), (403, "forbidden"), (429, "too_many_requests")]
+    )
+    def test_an_answer_to_a_second_sending_is_no_evidence_of_the_first(self, status: int, code: str) -> None:
+        outcome = outcome_of(problem(status, code, sent_twice=True))
+
+        assert isinstance(outcome, UnknownOutcome)
+        assert outcome.code == code
+
+
+class TestStaleSignature:
+    def test_is_made_anew_with_what_is_left_of_the_deadline(self) -> None:
+        client = Scripted(problem(401, "signature_stale"), HttpAnswer(200, "application/json", None, DONE))
+
+        done = gateways(client).perform(STORED, NOW)
+
+        assert done.body == DONE
+        assert client.requests == [("POST", "/v1/adjustments", STORED.body)] * 2
+        assert client.deadlines_ms[1] <= client.deadlines_ms[0] == 1_000
+
+    def test_isnt_made_anew_once_the_claim_has_ended(self) -> None:
+        client = Scripted(problem(401, "signature_stale"))
+
+        with pytest.raises(ClaimEnded):
+            gateways(client).perform(STORED, EndsAfterOne())
+
+        assert len(client.requests) == 1
+
+    def test_that_is_the_proxys_word_isnt_believed(self) -> None:
+        outcome = outcome_of(HttpAnswer(401, "text/plain", None, b"signature_stale"))
+
+        assert isinstance(outcome, UnknownOutcome)
+
+
+class EndsAfterOne:
+    def __init__(self) -> None:
+        self._left = 1
+
+    def timestamp_ms(self) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise ClaimEnded
+        return NOW.timestamp_ms()
+
+
+class TestSlots:
+    def test_who_finds_none_gives_up_soon_and_isnt_counted(self) -> None:
+        client = Blocking()
+        doors = gateways(client, calls_max=1)
+        holder = threading.Thread(target=doors.perform, args=(STORED, NOW))
+        holder.start()
+        client.entered.wait(5)
+        started = time.monotonic()
+
+        with pytest.raises(Retryable) as busy:
+            doors.perform(STORED, EndedClock())
+        with pytest.raises(UnknownOutcome) as unasked:
+            doors.ask(STORED, EndedClock())
+
+        assert time.monotonic() - started < 1
+        client.leave.set()
+        holder.join()
+        assert (busy.value.code, busy.value.counted) == ("counterparty_busy", False)
+        assert unasked.value.code == "counterparty_busy"
+
+    def test_are_given_back_after_every_end(self) -> None:
+        ends: list[HttpAnswer | Exception] = [
+            AnswerLost("timeout"),
+            NotSent("connection_refused"),
+            problem(400, "amount_invalid"),
+            RuntimeError("a bug"),
+        ]
+        doors = gateways(Scripted(*ends, HttpAnswer(200, "application/json", None, DONE)), calls_max=1)
+        for _ in ends:
+            with pytest.raises(Exception):  # noqa: B017, PT011 - all of them
+                doors.perform(STORED, NOW)
+
+        assert doors.perform(STORED, NOW).body == DONE
+
+    def test_of_one_counterparty_arent_the_others(self) -> None:
+        client = Blocking()
+        doors = gateways(client, calls_max=1)
+        holder = threading.Thread(target=doors.perform, args=(STORED, NOW))
+        holder.start()
+        client.entered.wait(5)
+        client.leave.set()
+
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            doors.perform(StoredRequest(Counterparty.FUND, Action.TRANSFER, "O1:2", b'{"asset":"USDT","amount":"1"}'), NOW)
+
+        holder.join()
+
+
+class Blocking:
+    """A counterparty that answers only when it is let."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+
+    def request(self, *_: Any, **__: Any) -> HttpAnswer:
+        self.entered.set()
+        self.leave.wait(5)
+        return HttpAnswer(200, "application/json", None, DONE)
+
+
+class TestQuestion:
+    def test_names_the_key_percent_encoded(self) -> None:
+        client = Scripted(problem(404, "unknown_key"))
+
+        assert gateways(client).ask(StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O/1:3.2:r1", b"{}"), NOW) is None
+        assert client.requests == [("GET", "/v1/operations/O%2F1%3A3.2%3Ar1", b"")]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            HttpAnswer(404, "text/html", None, b"<html>no such page</html>"),
+            problem(404, "account_unknown"),
+            problem(410, "unknown_key"),
+            problem(400, "insufficient_funds"),
+            problem(422, "key_reused"),
+            HttpAnswer(202, "application/json", None, b'{"key":"O1:1","state":"in_progress","retry_after_ms":1}'),
+            HttpAnswer(200, "application/json", None, DONE),
+            HttpAnswer(200, "application/json", None, b'{"key":"O1:1","state":"rejected","status":400,"problem":{"code":"x","status":404}}'),
+            HttpAnswer(200, "application/json", None, b'{"key":"O1:1","state":"done","result":{"key":"O2:1","state":"done"}}'),
+        ],
+    )
+    def test_that_isnt_answered_by_the_contract_leaves_the_outcome_unknown(self, answer: HttpAnswer) -> None:
+        with pytest.raises(UnknownOutcome):
+            gateways(Scripted(answer)).ask(STORED, NOW)
+
+    def test_passes_on_the_wish_not_to_be_asked_so_soon(self) -> None:
+        with pytest.raises(UnknownOutcome) as unknown:
+            gateways(Scripted(problem(429, "too_many_requests", retry_after_s=2))).ask(STORED, NOW)
+
+        assert unknown.value.retry_after_ms == 2_000
