@@ -106,7 +106,7 @@ TIME_ZONE = "UTC"
 FORMAT_MODULE_PATH = ["acceptance_site.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-WHITENOISE_USE_FINDERS = not PRODUCTION
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION  # no collectstatic in a checkout
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_TLS_PROXY", PRODUCTION) else None
 SECURE_SSL_REDIRECT = PRODUCTION and env.bool("SECURE_SSL_REDIRECT", True)
 SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # probes come from inside, without TLS
@@ -125,6 +125,9 @@ DATABASE_SESSION = {
     "statement_timeout": DATABASE_STATEMENT_MS_MAX,
     "transaction_timeout": 2 * DATABASE_STATEMENT_MS_MAX,
     "idle_in_transaction_session_timeout": env.int("DATABASE_IDLE_MS_MAX", 5_000),
+    # Functions and foreign keys keep their plans for a session's life: one made while the tables were empty would read them from end to end
+    # when they no longer are (measured: 9 ms of CPU an order instead of 1.6, after a few thousand orders).
+    "enable_seqscan": "off",
 }
 DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(DATABASE_URL))}
 DATABASES["default"]["CONN_MAX_AGE"] = None

@@ -75,9 +75,14 @@ class Floor:
             await asyncio.gather(*self.tasks)
 
 
+def _pool() -> "asyncpg.Pool[Any]":
+    session = {name: str(value) for name, value in settings.DATABASE_SESSION.items()}
+    return asyncpg.create_pool(settings.DATABASE_URL, min_size=CONNECTIONS, max_size=CONNECTIONS, server_settings=session)
+
+
 async def paced(orders: Sequence[Order], rate: float) -> None:
     """Accepts one order after another at a fixed rate, and runs them."""
-    async with asyncpg.create_pool(settings.DATABASE_URL, min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+    async with _pool() as pool:
         floor = Floor(pool, orders)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -91,7 +96,7 @@ async def paced(orders: Sequence[Order], rate: float) -> None:
 
 async def burst(orders: Sequence[Order], batch: int) -> None:
     """Accepts all at once and runs them."""
-    async with asyncpg.create_pool(settings.DATABASE_URL, min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+    async with _pool() as pool:
         floor = Floor(pool, orders)
         for begin in range(0, len(orders), batch):
             await floor.accept(orders[begin : begin + batch])

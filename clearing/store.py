@@ -179,7 +179,7 @@ def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
     asked, sent_ms, answered_ms = evidence.ages()
     call(
-        "SELECT clearing_record_attempt(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        "SELECT clearing_record_try(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(work.operation_id, work.epoch, work.worker, asked, sent_ms, answered_ms),
             *(evidence.outcome, evidence.code, evidence.detail, evidence.response),

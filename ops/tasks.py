@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from ops import intake
+from ops.intake import run_gap_pass
 from ops.sweep import sweep as run_sweep
 
 
@@ -15,4 +15,4 @@ def sweep() -> None:
 @shared_task(name="ops.gap_pass")
 def gap_pass() -> None:
     """Fetches from the counter what the binlog didn't bring."""
-    intake.run_gap_pass()
+    run_gap_pass()

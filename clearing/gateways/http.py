@@ -74,12 +74,16 @@ class Limits:
     """Of the calls to one counterparty from this process.
 
     `deadline_ms` is total for a call. `calls_max` are in flight at once, so that one slow counterparty can't hold every thread; who finds
-    no slot within `slot_wait_ms` gives up.
+    no slot within `slot_wait_ms` gives up. Raises ValueError for limits that would let no call through.
     """
 
     deadline_ms: int
     calls_max: int
     slot_wait_ms: int
+
+    def __post_init__(self) -> None:
+        if self.deadline_ms < 1 or self.calls_max < 1 or self.slot_wait_ms < 0:
+            raise ValueError(f"no call could be made under {self}: set GATEWAY_DEADLINE_MS and GATEWAY_CALLS_MAX to at least 1")
 
 
 class _HttpGateway(Generic[R]):

@@ -12,4 +12,14 @@ def create(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [("clearing", "0001_initial")]
-    operations = [migrations.RunPython(create, migrations.RunPython.noop)]
+    operations = [
+        # Room in each page for the next versions of its rows, and a vacuum that comes while the table is small.
+        migrations.RunSQL(
+            [
+                "ALTER TABLE clearing_clearing SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02)",
+                "ALTER TABLE clearing_operation SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)",
+            ],
+            migrations.RunSQL.noop,
+        ),
+        migrations.RunPython(create, migrations.RunPython.noop),
+    ]

@@ -16,15 +16,17 @@ $$;
 
 CREATE OR REPLACE FUNCTION clearing_note(
     p_id bigint, p_from text, p_to text, p_step int, p_epoch int, p_reason text, p_actor text
-) RETURNS void LANGUAGE sql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, reason, actor)
-    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 150))
+    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 150));
+END
 $$;
 
 -- What a publisher needs to know of a queued clearing.
 CREATE TYPE clearing_ref AS (id bigint, epoch int, step int, lane int, queued_ms bigint);
 
-CREATE OR REPLACE FUNCTION clearing_ms(p_at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION clearing_ms(p_at timestamptz) RETURNS bigint LANGUAGE sql STABLE AS $$ -- as extract() is: only so it is inlined
     SELECT floor(extract(epoch FROM p_at) * 1000)::bigint
 $$;
 
@@ -67,9 +69,17 @@ BEGIN
     INSERT INTO clearing_attempt (operation_id, epoch, worker, asked, sent_at, answered_at, outcome, code, detail, response)
     VALUES (p_operation, p_epoch, p_worker, p_asked, v_now - p_sent_ms_ago * interval '1 millisecond',
             v_now - p_answered_ms_ago * interval '1 millisecond', p_outcome, left(p_code, 64), left(p_detail, 2000), p_response);
-    IF NOT p_asked THEN
-        UPDATE clearing_operation SET first_sent_at = v_now - p_sent_ms_ago * interval '1 millisecond'
-            WHERE id = p_operation AND first_sent_at IS NULL;
-    END IF;
+END
+$$;
+
+-- The same for an attempt that isn't the end of its step: its operation keeps its state, and remembers when it was first sent.
+CREATE OR REPLACE FUNCTION clearing_record_try(
+    p_operation bigint, p_epoch int, p_worker text, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
+    p_outcome text, p_code text, p_detail text, p_response bytea
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, p_outcome, p_code, p_detail, p_response);
+    UPDATE clearing_operation SET first_sent_at = service_now() - p_sent_ms_ago * interval '1 millisecond'
+        WHERE id = p_operation AND first_sent_at IS NULL AND NOT p_asked;
 END
 $$;

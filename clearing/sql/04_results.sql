@@ -34,7 +34,9 @@ BEGIN
         RETURN QUERY SELECT 'lost', NULL::bigint, clearing_ms(v_now), NULL::bigint, NULL::clearing_ref, NULL::clearing_ref;
         RETURN;
     END IF;
-    UPDATE clearing_operation o SET state = 'done', done_at = v_now, response = p_response, error_code = '' WHERE o.id = p_operation;
+    UPDATE clearing_operation o SET state = 'done', done_at = v_now, response = p_response, error_code = '',
+            first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
+        WHERE o.id = p_operation;
     INSERT INTO clearing_operation (clearing_id, step, part, counterparty, action, key, request, state)
         VALUES (p_id, p_step, p_part, p_counterparty, p_action, p_key, p_request, CASE WHEN v_state = 'running' THEN 'open' ELSE 'planned' END)
         RETURNING id INTO v_operation;
@@ -72,7 +74,9 @@ BEGIN
         RETURN QUERY SELECT 'lost', '', clearing_ms(v_now), NULL::clearing_ref;
         RETURN;
     END IF;
-    UPDATE clearing_operation SET state = 'done', done_at = v_now, response = p_response, error_code = '' WHERE id = p_operation;
+    UPDATE clearing_operation SET state = 'done', done_at = v_now, response = p_response, error_code = '',
+            first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
+        WHERE id = p_operation;
     PERFORM clearing_note(p_id, 'running', 'cleared', 4, p_epoch, '', p_worker);
     SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     RETURN QUERY SELECT 'cleared', v_hold, clearing_ms(v_now), v_next;
@@ -113,7 +117,8 @@ BEGIN
     END IF;
     UPDATE clearing_operation SET state = v_operation_state, error_code = p_code,
             response = CASE WHEN v_operation_state IN ('rejected', 'done') THEN p_response ELSE response END,
-            done_at = CASE WHEN v_operation_state = 'done' THEN v_now END
+            done_at = CASE WHEN v_operation_state = 'done' THEN v_now END,
+            first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
         WHERE id = p_operation;
     PERFORM clearing_note(p_id, 'running', v_state, v_step, p_epoch, p_code, p_worker); -- to: retrying pending unknown parked
     IF v_state = 'parked' THEN

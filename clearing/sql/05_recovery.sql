@@ -30,7 +30,7 @@ BEGIN
                 AND ((state = 'running' AND claimed_until < v_now) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
-            PERFORM clearing_record_attempt(o.id, c.epoch, c.claimed_by, false, 0, 0, 'lost', 'claim_lost', '', NULL);
+            PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, 0, 0, 'lost', 'claim_lost', '', NULL);
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
         END IF;
         PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1, -- from: running retrying pending unknown

@@ -134,5 +134,3 @@ class TestInterrupted:
         world.run(world.accept())
 
         assert not any(sweep().values())
-
-
