@@ -60,6 +60,14 @@ class TestGateways:
         with pytest.raises(ImproperlyConfigured, match="GATEWAY_KIND"):
             gateways()
 
+    @pytest.mark.parametrize("name", ["GATEWAY_DEADLINE_MS", "GATEWAY_CALLS_MAX"])
+    def test_refuse_limits_that_let_no_call_through(self, settings: Settings, name: str) -> None:
+        settings.GATEWAY_KIND = "http"
+        setattr(settings, name, 0)
+
+        with pytest.raises(ValueError, match=name):
+            gateways()
+
     def test_refuse_an_address_that_is_none(self, settings: Settings) -> None:
         settings.GATEWAY_KIND = "http"
         settings.COUNTERPARTY_URLS = {**_urls(settings), "fund": "fund.example:443"}
