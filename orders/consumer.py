@@ -4,6 +4,7 @@ Whatever fails in between, the messages come again and are found known. A rebala
 end in going on; an offset beyond the end of a log that lost its end goes on from its beginning, and gap compensation brings what was lost.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,7 +73,8 @@ class MustStop(Exception):  # noqa: N818 - named by what it demands
 
 
 def connect(group: str) -> KafkaConsumer:
-    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError when no broker answers."""
+    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError or OSError when no broker answers."""
+    _knock(settings.KAFKA_BOOTSTRAP_SERVERS)
     consumer = KafkaConsumer(
         bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
         client_id="acceptance",
@@ -91,6 +93,18 @@ def connect(group: str) -> KafkaConsumer:
     )
     consumer.subscribe([settings.KAFKA_TOPIC])
     return consumer
+
+
+def _knock(servers: Sequence[str]) -> None:
+    """Raises OSError where none of the servers takes a connection: the client's constructor would leave its own ones open."""
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_MS_MAX / 1000).close()
+        except OSError:
+            continue
+        return
+    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}")
 
 
 class BinlogConsumer:
@@ -205,7 +219,7 @@ def _translated() -> Iterator[None]:
     except kafka_errors.FencedInstanceIdError as error:
         fix = f"give each consumer a KAFKA_INSTANCE_ID of its own; this one has {settings.KAFKA_INSTANCE_ID!r}"
         raise MustStop(ExitCode.FENCED, "another process has taken our place in the group", fix) from error
-    except (kafka_errors.AuthorizationError, kafka_errors.AuthenticationFailedError) as error:
+    except (kafka_errors.AuthorizationError, kafka_errors.SaslAuthenticationFailedError) as error:
         fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
         raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
 

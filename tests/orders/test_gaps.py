@@ -1,0 +1,245 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from orders.gaps import GapPass
+from orders.interface import InterfaceFailed, Page, Position, Shards
+from orders.models import Quarantined, SyncOrder, Watermark
+from tests.orders.doors import Doors
+from tests.orders.messages import RULES, interface_row, message, read, row
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SINCE = RULES.since_ms
+NOW = SINCE + 1_000_000
+OVERLAP = 30_000
+
+
+@dataclass
+class Counter:
+    """The counter's interface in memory: rows by (ms, id), pages of its own."""
+
+    now_ms: int = NOW
+    rows: dict[int, list[tuple[int, int, dict[str, Any]]]] = field(default_factory=lambda: {0: []})
+    away: set[int] = field(default_factory=set)
+    asked: list[tuple[int, int, int]] = field(default_factory=list)
+    _ids: Iterator[int] = field(default_factory=lambda: iter(range(1, 10**9)))
+
+    def commit(self, order_id: str, at_ms: int, shard: int = 0, **changes: Any) -> None:
+        number = next(self._ids)
+        columns = interface_row(order_id, user_id=order_id, id=str(number), shard=shard, created_ms=str(at_ms), **changes)
+        self.rows.setdefault(shard, []).append((at_ms, number, columns))
+
+    def shards(self) -> Shards:
+        if not self.rows:
+            raise InterfaceFailed("the counter is down")
+        return Shards(tuple(self.rows), self.now_ms)
+
+    def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page:
+        self.asked.append((shard, after_ms, after_id))
+        if shard in self.away:
+            raise InterfaceFailed("status 500")
+        found = sorted((found for found in self.rows[shard] if found[:2] > (after_ms, after_id)), key=lambda found: found[:2])
+        page = found[:limit]
+        following = Position(*page[-1][:2]) if len(found) > limit else None
+        return Page(self.now_ms, tuple(columns for *_, columns in page), following)
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+@pytest.fixture
+def doors() -> Doors:
+    return Doors()
+
+
+@pytest.fixture
+def gap_pass(counter: Counter, doors: Doors) -> GapPass:
+    return GapPass(counter, doors.take_from_gap, RULES, OVERLAP, page_rows=3)
+
+
+def order_ids() -> list[str]:
+    return list(SyncOrder.objects.order_by("order_id").values_list("order_id", flat=True))
+
+
+def scanned(shard: int = 0) -> int | None:
+    return Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first()
+
+
+class TestFirstPass:
+    def test_of_a_shard_begins_where_intake_does(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+
+        assert counter.asked == [(0, SINCE, 0)]
+
+    def test_brings_what_was_never_streamed(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+        for number in range(7):
+            counter.commit(f"O{number}", SINCE + number)
+
+        result = gap_pass.run()
+
+        assert order_ids() == doors.published == [f"O{number}" for number in range(7)]
+        assert (result.rows, result.ingested.accepted, result.failed) == (7, 7, {})
+        assert set(SyncOrder.objects.values_list("source", "topic", "partition")) == {("gap", "gap:0", 0)}
+        assert Watermark.objects.get().found_by_gap == 7
+
+    def test_moves_the_position_to_the_counters_clock_less_the_overlap(self, gap_pass: GapPass) -> None:
+        gap_pass.run()
+
+        assert scanned() == NOW - OVERLAP
+        assert Watermark.objects.get().scanned_at is not None
+
+    def test_of_a_shard_that_appears_later_begins_there_too(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.commit("O1", SINCE + 5, shard=7)
+
+        gap_pass.run()
+
+        assert order_ids() == ["O1"]
+        assert scanned(7) == NOW - OVERLAP
+
+
+class TestLaterPasses:
+    def test_begin_at_the_position(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.asked.clear()
+
+        gap_pass.run()
+
+        assert counter.asked == [(0, NOW - OVERLAP, 0)]
+
+    def test_find_a_row_that_was_committed_late_inside_the_overlap(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("O1", NOW)
+        gap_pass.run()
+        counter.now_ms = NOW + 3_000
+        counter.commit("O2", NOW - OVERLAP + 1)
+
+        gap_pass.run()
+
+        assert order_ids() == ["O1", "O2"]
+
+    def test_never_move_the_position_back(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.now_ms = NOW - 500_000
+
+        gap_pass.run()
+
+        assert scanned() == NOW - OVERLAP
+
+    def test_know_what_the_consumer_brought(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+        counter.commit("O1", 1_767_323_045_678, shard=2)
+        doors.take(read(message(row("O1", user_id="O1"))))
+
+        result = gap_pass.run()
+
+        assert (result.ingested.known, result.ingested.accepted, doors.held) == (1, 0, [])
+
+
+class TestRowsInPages:
+    def test_with_equal_milliseconds_over_a_boundary_are_all_found(self, counter: Counter, gap_pass: GapPass) -> None:
+        for number in range(10):
+            counter.commit(f"O{number}", SINCE + 77)
+
+        gap_pass.run()
+
+        assert len(order_ids()) == 10
+
+    def test_at_the_very_position_are_found(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.commit("O1", NOW - OVERLAP)
+
+        gap_pass.run()
+
+        assert order_ids() == ["O1"]
+
+    def test_with_a_time_in_the_future_are_found_and_hide_nothing(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("FUTURE", NOW + 3_600_000)
+        gap_pass.run()
+        counter.now_ms = NOW + 5_000
+        counter.commit("O1", NOW + 4_000)
+
+        gap_pass.run()
+
+        assert order_ids() == ["FUTURE", "O1"]
+        assert scanned() == NOW + 5_000 - OVERLAP
+
+    def test_of_other_kinds_are_counted(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("F1", SINCE + 1, kind="DEPOSIT", direction=None, asset=None)
+
+        assert gap_pass.run().ingested.filtered == 1
+
+    def test_that_are_refused_are_quarantined_once_and_hinder_nobody(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("BAD", NOW - 1, asset="DOGE", instrument="half a \ud800 surrogate")
+        counter.commit("O1", NOW - 1)
+        gap_pass.run()
+
+        gap_pass.run()
+
+        assert order_ids() == ["O1"]
+        kept = Quarantined.objects.get()
+        assert (kept.topic, kept.partition, kept.offset, kept.order_id) == ("gap:0", 0, 1, "BAD")
+        assert kept.reason == "refused:unknown_asset"
+        assert b"DOGE" in bytes(kept.message or b"")
+
+    def test_with_other_contents_hold(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+        counter.commit("O1", NOW)
+        gap_pass.run()
+        counter.rows[0][0][2]["quantity"] = "9"
+
+        gap_pass.run()
+        gap_pass.run()
+
+        assert doors.held == [("O1", "contents_differ")]
+
+
+class TestFailures:
+    def test_of_a_shard_leave_its_position_and_the_others_go_on(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("O1", SINCE + 1, shard=1)
+        counter.away = {0}
+
+        result = gap_pass.run()
+
+        assert result.failed == {"0": "status 500"}
+        assert (scanned(0), scanned(1)) == (None, NOW - OVERLAP)
+        assert order_ids() == ["O1"]
+
+    def test_in_the_middle_of_a_shard_keep_what_was_found(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        for number in range(7):
+            counter.commit(f"O{number}", SINCE + number)
+        breaking = replace(gap_pass, take=lambda items: doors.take_from_gap(items) if len(doors.opened) < 3 else fail())
+
+        result = breaking.run()
+
+        assert list(result.failed) == ["0"]
+        assert (len(order_ids()), scanned()) == (3, 0)
+
+    def test_for_ten_minutes_lose_nothing(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.away = {0}
+        for second in range(0, 600, 60):
+            counter.now_ms = NOW + second * 1000
+            counter.commit(f"O{second:03d}", counter.now_ms)
+            gap_pass.run()
+        counter.away = set()
+
+        gap_pass.run()
+
+        assert len(order_ids()) == 10
+
+    def test_of_the_whole_counter_are_reported(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.rows = {}
+
+        assert gap_pass.run().failed == {"list": "the counter is down"}
+
+    def test_a_counter_that_leads_in_a_circle_is_left(self, counter: Counter, gap_pass: GapPass, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(counter, "page", lambda *_: Page(NOW, (), Position(SINCE, 0)))
+
+        assert "followed by" in gap_pass.run().failed["0"]
+
+
+def fail() -> Any:
+    raise InterfaceFailed("the counter went away")
