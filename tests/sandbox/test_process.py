@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 class TestStopping:
-    def test_sigterm_ends_it_within_a_second_also_with_connections_held(self, tmp_path: Path) -> None:
+    def test_sigterm_ends_it_at_once_also_with_connections_held(self, tmp_path: Path) -> None:
         with running_sandbox(tmp_path) as server:
             order = order_of(server, Users.fresh())
             server.set_fault(kind="apply_then_timeout", operation="adjust")
@@ -31,7 +31,7 @@ class TestStopping:
             held.join(5)
 
             assert code == 0
-            assert seconds < 1.5  # a second, and a loaded machine's time to end a process
+            assert seconds < 4  # half a second alone; a loaded machine takes its time, but the connection would be held for 30 s
             assert not held.is_alive()
 
     def test_it_has_no_children(self, sandbox_server: SandboxServer) -> None:
