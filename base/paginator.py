@@ -4,6 +4,7 @@ import json
 from functools import cached_property
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.core.paginator import Paginator
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
@@ -31,7 +32,10 @@ class EstimatingPaginator(Paginator[Any]):
     @cached_property
     def estimate(self) -> int:
         """The planner's idea of the number of rows, from the table's statistics."""
-        sql, params = _unordered(self.object_list).query.sql_with_params()
+        try:
+            sql, params = _unordered(self.object_list).query.sql_with_params()
+        except EmptyResultSet:  # its condition can't be met
+            return 0
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
             (plan,) = cursor.fetchone()

@@ -1,0 +1,38 @@
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from base.clock import shift_clock
+from clearing import broker
+from tests.support.orders import World
+
+
+@pytest.fixture
+def world(db: None) -> Iterator[World]:
+    """Counterparties in memory and a worker, on a real database and a real, empty broker."""
+    broker.client().flushdb()
+    yield World()
+    shift_clock(0)
+
+
+def person(name: str, *permissions: str) -> Client:
+    """A signed-in member of staff with these permissions."""
+    user = User.objects.create(username=name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def viewer(db: None) -> Client:
+    """Somebody who may look."""
+    return person("viewer", "view_clearing", "view_syncorder", "view_quarantined", "view_watermark", "view_logentry")
+
+
+@pytest.fixture
+def operator(db: None) -> Client:
+    """Somebody who may look and intervene."""
+    return person("operator", "view_clearing", "change_clearing", "view_syncorder", "view_logentry")

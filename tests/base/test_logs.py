@@ -1,0 +1,87 @@
+"""Logs: one JSON object a line, whoever wrote it; alarms besides are counted."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from base import logs
+from base.alarms import alarm
+from base.metrics import REGISTRY
+
+PRELUDE = "import django; django.setup(); import logging, structlog; from base import logs; log = structlog.get_logger('own');"
+
+
+def run(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    names = {**os.environ, "DJANGO_SETTINGS_MODULE": "acceptance_site.settings", "METRICS_DIR": "", **environment}
+    return subprocess.run([sys.executable, "-c", PRELUDE + script], env=names, capture_output=True, text=True, check=False, timeout=60)
+
+
+def lines(script: str, **environment: str) -> list[dict[str, Any]]:
+    """What a process logs, each line decoded."""
+    return [json.loads(line) for line in run(script, **environment).stdout.splitlines()]
+
+
+class TestLines:
+    def test_ours_and_the_standard_library_s_look_alike(self) -> None:
+        own, foreign = lines("log.warning('own words', amount=1); logging.getLogger('lib').warning('theirs: %s', 7)")
+
+        assert own["event"] == "own words"
+        assert own["amount"] == 1
+        assert foreign["event"] == "theirs: 7"
+        assert {"at", "level", "logger"} <= own.keys() & foreign.keys()
+
+    def test_an_order_is_on_every_line_inside(self) -> None:
+        inside, outside = lines(
+            "\nwith logs.bind_order('o-1', step=3, epoch=2):\n    logging.getLogger('lib').error('inside')\nlogging.getLogger('lib').error('outside')"
+        )
+
+        assert (inside["order_id"], inside["step"], inside["epoch"]) == ("o-1", 3, 2)
+        assert "order_id" not in outside
+
+    def test_an_exception_is_one_line(self) -> None:
+        (line,) = lines("\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('broken')")
+
+        assert "ZeroDivisionError" in line["exception"]
+
+    def test_values_that_json_does_not_know_are_written_as_text(self) -> None:
+        (line,) = lines(r"from decimal import Decimal; log.warning('odd', amount=Decimal('1.50'), raw=b'\xff', name='\ud800')")
+
+        assert line["amount"] == "1.50"
+
+    def test_chatter_of_libraries_is_left_out(self) -> None:
+        assert lines("logging.getLogger('celery.worker.strategy').info('received'); logging.getLogger('kafka.conn').info('connected')") == []
+
+    def test_a_command_may_keep_stdout_for_its_result(self) -> None:
+        ended = run("logs.leave_stdout(); log.error('elsewhere')")
+
+        assert ended.stdout == ""
+        assert json.loads(ended.stderr)["event"] == "elsewhere"
+
+
+class TestSettings:
+    def test_a_format_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="LOG_FORMAT"):
+            logs.django_logging("xml", "INFO")
+
+    def test_so_is_a_level(self) -> None:
+        with pytest.raises(ValueError, match="LOG_LEVEL"):
+            logs.django_logging("json", "LOUD")
+
+    def test_lines_for_people(self) -> None:
+        assert "for people" in run("log.warning('for people')", LOG_FORMAT="console").stdout
+
+
+class TestAlarms:
+    def test_an_alarm_is_a_line_and_a_count(self, caplog: pytest.LogCaptureFixture) -> None:
+        before = REGISTRY.get_sample_value("acceptance_alarms_total", {"code": "trial"}) or 0
+
+        with caplog.at_level(logging.ERROR):
+            alarm("trial", "somebody should look", order_id="o-1")
+
+        assert REGISTRY.get_sample_value("acceptance_alarms_total", {"code": "trial"}) == before + 1
+        assert "somebody should look" in caplog.text

@@ -1,0 +1,129 @@
+"""Health, readiness and metrics over HTTP."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from django.test import Client
+from prometheus_client.parser import text_string_to_metric_families
+from pytest_django import Settings
+
+from base import metrics
+from ops import health
+from ops.health import Probe, ProbeError, run_probes
+from tests.support.bulk import create_orders
+
+
+class TestProbes:
+    def test_a_probe_that_passes_is_ok(self) -> None:
+        (result,) = run_probes([Probe("fine", lambda: None, "nothing")])
+
+        assert (result.status, result.error) == ("ok", "")
+
+    def test_a_failure_says_what_and_how_to_mend_it(self) -> None:
+        def refuse() -> None:
+            raise ProbeError("it is gone")
+
+        (result,) = run_probes([Probe("gone", refuse, "start it")])
+
+        assert result.status == "failed"
+        assert result.as_dict() == {"status": "failed", "ms": pytest.approx(0, abs=1000), "error": "it is gone", "fix": "start it"}
+
+    def test_one_that_only_warns_fails_nothing(self) -> None:
+        def refuse() -> None:
+            raise ProbeError("it is gone")
+
+        (result,) = run_probes([Probe("gone", refuse, "start it", only_warns=True)])
+
+        assert result.status == "warning"
+
+    def test_a_slow_one_does_not_hold_the_others_up(self) -> None:
+        began = time.monotonic()
+
+        slow, quick = run_probes([Probe("slow", lambda: time.sleep(1), "wait"), Probe("quick", lambda: None, "")], seconds_max=0.1)
+
+        assert (slow.status, quick.status) == ("failed", "ok")
+        assert time.monotonic() - began < 0.9
+
+
+@pytest.mark.django_db
+class TestEndpoints:
+    def test_healthz_asks_nobody(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        answer = client.get("/healthz")
+
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "ok"
+
+    def test_readyz_names_each_probe(self, client: Client) -> None:
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 200, answer.content
+        assert {name: probe["status"] for name, probe in answer.json()["probes"].items() if name != "kafka"} == {
+            "database": "ok",
+            "migrations": "ok",
+            "broker": "ok",
+        }
+
+    def test_readyz_fails_without_a_broker_and_says_how_to_mend_it(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "BROKER_URL" in answer.json()["probes"]["broker"]["fix"]
+
+    def test_readyz_only_warns_without_kafka(self, client: Client, settings: Settings) -> None:
+        settings.KAFKA_BOOTSTRAP_SERVERS = ["127.0.0.1:1"]
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 200
+        assert answer.json()["probes"]["kafka"]["status"] == "warning"
+
+    def test_readyz_fails_while_a_migration_is_missing(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Loader:
+            def __init__(self, _connection: None) -> None:
+                self.disk_migrations: dict[tuple[str, str], Any] = {("orders", "9999_to_come"): None}
+
+        monkeypatch.setattr(health, "MigrationLoader", Loader)
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "orders.9999_to_come" in json.dumps(answer.json())
+
+
+@pytest.mark.django_db
+class TestMetricsPage:
+    def samples(self, client: Client) -> dict[tuple[str, ...], float]:
+        text = client.get("/metrics").content.decode()
+        return {(sample.name, *sample.labels.values()): sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def test_it_counts_clearings_by_state_and_age(self, client: Client) -> None:
+        create_orders(400, users=40)
+
+        found = self.samples(client)
+
+        assert found["acceptance_clearings", "parked"] > 0
+        assert found["acceptance_clearings_oldest_seconds", "parked"] > 0
+        assert found["acceptance_cleared_last_minute",] > 300
+        assert 0 <= found["acceptance_newest_order_age_seconds",] < 60
+        assert found["acceptance_scrape_ok", "database"] == 1
+
+    def test_a_source_that_does_not_answer_is_reported_and_not_guessed(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        found = self.samples(client)
+
+        assert found["acceptance_scrape_ok", "broker"] == 0
+        assert not [key for key in found if key[0] == metrics.QUEUE_MESSAGES.name]
+        assert found["acceptance_scrape_ok", "database"] == 1
+
+    def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
+        create_orders(400, users=40)
+
+        with django_assert_max_num_queries(6):
+            client.get("/metrics")
