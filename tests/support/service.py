@@ -1,0 +1,109 @@
+"""The whole service as an operator runs it: servers, sandbox and every process, in a run folder of its own, reached by its commands alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from stack.rundir import CHECKOUT
+from tests.support.waiting import wait_until
+
+COMMAND_SECONDS_MAX = 150
+
+
+@dataclass
+class LiveService:
+    """A running service."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def manage(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of manage.py to its end."""
+        command = [sys.executable, "manage.py", *arguments]
+        environment = {**self.environment, **more}
+        ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
+        assert not check or ended.returncode == 0, f"{' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
+        return ended
+
+    def place(self, count: int, users: int, rate: int = 50, seed: int = 1) -> None:
+        """Places mixed orders, at a rate, and returns when all are placed."""
+        self.manage("place_orders", f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json")
+
+    @contextmanager
+    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1) -> Iterator[None]:
+        """The same while something happens."""
+        options = [f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json"]
+        command = [sys.executable, "manage.py", "place_orders", *options]
+        with subprocess.Popen(command, cwd=CHECKOUT, env=dict(self.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            yield
+            assert process.wait(COMMAND_SECONDS_MAX) == 0
+
+    def audit(self, wait: int = 60) -> dict[str, Any]:
+        """The audit's report; the test fails unless it passes."""
+        ended = self.manage("audit", "--json", f"--wait={wait}", check=False)
+        report: dict[str, Any] = json.loads(ended.stdout)
+        assert ended.returncode == 0, f"audit ended with {ended.returncode}: {ended.stdout}\n{self.log_tails()}"
+        return report
+
+    def cleared(self) -> int:
+        """How many orders are cleared by now."""
+        ended = self.manage("audit", "--json", check=False)
+        return int(json.loads(ended.stdout)["cleared"])
+
+    def pid(self, name: str) -> int:
+        """The process of a service."""
+        return int((self.folder / "pids" / f"{name}.pid").read_text())
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to a service, and waits until the supervisor has started its successor."""
+        old = self.pid(name)
+        os.kill(old, how)
+        wait_until(lambda: self.pid_or_none(name) not in {None, old}, seconds=30)
+
+    def pid_or_none(self, name: str) -> int | None:
+        """The process of a service; None while it has none."""
+        try:
+            return self.pid(name)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def variable(self, name: str) -> str:
+        """A variable of the stack."""
+        lines = (self.folder / "stack.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)[name].strip("'\"")
+
+    def broker(self) -> "redis.Redis":
+        """A client of the broker."""
+        return redis.Redis.from_url(self.variable("BROKER_URL"))
+
+    def log_tails(self) -> str:
+        """The last lines of every log, for a test that failed."""
+        return "\n".join(
+            f"--- {path.name}\n" + "\n".join(path.read_text().splitlines()[-8:]) for path in sorted((self.folder / "logs").glob("*.log"))
+        )
+
+
+@contextmanager
+def live_service(folder: Path, **settings: str) -> Iterator[LiveService]:
+    """Brings everything up from nothing, with these settings, and takes it down."""
+    shutil.rmtree(folder, ignore_errors=True)
+    inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    service = LiveService(folder, {**inherited, "RUN_DIR": str(folder), **settings})
+    try:
+        service.manage("stack", "up")
+        service.manage("migrate", "--verbosity=0")
+        service.manage("stack", "services", "up")
+        yield service
+    finally:
+        service.manage("stack", "down", check=False)
+        shutil.rmtree(folder, ignore_errors=True)
