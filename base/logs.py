@@ -20,6 +20,8 @@ QUIET = {
     "celery.beat": "WARNING",
     "kombu": "WARNING",
     "kafka": "WARNING",
+    "kafka.net": "ERROR",  # some ten lines a second while a broker is away
+    "kafka.cluster": "ERROR",
     "kazoo": "WARNING",
     "asyncio": "WARNING",
     "django.server": "WARNING",

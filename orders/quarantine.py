@@ -6,7 +6,7 @@ from django.db import connection
 from psycopg2.extras import execute_values
 
 from orders.arrivals import Bad
-from orders.models import Quarantined, Source
+from orders.models import Source
 
 DETAIL_LENGTH_MAX = 500
 
@@ -24,11 +24,6 @@ def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
     with connection.cursor() as cursor:
         rows = execute_values(cursor, _INSERT, [_values(first[key], source) for key in sorted(first)], page_size=len(first), fetch=True)
     return [first[row] for row in rows]
-
-
-def quarantined(topic: str, partition: int, offset: int) -> bool:
-    """Whether anything of that message is in quarantine."""
-    return Quarantined.objects.filter(topic=topic, partition=partition, offset=offset).exists()
 
 
 def _values(bad: Bad, source: Source) -> tuple[object, ...]:

@@ -1,7 +1,9 @@
+import gc
 import itertools
 import os
 import subprocess
 import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +79,9 @@ def emulator(tmp_path: Path, settings: Settings) -> Iterator[Emulator]:
     settings.KAFKA_TOPIC = settings.KAFKA_GROUP = "orders"
     yield running
     running.kill()
+    with warnings.catch_warnings():  # kafka-python leaves a socket open for each connection that was refused
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

@@ -200,7 +200,12 @@ class TestOtherContents:
 
     def test_hold_before_the_order_is_published(self, doors: Doors) -> None:
         held_at_publishing: list[tuple[str, str]] = []
-        doors.while_publishing = lambda: not held_at_publishing.extend(doors.held)
+
+        def publishing() -> bool:
+            held_at_publishing.extend(doors.held)
+            return True
+
+        doors.while_publishing = publishing
 
         doors.take(read(message(row("O1")), message(row("O1", quantity="7"))))
 
