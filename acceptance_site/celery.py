@@ -21,6 +21,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
 
 from django.conf import settings
 
+from base import metrics
+
 RESUME_QUEUE = "clearing.resume"
 OPS_QUEUE = "ops"
 
@@ -81,6 +83,13 @@ app.conf.update(
     CELERY_DB_REUSE_MAX=2**62,
 )
 app.autodiscover_tasks()
+
+
+@signals.worker_init.connect(weak=False)
+@signals.beat_init.connect(weak=False)
+def show_metrics(**_: object) -> None:
+    """Worker and beat serve no HTTP of their own: METRICS_PORT, where it is set, shows that they live and what they count."""
+    metrics.serve_if_configured()
 
 
 @signals.setup_logging.connect(weak=False)

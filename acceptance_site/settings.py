@@ -131,6 +131,7 @@ DATABASE_SESSION = {
 }
 DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(DATABASE_URL))}
 DATABASES["default"]["CONN_MAX_AGE"] = None
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # of the web; workers and the consumer heal theirs themselves (base/db.py)
 DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
     "options": " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items()),
