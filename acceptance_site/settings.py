@@ -147,6 +147,9 @@ KAFKA_BOOTSTRAP_SERVERS = required_in_production("KAFKA_BOOTSTRAP_SERVERS", "127
 KAFKA_TOPIC = env.str("KAFKA_TOPIC", "counter.sync_order")
 KAFKA_GROUP = env.str("KAFKA_GROUP", "acceptance")
 KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot makes the member static; empty: dynamic
+# For a broker that answers a fetch at once even if there is nothing (the emulator of the embedded stack): how long to leave it alone then.
+# A real Kafka waits for data itself; 0.
+KAFKA_IDLE_PAUSE_MS = env.int("KAFKA_IDLE_PAUSE_MS", 0)
 INTAKE_BATCH_ROWS_MAX = env.int("INTAKE_BATCH_ROWS_MAX", 200)
 INTAKE_TABLE = env.str("INTAKE_TABLE", "counter.sync_order")  # database.table of the binlog
 INTAKE_EXCHANGE_KINDS = env.list("INTAKE_EXCHANGE_KINDS", ["EXCHANGE"])  # what else comes is filtered and counted

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -32,10 +33,14 @@ _known = _Known()
 def generation() -> str:
     """The broker's generation as last read, at most a second ago; what was last known where it doesn't answer. Never raises."""
     if monotonic() - _known.read_at > GENERATION_SECONDS:
-        try:
+        _known.read_at = monotonic()  # first, so that one thread asks and the others go on with what is known
+        with suppress(redis.RedisError):
             read_generation()
-        except redis.RedisError:
-            _known.read_at = monotonic()
+    return _known.value
+
+
+def last_generation() -> str:
+    """The generation as last read, without asking: for use inside a transaction (design, rule 6). A stale one costs a repeated message."""
     return _known.value
 
 

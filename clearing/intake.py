@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.db import transaction
 
 from base.alarms import alarm
-from clearing import pipeline, store
+from clearing import broker, pipeline, store
 from clearing.flows import OrderFacts
 from clearing.status import State
 from clearing.store import ClearingRef
@@ -17,12 +17,12 @@ ACTOR = "intake"
 def open_clearings(accepted: Sequence[AcceptedOrder]) -> list[ClearingRef]:
     """Opens the clearings in the open transaction that inserted the orders. Returns what to publish after the commit."""
     orders = [(order.sync_order_id, _facts(order.order)) for order in accepted]
-    return store.accept(orders, actor=ACTOR, generation=pipeline.generation())
+    return store.accept(orders, actor=ACTOR, generation=broker.last_generation())
 
 
 def hold(order_id: str, code: str) -> None:
     """Sets a hold on the order's clearing, in the open transaction; an order that is already cleared only raises the alarm."""
-    found, following = store.hold(order_id, code, actor=ACTOR, generation=pipeline.generation())
+    found, following = store.hold(order_id, code, actor=ACTOR, generation=broker.last_generation())
     alarm(code, "an accepted order changed at the counter", order_id=order_id, state=found or "", already_cleared=found == State.CLEARED)
     if following:
         transaction.on_commit(lambda: pipeline.publish([following]))

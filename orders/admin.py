@@ -32,7 +32,7 @@ def orders_meant(term: str) -> Q:
 
 
 SHOWN_FIELDS: tuple[Any, ...] = (
-    ("The order", {"fields": (("order_id", "user_id", "contract_id"), ("what", "quoted", "price"), ("instrument", "created"))}),
+    ("The order", {"fields": (("order_id", "contract_id"), ("user_id", "created"), ("what", "quoted"), ("price", "instrument"))}),
     ("How it came", {"fields": (("source", "place", "received_at"), ("shard", "sequence", "late"), ("canonical_hash",))}),
 )
 

@@ -31,6 +31,8 @@ from orders.stoprule import StopRule
 log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
+GLANCE_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_PAUSE_MS): time for one answer
+COMMIT_SECONDS: Final = 0.1  # offsets are committed no oftener: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
 CLOSE_MS_MAX: Final = 500
@@ -119,7 +121,8 @@ class BinlogConsumer:
         self._stopping = stopping
         self._idle_seconds = idle_seconds
         self._stop_rule = StopRule()
-        self._last_data = self._last_complaint = time.monotonic()
+        self._last_data = self._last_complaint = self._last_commit = time.monotonic()
+        self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
         self.total = IngestResult()
 
     def run(self) -> ExitCode:
@@ -147,25 +150,36 @@ class BinlogConsumer:
         self._last_complaint = time.monotonic()
         try:
             yield consumer
+            self._commit(consumer)
         finally:
+            self._taken_in.clear()
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
 
     def _round(self, consumer: KafkaConsumer) -> None:
         try:
-            polled: Polled = consumer.poll(timeout_ms=POLL_MS, max_records=settings.INTAKE_BATCH_ROWS_MAX)
+            polled: Polled = consumer.poll(
+                timeout_ms=GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS else POLL_MS, max_records=settings.INTAKE_BATCH_ROWS_MAX
+            )
         except REARRANGED as error:
             log.info("the group was arranged anew", reason=type(error).__name__)
             return
+        if self._taken_in and time.monotonic() - self._last_commit > COMMIT_SECONDS:
+            self._commit(consumer)
         if not polled:
             self._idle(bool(consumer.assignment()))
+            self._stopping.wait(settings.KAFKA_IDLE_PAUSE_MS / 1000)
             return
         self._last_data = time.monotonic()
         result = self._taken(_items(polled, self._rules))
         if result is not None:
             self.total.add(result)
-            self._commit(consumer, polled)
+            self._taken_in |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
             _show_lag(consumer, polled)
             self._judge(polled, result)
+            if self._stop_rule.broken:
+                self._commit(consumer)
+                fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
+                raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
     def _taken(self, items: list[Item]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
@@ -180,23 +194,25 @@ class BinlogConsumer:
                 if self._stopping.wait(_backoff(failures)):
                     return None
 
-    def _commit(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        offsets = {partition: OffsetAndMetadata(records[-1].offset + 1, "", -1) for partition, records in polled.items()}
+    def _commit(self, consumer: KafkaConsumer) -> None:
+        """Commits the offsets of what was taken in."""
+        self._last_commit = time.monotonic()
+        if not self._taken_in:
+            return
+        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items()}
+        self._taken_in.clear()
         try:
             consumer.commit(offsets, timeout_ms=COMMIT_MS_MAX)
         except REARRANGED as error:
             log.info("offsets not committed: the messages come again", reason=type(error).__name__)
 
     def _judge(self, polled: Polled, result: IngestResult) -> None:
-        """Shows the messages to the stop rule, in their order. Raises MustStop."""
+        """Shows the messages to the stop rule, in their order."""
         for partition, records in polled.items():
             for record in records:
                 place = (partition.topic, partition.partition, record.offset)
                 if place in result.bad or place not in result.bad_before:
                     self._stop_rule.saw(bad=place in result.bad)
-        if self._stop_rule.broken:
-            fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
-            raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
     def _idle(self, assigned: bool) -> None:
         now = time.monotonic()

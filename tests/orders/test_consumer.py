@@ -1,3 +1,4 @@
+import itertools
 import signal
 import statistics
 import subprocess
@@ -211,12 +212,16 @@ class TestInterruptions:
     def test_a_second_member_takes_its_share(self, topic: Topic, doors: Doors) -> None:
         others = Doors()
         with running(doors.take), running(others.take):
-            for number in range(200):
-                topic.send(*orders(4 * number, 4 * number + 1, 4 * number + 2, 4 * number + 3))
-                if others.opened:
-                    break
+            sent = itertools.count()
 
-            wait_until(lambda: stored() == 4 * (number + 1))
+            def send_until_the_second_has_some() -> bool:
+                number = next(sent)
+                topic.send(*orders(4 * number, 4 * number + 1, 4 * number + 2, 4 * number + 3))
+                return bool(others.opened)
+
+            wait_until(send_until_the_second_has_some, seconds=30)
+            count = 4 * next(sent)
+            wait_until(lambda: stored() == count)
 
         assert others.opened
 
