@@ -21,6 +21,7 @@ from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
 from clearing.admin_retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
 from clearing.flows import LAST_STEP
+from clearing.interventions import RETRYABLE_STATES
 from clearing.journey import VARIANTS, age, read_journey
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
@@ -82,7 +83,10 @@ class ErrorFilter(admin.SimpleListFilter):
 class ClearingAdmin(ReadOnlyAdmin):
     """Every clearing, newest first."""
 
-    list_display = ("order_shown", "user_id", "what", "state_label", "step_shown", "age_shown", "attempts", "error_code", "slippage", "created_shown")
+    list_display = (
+        *("order_shown", "user_id", "what", "state_label", "step_shown", "age_shown"),
+        *("tries", "error_code", "slippage_cents", "created_shown"),
+    )
     list_filter = (
         StateFilter,
         ErrorFilter,
@@ -109,7 +113,7 @@ class ClearingAdmin(ReadOnlyAdmin):
                 )
             },
         ),
-        ("The order", {"fields": (("order_link", "what", "quoted"), ("user_id", "contract_id", "created"))}),
+        ("The order", {"fields": (("order_link", "contract_id"), ("user_id", "created"), ("what", "quoted"))}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Clearing]:
@@ -145,7 +149,7 @@ class ClearingAdmin(ReadOnlyAdmin):
     def state_shown(self, clearing: Clearing) -> str:
         return state_label(clearing)
 
-    @column("attempts of this operation")
+    @column("attempts")
     def tries(self, clearing: Clearing) -> int:
         return clearing.attempts
 
@@ -167,6 +171,10 @@ class ClearingAdmin(ReadOnlyAdmin):
     def slippage(self, clearing: Clearing) -> str:
         return amount(clearing.slippage_usdt)
 
+    @column("slippage")
+    def slippage_cents(self, clearing: Clearing) -> str:
+        return amount(None) if clearing.slippage_usdt is None else f"{clearing.slippage_usdt:,.2f}"
+
     @column("created (UTC)")
     def created(self, clearing: Clearing) -> str:
         return moment(clearing.created_ms)
@@ -186,7 +194,10 @@ class ClearingAdmin(ReadOnlyAdmin):
     # -- retry --
 
     def has_retry_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return may_retry(request)
+        """Of one clearing: also whether it is in a state to be retried, so that its page offers only what can be done."""
+        if object_id is None or not may_retry(request):
+            return may_retry(request)
+        return Clearing.objects.filter(pk=object_id, state__in=RETRYABLE_STATES).exists()
 
     def get_urls(self) -> list[Any]:
         return [path("retry/", self.admin_site.admin_view(self.retry_view), name="clearing_clearing_retry"), *super().get_urls()]

@@ -25,7 +25,10 @@ UNFINISHED_SQL = """
     SELECT state, count(*), extract(epoch FROM service_now()) - min(created_ms) / 1000.0
     FROM clearing_clearing WHERE state <> 'cleared' GROUP BY state
 """
-CLEARED_SQL = "SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > service_now() - interval '1 minute'"
+# The time in a subquery: service_now() is volatile, and as a mere expression it would be compared row by row instead of by the index.
+CLEARED_SQL = """
+    SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > (SELECT service_now() - interval '1 minute')
+"""
 NEWEST_SQL = "SELECT extract(epoch FROM service_now()) - created_ms / 1000.0 FROM orders_syncorder ORDER BY id DESC LIMIT 1"
 Families = list[GaugeMetricFamily]
 

@@ -32,9 +32,16 @@ class TestAsking:
         assert 'name="reason"' in answer.content.decode()
 
     def test_so_does_the_button_on_its_page(self, operator: Client, parked: Clearing) -> None:
+        assert "retry-this" in operator.get(f"{LIST}{parked.pk}/change/").content.decode()
+
         answer = operator.get(f"{LIST}{parked.pk}/retry-this/", follow=True)
 
         assert answer.context["chosen"] == [parked]
+
+    def test_an_order_that_is_under_way_does_not_offer_it(self, operator: Client, world: World) -> None:
+        queued = world.accept()
+
+        assert "retry-this" not in operator.get(f"{LIST}{queued.pk}/change/").content.decode()
 
     def test_looking_changes_nothing(self, operator: Client, parked: Clearing) -> None:
         operator.get(f"{PAGE}?ids={parked.pk}")

@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
 from base import metrics
-from ops import health
+from ops import health, scrape
 from ops.health import Probe, ProbeError, run_probes
 from tests.support.bulk import create_orders
 
@@ -121,6 +122,18 @@ class TestMetricsPage:
         assert found["acceptance_scrape_ok", "broker"] == 0
         assert not [key for key in found if key[0] == metrics.QUEUE_MESSAGES.name]
         assert found["acceptance_scrape_ok", "database"] == 1
+
+    @pytest.mark.parametrize(("sql", "index"), [(scrape.UNFINISHED_SQL, "clearing_unfinished"), (scrape.CLEARED_SQL, "clearing_cleared")])
+    def test_finished_orders_cost_a_scrape_nothing(self, sql: str, index: str) -> None:
+        create_orders(4_000, users=40)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE clearing_clearing SET cleared_at = cleared_at - interval '1 day' WHERE state = 'cleared' AND id % 50 <> 0")
+            cursor.execute("ANALYZE clearing_clearing")
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT TEXT) {sql}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+
+        assert index in plan
+        assert "Rows Removed by Filter" not in plan
 
     def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
         create_orders(400, users=40)

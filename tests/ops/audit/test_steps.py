@@ -17,16 +17,8 @@ CLOSE = Placed("o-2", "1001", "CLOSE", "ETH", Decimal("1.5"), Decimal(4000), 0)
 
 def effects(order: Placed, *keys: str, sold: str = "", bought: str = "") -> list[Effect]:
     """Effects by the rest of their keys; the exchange is step 3."""
-    return [
-        Effect(
-            order.order_id,
-            order.user_id,
-            f"{order.order_id}:{key}",
-            Decimal(sold) if key[0] == "3" else None,
-            Decimal(bought) if key[0] == "3" else None,
-        )
-        for key in keys
-    ]
+    amounts = {"3": (Decimal(sold or 0), Decimal(bought or 0))}
+    return [Effect(order.order_id, order.user_id, f"{order.order_id}:{key}", *amounts.get(key[0], (None, None))) for key in keys]
 
 
 def exchanged(sold: Decimal, bought: Decimal) -> Exchanged:
