@@ -73,7 +73,7 @@ def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:
     if isinstance(answer, Done):
         return Evidence(Outcome.DONE, sent_at, asked=asked, response=answer.body)
     body = answer.body if isinstance(answer, Rejected) else None
-    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=str(answer), response=body)
+    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=answer.detail, response=body)
 
 
 def outcome_of(error: GatewayError) -> Outcome:

@@ -101,7 +101,7 @@ class Runner:
 def _cleared(work: Work, recorded: Recorded) -> Recorded:
     if recorded.outcome == State.CLEARED:
         metrics.observe_cleared(work)
-        log.info("cleared")
+        log.debug("cleared")
     if recorded.hold_code:
         alarm(recorded.hold_code, "cleared although a hold was set while its last step ran", order_id=work.order.order_id)
     return recorded

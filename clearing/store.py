@@ -268,8 +268,8 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 
 def interrupted(limit: int) -> list[int]:
     """Clearings whose claim has expired, or whose time has come. Without locks: `requeue` looks again under them."""
-    expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < service_now() ORDER BY claimed_until LIMIT %s"
-    due = "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= service_now() ORDER BY due_at LIMIT %s"
+    expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
+    due = "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= (SELECT service_now()) ORDER BY due_at LIMIT %s"
     return [row[0] for row in call(f"({expired}) UNION ALL ({due})", [limit, limit])]
 
 
@@ -288,8 +288,9 @@ def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Uncla
     """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time."""
     rows = call(
         "SELECT id, epoch, lane, clearing_ms(queued_at), broker_generation FROM clearing_clearing WHERE state = 'queued' AND"
-        " (broker_generation <> %s OR queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5)) ORDER BY queued_at LIMIT %s",
-        [generation, gone_seconds, limit],
+        " (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
+        " AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s",
+        [generation, gone_seconds, gone_seconds, limit],
     )
     return [Unclaimed(*row) for row in rows]
 
