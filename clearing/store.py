@@ -269,7 +269,10 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 def interrupted(limit: int) -> list[int]:
     """Clearings whose claim has expired, or whose time has come. Without locks: `requeue` looks again under them."""
     expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
-    due = "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= (SELECT service_now()) ORDER BY due_at LIMIT %s"
+    due = (
+        "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= (SELECT service_now())"
+        " ORDER BY due_at LIMIT %s"
+    )
     return [row[0] for row in call(f"({expired}) UNION ALL ({due})", [limit, limit])]
 
 
