@@ -55,7 +55,7 @@ lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy .
 	@$(VENV)/bin/lint-imports
-	@$(MANAGE) makemigrations --check --dry-run
+	@$(PY) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	@$(PY) -m stack.compose_check
 
 bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
