@@ -6,6 +6,7 @@ doesn't name is taken from `.run/stack.env`, which the embedded stack writes (`m
 
 import hashlib
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ DATABASES["default"]["OPTIONS"] = {
     "options": " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items()),
     "application_name": env.str("PROCESS_ROLE", "acceptance"),
     "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # ms; a server that vanished behind a partition is noticed, however much was sent to it
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -179,7 +181,10 @@ CLEARING_LANES = env.int("CLEARING_LANES", 16)
 CLEARING_CONTINUE_IN_PLACE = env.bool("CLEARING_CONTINUE_IN_PLACE", True)  # False: the plain chain, a broker trip a step, to compare
 CLEARING_CLAIM_SECONDS = env.float("CLEARING_CLAIM_SECONDS", 2 * GATEWAY_DEADLINE_MS / 1000 + 2)  # a question, a call, and the writing
 CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders of one user that a thread runs before it lets others in
-CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 20)  # sure failures of one operation before the order parks
+# Sure failures of one operation before the order parks: some two hours of a counterparty that refuses connections, not a short outage, which
+# would park the order of every user after one another.
+CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 500)
+CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"))  # of an order; more below the market's minimum lot parks it
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
 RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)

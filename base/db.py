@@ -9,6 +9,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connection
 
 Row = tuple[Any, ...]
+DATABASE_AWAY = (OperationalError, InterfaceError)  # nothing is wrong with what was asked
 
 
 def call(sql: str, params: Sequence[Any]) -> list[Row]:
@@ -17,19 +18,9 @@ def call(sql: str, params: Sequence[Any]) -> list[Row]:
         with connection.cursor() as cursor:
             cursor.execute(sql, params)
             return list(cursor.fetchall())
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY:
         drop_broken_connection()
         raise
-
-
-def call_again(sql: str, params: Sequence[Any]) -> list[Row]:
-    """As `call`, and once more on a new connection if the first one was broken. Only for what may safely run twice."""
-    try:
-        return call(sql, params)
-    except (OperationalError, InterfaceError):
-        if connection.in_atomic_block or connection.connection is not None:
-            raise
-        return call(sql, params)
 
 
 def drop_broken_connection() -> None:

@@ -36,7 +36,7 @@ def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
             return replace(evidence, outcome=Outcome.UNKNOWN, code=KEY_EXPIRED), KeyExpired(KEY_EXPIRED)
         store.record_attempt(work, evidence)
     evidence, answer = send(work, gateways)
-    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.attempts == 0:
+    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0:
         store.record_attempt(work, evidence)
         return send(work, gateways)
     return evidence, answer
@@ -73,7 +73,8 @@ def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:
     if isinstance(answer, Done):
         return Evidence(Outcome.DONE, sent_at, asked=asked, response=answer.body)
     body = answer.body if isinstance(answer, Rejected) else None
-    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=answer.detail, response=body)
+    detail = answer.detail.replace("\0", "\ufffd")  # a text column takes no NUL
+    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=detail, response=body)
 
 
 def outcome_of(error: GatewayError) -> Outcome:

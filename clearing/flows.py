@@ -14,13 +14,14 @@ A clearing runs by the version of the flow that it was opened with, to its end: 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal, localcontext
 
 from django.conf import settings
 
 from clearing.gateways import Action, Adjustment, Counterparty, Exchange, Exchanged, Transfer
 
 USDT = "USDT"
+PRECISION = 80  # digits: more than the widest product of two columns has
 SLIPPAGE_UNIT = Decimal("0.00000001")
 
 
@@ -78,7 +79,8 @@ class Step:
 
 def cut(amount: Decimal, asset: str) -> Decimal:
     """The amount at its asset's scale, cut downwards."""
-    return amount.quantize(Decimal(1).scaleb(-settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN)
+    with localcontext(prec=PRECISION):
+        return amount.quantize(Decimal(1).scaleb(-settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN)
 
 
 def _adjust(order: OrderFacts, _: Sequence[Exchanged]) -> Request:
@@ -152,13 +154,14 @@ def sold(parts: Sequence[Exchanged]) -> Decimal:
 
 
 def bought(parts: Sequence[Exchanged]) -> Decimal:
-    """What the exchange has bought over all parts."""
-    return sum((part.bought for part in parts), Decimal(0))
+    """What the exchange has bought over all parts, at the asset's scale."""
+    return sum((cut(part.bought, part.buy_asset) for part in parts), Decimal(0))
 
 
 def unsold(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
-    """What is still to be sold."""
-    return sell_amount(order) - sold(parts)
+    """What is still to be sold, at the asset's scale."""
+    rest = sell_amount(order) - sold(parts)
+    return cut(rest, parts[-1].sell_asset) if parts else rest
 
 
 def key_of(order_id: str, step: int, part: int = 1, revision: int = 0) -> str:
@@ -179,7 +182,7 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
         rest = unsold(order, parts)
         if rest > 0 and rest >= parts[-1].min_lot:
             return plan(flow, order, step, parts, part=part + 1) if part < settings.CLEARING_PARTS_MAX else Parks(PARTIAL_EXECUTION)
-        if not bought(parts):
+        if not bought(parts) or rest > sell_amount(order) * settings.CLEARING_DUST_SHARE_MAX:
             return Parks(PARTIAL_EXECUTION)
     if step == LAST_STEP:
         return Finished(slippage(order, parts))
@@ -188,9 +191,10 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
 
 def slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
     """What the exchange gained (positive) or lost by the market's move, in USDT, scale 8, half-even; dust below the lot counts in."""
-    got, gone, dust = bought(parts), sold(parts), unsold(order, parts)
-    if order.direction == "OPEN":
-        usdt = (got - cut(order.quantity, order.asset)) * sell_amount(order) / got + dust
-    else:
-        usdt = got - cut(order.quoted_usdt, USDT) + dust * got / gone
-    return usdt.quantize(SLIPPAGE_UNIT, rounding=ROUND_HALF_EVEN)
+    with localcontext(prec=PRECISION):
+        got, gone, dust = bought(parts), sold(parts), unsold(order, parts)
+        if order.direction == "OPEN":
+            usdt = (got - cut(order.quantity, order.asset)) * sell_amount(order) / got + dust
+        else:
+            usdt = got - cut(order.quoted_usdt, USDT) + dust * got / gone
+        return usdt.quantize(SLIPPAGE_UNIT, rounding=ROUND_HALF_EVEN)

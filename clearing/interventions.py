@@ -60,7 +60,8 @@ def _following(clearing: Clearing, operation: Operation) -> tuple[Planned | None
         return None, operation.revision
     facts = facts_of(clearing)
     exchanges = exchanges_of(clearing)
-    assert clearing.step != EXCHANGE_STEP or unsold(facts, exchanges) > 0
+    if clearing.step == EXCHANGE_STEP and unsold(facts, exchanges) <= 0:
+        raise NotRetryable("nothing_left", "all of it was sold, and nothing bought for it: this needs the trading service's people")
     return plan(clearing.flow, facts, clearing.step, exchanges, part=part, revision=revision), revision
 
 

@@ -29,7 +29,8 @@ class Clearing(models.Model):
     claimed_by = models.CharField(max_length=80, blank=True, default="", db_default="")
     claimed_until = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
-    attempts = models.IntegerField(default=0, db_default=0, help_text="Counted attempts of the current operation.")
+    attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that surely failed and count.")
+    tries = models.IntegerField(default=0, db_default=0, help_text="Everything tried since the last progress, asked or sent: the backoff's.")
     error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
@@ -51,7 +52,7 @@ class Clearing(models.Model):
         # running (step, claimed_until, changed_at), so that PostgreSQL updates the row in its page alone (HOT).
         indexes = [
             models.Index(fields=["user_id", "created_ms", "shard", "sequence"], condition=Q(state=State.WAITING), name="clearing_waiting"),
-            models.Index(fields=["queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
+            models.Index(fields=["lane", "queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
             models.Index(fields=["user_id"], condition=Q(state=State.RUNNING), name="clearing_running"),
             models.Index(fields=["due_at"], condition=Q(state__in=DUE), name="clearing_due"),
             models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),

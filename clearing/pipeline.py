@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, cast
 from uuid import uuid4
 
@@ -81,10 +82,17 @@ class _Publisher(threading.local):
     def drop(self) -> None:
         if self.producer is not None:
             producer, self.producer = self.producer, None
-            producer.connection.collapse()
+            producer.connection.release()
+
+
+@dataclass(slots=True)
+class _Away:
+    since: float = float("-inf")
 
 
 _publisher = _Publisher()
+_away = _Away()
+AWAY_SECONDS = 1.0  # after a failure, publishers don't wait for the broker so long: what they have is the sweep's
 _templates: dict[int, Template] = {}
 _templates_lock = threading.Lock()
 
@@ -109,18 +117,25 @@ def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
     """
     if not refs:
         return True
-    for last_try in (False, True):
-        try:
-            _send(refs, queue)
-        except BROKER_ERRORS as error:
-            _publisher.drop()
-            if last_try:
-                metrics.PUBLISH_FAILURES.inc(len(refs))
-                log.warning("publish failed", clearings=len(refs), error=str(error), fix="nothing: the sweep sends them again")
-                return False
-        else:
-            return True
-    return False
+    try:
+        _send_or_reconnect(refs, queue)
+    except BROKER_ERRORS as error:
+        _away.since = monotonic()
+        metrics.PUBLISH_FAILURES.inc(len(refs))
+        log.warning("publish failed", clearings=len(refs), error=str(error), fix="nothing: the sweep sends them again")
+        return False
+    return True
+
+
+def _send_or_reconnect(refs: Sequence[ClearingRef], queue: str | None) -> None:
+    """A kept connection may be dead without the broker being away, so the first failure means a new connection."""
+    if monotonic() - _away.since < AWAY_SECONDS:
+        raise ConnectionRefusedError("the broker was away a moment ago")
+    try:
+        _send(refs, queue)
+    except BROKER_ERRORS:
+        _publisher.drop()
+        _send(refs, queue)
 
 
 def _send(refs: Sequence[ClearingRef], queue: str | None) -> None:

@@ -6,11 +6,14 @@ from random import Random, SystemRandom
 from clearing.status import OperationState, Outcome, State
 
 _random = SystemRandom()
+WISH_MS_MAX = 300_000
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The delay before try n is uniform over 0 … min(cap, base · 2ⁿ), in milliseconds, and never below the counterparty's own wish."""
+    """The delay before try n is uniform over base / 2 … min(cap, base · 2ⁿ), in milliseconds, and not below the counterparty's own wish, which is
+    heard up to WISH_MS_MAX: nobody may send an order to sleep for weeks.
+    """
 
     base_ms: int
     cap_ms: int
@@ -18,7 +21,7 @@ class Backoff:
     def delay_ms(self, tries: int, *, wish_ms: int | None = None, random: Random = _random) -> float:
         """The time to wait after so many tries."""
         ceiling = min(self.cap_ms, self.base_ms * 2 ** min(tries, 30))
-        return max(random.uniform(self.base_ms / 2, ceiling), wish_ms or 0)
+        return max(random.uniform(self.base_ms / 2, ceiling), min(wish_ms or 0, WISH_MS_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,15 @@ class Reaction:
     delay_ms: float = 0
 
 
-def react(outcome: Outcome, *, tries: int, tries_max: int, backoff: Backoff, wish_ms: int | None = None) -> Reaction:
-    """The reaction to an outcome other than done, after `tries` counted attempts, this one included.
+def react(outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, wish_ms: int | None = None) -> Reaction:
+    """The reaction to an outcome other than done. `tries`: all since the last progress; `attempts`: sure failures that count, this one included.
 
     A sure failure is tried again until its attempts are used up, then parks. Pending and unknown are asked for as long as it takes: nothing
     but evidence or people end them (design, rule 7).
     """
     delay = backoff.delay_ms(tries, wish_ms=wish_ms)
     match outcome:
-        case Outcome.RETRYABLE if tries >= tries_max:
+        case Outcome.RETRYABLE if attempts >= attempts_max:
             return Reaction(State.PARKED, OperationState.PLANNED)
         case Outcome.RETRYABLE:
             return Reaction(State.RETRYING, OperationState.PLANNED, delay)

@@ -6,6 +6,7 @@ the result, the history and the next operation are one commit; only then comes t
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import CLOCK_BOOTTIME, clock_gettime
 
 import structlog
 from django.conf import settings
@@ -13,15 +14,17 @@ from django.conf import settings
 from acceptance_site.celery import RESUME_QUEUE
 from base import metrics
 from base.alarms import alarm
+from base.db import DATABASE_AWAY
 from clearing import pipeline, store
 from clearing.calls import KeyExpired, make_call, outcome_of
 from clearing.flows import Finished, Parks, Planned, after
-from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Retryable, StillPending, UnknownOutcome
+from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.retry import Backoff, Reaction, react
-from clearing.status import OperationState, State
+from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
+INTERNAL_ERROR = "internal_error"
 
 
 def _nothing(_step: int) -> None:
@@ -52,7 +55,7 @@ class Runner:
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
         """Claims and runs one clearing. Returns its user's next order, once this one is out of its way."""
-        work = store.claim(clearing_id, epoch, worker=self.worker)
+        work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping)
         if work is None:
             metrics.CLAIMS_LOST.labels("at_claim").inc()
             return None
@@ -70,16 +73,24 @@ class Runner:
         """One operation, to its record in the database."""
         with structlog.contextvars.bound_contextvars(order_id=work.order.order_id, step=work.step, epoch=work.epoch):
             try:
-                evidence, answer = make_call(work, self.gateways)
+                recorded = self._called(work)
             except ClaimEnded:
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
                 return Recorded("lost")
-            metrics.observe_attempt(work, evidence)
-            recorded = self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
+            except DATABASE_AWAY:
+                raise
+            except Exception:  # whatever it is: it must not run for ever
+                log.exception("a step failed by a mistake of our own")
+                recorded = _parked_by_mistake(work)
             if recorded.outcome == "lost":
                 metrics.CLAIMS_LOST.labels("at_record").inc()
-                log.warning("claim lost before the result was recorded", outcome=evidence.outcome, fix="nothing: the evidence is kept")
+                log.warning("claim lost before the result was recorded", fix="nothing: the evidence is kept")
             return recorded
+
+    def _called(self, work: Work) -> Recorded:
+        evidence, answer = make_call(work, self.gateways)
+        metrics.observe_attempt(work, evidence)
+        return self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
 
     def _advance(self, work: Work, evidence: Evidence, done: Done[object]) -> Recorded:
         exchanges = (*work.exchanges, done.result) if isinstance(done.result, Exchanged) else work.exchanges
@@ -98,6 +109,13 @@ class Runner:
                 return _parked(work, recorded, "hold")
 
 
+def _parked_by_mistake(work: Work) -> Recorded:
+    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked for first."""
+    evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
+    reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
+    return _parked(work, store.settle(work, evidence, reaction, counted=False, generation=pipeline.generation()), INTERNAL_ERROR)
+
+
 def _cleared(work: Work, recorded: Recorded) -> Recorded:
     if recorded.outcome == State.CLEARED:
         metrics.observe_cleared(work)
@@ -108,19 +126,23 @@ def _cleared(work: Work, recorded: Recorded) -> Recorded:
 
 
 def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
-    counted = not isinstance(error, Retryable) or error.counted
-    recorded = store.settle(work, evidence, _reaction(work, error, counted=counted), counted=counted, generation=pipeline.generation())
+    counted = isinstance(error, Retryable) and error.counted
+    reaction = _reaction(work, error, counted=counted, asked=evidence.asked)
+    recorded = store.settle(work, evidence, reaction, counted=counted, generation=pipeline.generation())
     log.info("attempt not done", outcome=evidence.outcome, code=evidence.code, state=recorded.outcome)
     return _parked(work, recorded, evidence.code)
 
 
-def _reaction(work: Work, error: GatewayError, *, counted: bool) -> Reaction:
-    if isinstance(error, (KeyReused, KeyExpired)):
+def _reaction(work: Work, error: GatewayError, *, counted: bool, asked: bool) -> Reaction:
+    doubtful = isinstance(error, Rejected) and work.operation_state != OperationState.PLANNED and not asked
+    if doubtful or isinstance(error, (KeyReused, KeyExpired)):
+        # An earlier sending may still be on its way: only the counterparty's answer for the key makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
     backoff = Backoff(settings.RETRY_BASE_MS, settings.RETRY_CAP_MS)
-    tries_max = settings.CLEARING_ATTEMPTS_MAX if counted else 2**31
-    return react(outcome_of(error), tries=work.attempts + counted, tries_max=tries_max, backoff=backoff, wish_ms=wish_ms)
+    attempts_max = settings.CLEARING_ATTEMPTS_MAX if counted else 2**31
+    attempts = work.attempts + counted
+    return react(outcome_of(error), tries=work.tries, attempts=attempts, attempts_max=attempts_max, backoff=backoff, wish_ms=wish_ms)
 
 
 def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:

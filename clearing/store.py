@@ -1,18 +1,19 @@
 """The one door to the status table: every change of a clearing is one call of a database function, one commit (sql/*.sql).
 
 Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test holds the SQL against it. Functions that
-end an order return whom to publish next. A connection that breaks raises django.db.OperationalError: what was under way is found by the sweep.
+end an order return whom to publish next. While PostgreSQL is away a claim waits for it, and a result is recorded as soon as it is back, until the
+claim's end; then django.db.OperationalError is raised, and the sweep finds what was under way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from time import CLOCK_BOOTTIME, clock_gettime
+from time import CLOCK_BOOTTIME, clock_gettime, sleep
 from typing import Any
 
 from django.conf import settings
 
-from base.db import Row, call, call_again
+from base.db import DATABASE_AWAY, Row, call
 from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.retry import Reaction
@@ -46,6 +47,10 @@ class ClaimClock:
             raise ClaimEnded("the claim ended before the call was signed")
         return now
 
+    def ended(self) -> bool:
+        """Whether the claim is over."""
+        return self.now_ms + (clock_gettime(CLOCK_BOOTTIME) - self.measured_at) * 1000 >= self.claimed_until_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -60,6 +65,7 @@ class Work:
     stored: StoredRequest
     sent_seconds_ago: float | None
     attempts: int
+    tries: int
     clock: ClaimClock
     order: OrderFacts
     created_ms: int
@@ -99,6 +105,7 @@ class Recorded:
     hold_code: str = ""
 
 
+AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
 _REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
@@ -137,16 +144,26 @@ def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[Stat
     return (State(rows[0][0]), _ref(rows[0][1:])) if rows else (None, None)
 
 
-def claim(ref_id: int, epoch: int, *, worker: str) -> Work | None:
-    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now."""
-    asked_at = clock_gettime(CLOCK_BOOTTIME)
-    rows = call_again("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, worker, settings.CLEARING_CLAIM_SECONDS])
-    return _work(rows[0], worker, asked_at) if rows else None
+def claim(ref_id: int, epoch: int, *, worker: str, gives_up: Callable[[], bool]) -> Work | None:
+    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now.
+
+    Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
+    """
+    while True:
+        asked_at = clock_gettime(CLOCK_BOOTTIME)
+        try:
+            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, worker, settings.CLEARING_CLAIM_SECONDS])
+        except DATABASE_AWAY:
+            if gives_up():
+                raise
+            sleep(AWAY_SECONDS)
+        else:
+            return _work(rows[0], worker, asked_at) if rows else None
 
 
 def _work(row: Row, worker: str, asked_at: float) -> Work:
-    (clearing_id, epoch, step, part, _revision, operation_id, operation_state, counterparty, action, key, request) = row[:11]
-    (sent_seconds_ago, attempts, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[11:21]
+    (clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request) = row[:10]
+    (sent_seconds_ago, attempts, tries, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[10:21]
     (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges) = row[21:]
     return Work(
         clearing_id=clearing_id,
@@ -158,6 +175,7 @@ def _work(row: Row, worker: str, asked_at: float) -> Work:
         stored=StoredRequest(Counterparty(counterparty), Action(action), key, bytes(request)),
         sent_seconds_ago=sent_seconds_ago,
         attempts=attempts,
+        tries=tries,
         clock=ClaimClock(now_ms, asked_at, until_ms),
         order=OrderFacts(order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt),
         created_ms=created_ms,
@@ -177,14 +195,25 @@ def _exchanged(body: bytes) -> Exchanged:
 
 def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
-    asked, sent_ms, answered_ms = evidence.ages()
-    call(
+    _record(
         "SELECT clearing_record_try(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            *(work.operation_id, work.epoch, work.worker, asked, sent_ms, answered_ms),
+        work,
+        lambda: [
+            *(work.operation_id, work.epoch, work.worker, *evidence.ages()),
             *(evidence.outcome, evidence.code, evidence.detail, evidence.response),
         ],
     )
+
+
+def _record(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
+    """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts; the functions know their own commits again."""
+    while True:
+        try:
+            return call(sql, params())[0]
+        except DATABASE_AWAY:
+            if work.clock.ended():
+                raise
+            sleep(AWAY_SECONDS)
 
 
 def _head(work: Work, evidence: Evidence) -> list[object]:
@@ -194,15 +223,16 @@ def _head(work: Work, evidence: Evidence) -> list[object]:
 def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
     """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
     asked_at = clock_gettime(CLOCK_BOOTTIME)
-    row = call(
+    row = _record(
         f"SELECT outcome, operation_id, now_ms, claimed_until_ms, {_REF.format('ref')}, {_REF.format('next')}"
         " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
+        work,
+        lambda: [
             *(*_head(work, evidence), evidence.response),
             *(following.step, following.part, following.counterparty, following.action, following.key, following.request),
             *(in_place, settings.CLEARING_CLAIM_SECONDS, generation),
         ],
-    )[0]
+    )
     outcome, operation_id, now_ms, until_ms = row[:4]
     if outcome != State.RUNNING:
         return Recorded(outcome, _ref(row[4:9]), _ref(row[9:]))
@@ -216,6 +246,7 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
         stored=StoredRequest(following.counterparty, following.action, following.key, following.request),
         sent_seconds_ago=None,
         attempts=0,
+        tries=0,
         clock=ClaimClock(now_ms, asked_at, until_ms),
         order=work.order,
         created_ms=work.created_ms,
@@ -230,22 +261,24 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = call(
+    row = _record(
         f"SELECT outcome, hold_code, {_REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [*_head(work, evidence), evidence.response, slippage_usdt, generation],
-    )[0]
+        work,
+        lambda: [*_head(work, evidence), evidence.response, slippage_usdt, generation],
+    )
     return Recorded(row[0], next=_ref(row[2:]), hold_code=row[1])
 
 
 def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
     """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or unknown where the evidence demands it."""
-    row = call(
+    row = _record(
         f"SELECT outcome, {_REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
+        work,
+        lambda: [
             *(*_head(work, evidence), evidence.outcome, evidence.code, evidence.detail, evidence.response),
             *(reaction.state, reaction.operation_state, reaction.delay_ms, int(counted), generation),
         ],
-    )[0]
+    )
     return Recorded(row[0], next=_ref(row[1:]))
 
 
@@ -288,11 +321,15 @@ class Unclaimed:
 
 
 def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
-    """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time."""
+    """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time.
+
+    At most `limit` a lane, the oldest: a lane that nobody drains doesn't hide the others.
+    """
     rows = call(
-        "SELECT id, epoch, lane, clearing_ms(queued_at), broker_generation FROM clearing_clearing WHERE state = 'queued' AND"
-        " (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
-        " AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s",
+        "SELECT c.* FROM generate_series(0, (SELECT max(lane) FROM clearing_clearing WHERE state = 'queued')) AS number,"
+        " LATERAL (SELECT id, epoch, lane, clearing_ms(queued_at), broker_generation FROM clearing_clearing"
+        "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
+        "   AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s) c",
         [generation, gone_seconds, gone_seconds, limit],
     )
     return [Unclaimed(*row) for row in rows]

@@ -127,7 +127,7 @@ def _run(probe: Probe) -> Result:
     error = ""
     try:
         probe.check()
-    except Exception as failure:  # noqa: BLE001 whatever a probe meets is its finding
+    except Exception as failure:
         error = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
     return Result(probe, error, (monotonic() - began) * 1000)
 

@@ -5,48 +5,80 @@ another one, or the clearing has been unclaimed for a while and both queues that
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import structlog
 from django.conf import settings
+from django.db import DatabaseError
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base import metrics
 from clearing import broker, pipeline, store
-from clearing.status import State
 from clearing.store import Unclaimed
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
+CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
-def sweep() -> dict[str, int]:
+def sweep() -> Counter[str]:
     """One pass. Returns how many clearings were taken back, queued because they were due, sent again, and promoted in stalled lanes."""
     generation = broker.read_generation()
-    counts = Counter({f"was_{state}": count for state, count in _requeue(generation).items()})
-    counts["sent_again"] = _send_gone(generation)
-    counts["stalled"] = _promote_stalled(generation)
+    counts: Counter[str] = Counter()
+    failed: Exception | None = None
+    for stage in (_requeue, _send_gone, _promote_stalled):
+        try:
+            counts += stage(generation)
+        except Exception as error:
+            log.exception("a stage of the sweep failed", stage=stage.__name__, fix="nothing: the next pass tries again")
+            failed = error
     for action, count in counts.items():
         metrics.SWEEP_ACTIONS.labels(action).inc(count)
-    if any(counts.values()):
+    if counts:
         log.info("sweep", **counts)
-    return dict(counts)
+    if failed is not None:
+        raise failed
+    return counts
 
 
-def _requeue(generation: str) -> Counter[State]:
+def _requeue(generation: str) -> Counter[str]:
+    """In small transactions; where one fails, row by row, so that a bad row stops nobody else."""
+    counts: Counter[str] = Counter()
     candidates = store.interrupted(settings.SWEEP_ROWS_MAX)
-    found = store.requeue(candidates, actor=ACTOR, generation=generation) if candidates else []
+    for start in range(0, len(candidates), CHUNK_ROWS):
+        chunk = candidates[start : start + CHUNK_ROWS]
+        try:
+            counts += _requeue_rows(chunk, generation)
+        except DatabaseError:
+            for row in chunk:
+                with suppress_logged(row):
+                    counts += _requeue_rows([row], generation)
+    return counts
+
+
+def _requeue_rows(ids: list[int], generation: str) -> Counter[str]:
+    found = store.requeue(ids, actor=ACTOR, generation=generation)
     pipeline.publish([ref for _, ref in found], queue=RESUME_QUEUE)
-    return Counter(state for state, _ in found)
+    return Counter(f"was_{state}" for state, _ in found)
 
 
-def _send_gone(generation: str) -> int:
+@contextmanager
+def suppress_logged(clearing_id: int) -> Iterator[None]:
+    """Lets the pass go on after a row that the database refuses."""
+    try:
+        yield
+    except DatabaseError:
+        log.exception("a clearing can't be queued again", clearing_id=clearing_id)
+
+
+def _send_gone(generation: str) -> Counter[str]:
     suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
     refs = store.resend(gone, generation=generation) if gone else []
     pipeline.publish(refs)
-    return len(refs)
+    return Counter(sent_again=len(refs))
 
 
 def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
@@ -66,8 +98,8 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
     return [suspect for suspect in suspects if is_gone(suspect)]
 
 
-def _promote_stalled(generation: str) -> int:
+def _promote_stalled(generation: str) -> Counter[str]:
     users = store.stalled_lanes(settings.SWEEP_ROWS_MAX)
     refs = store.promote_lanes(users, actor=ACTOR, generation=generation) if users else []
     pipeline.publish(refs)
-    return len(refs)
+    return Counter(stalled=len(refs))

@@ -161,6 +161,7 @@ class BinlogConsumer:
                 timeout_ms=GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS else POLL_MS, max_records=settings.INTAKE_BATCH_ROWS_MAX
             )
         except REARRANGED as error:
+            self._taken_in.clear()  # another member may be further by now
             log.info("the group was arranged anew", reason=type(error).__name__)
             return
         if self._taken_in and time.monotonic() - self._last_commit > COMMIT_SECONDS:

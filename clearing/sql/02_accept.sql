@@ -51,10 +51,10 @@ BEGIN
     END IF;
     PERFORM clearing_lock_lanes(ARRAY[v.user_id]);
     SELECT * INTO v FROM clearing_clearing WHERE id = v.id FOR UPDATE;
-    UPDATE clearing_clearing SET hold_code = p_code, changed_at = v_now WHERE id = v.id;
+    UPDATE clearing_clearing SET hold_code = p_code WHERE id = v.id; -- changed_at of a running one is when its operation began
     IF v.state IN ('waiting', 'queued', 'retrying') AND (SELECT o.state = 'planned' FROM clearing_operation o
             WHERE o.clearing_id = v.id AND o.step = v.step ORDER BY o.part DESC, o.revision DESC LIMIT 1) THEN
-        UPDATE clearing_clearing SET state = 'parked', error_code = p_code, due_at = NULL WHERE id = v.id;
+        UPDATE clearing_clearing SET state = 'parked', error_code = p_code, due_at = NULL, changed_at = v_now WHERE id = v.id;
         PERFORM clearing_note(v.id, v.state, 'parked', v.step, v.epoch, p_code, p_actor); -- from: waiting queued retrying
         SELECT * INTO v_next FROM clearing_promote(v.user_id, p_actor, p_generation);
     END IF;

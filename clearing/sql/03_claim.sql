@@ -1,7 +1,7 @@
 -- What a worker needs to run the current operation of a clearing.
 CREATE TYPE clearing_work AS (
-    clearing_id bigint, epoch int, step int, part int, revision int, operation_id bigint, operation_state text, counterparty text, action text,
-    key text, request bytea, sent_seconds_ago float8, attempts int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
+    clearing_id bigint, epoch int, step int, part int, operation_id bigint, operation_state text, counterparty text, action text,
+    key text, request bytea, sent_seconds_ago float8, attempts int, tries int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
     order_id text, user_id text, contract_id text, direction text, asset text, quantity numeric, quoted_usdt numeric, created_ms bigint,
     flow int, queued_ms bigint, exchanges bytea[]
 );
@@ -34,8 +34,8 @@ BEGIN
     END IF;
     SELECT * INTO STRICT s FROM orders_syncorder WHERE id = c.order_id;
     PERFORM clearing_note(c.id, 'queued', 'running', c.step, c.epoch, '', p_worker);
-    RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.revision, o.id, o.state, o.counterparty, o.action,
-        o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, clearing_ms(v_now), clearing_ms(c.claimed_until),
+    RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
+        o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(v_now), clearing_ms(c.claimed_until),
         clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
         c.flow, clearing_ms(c.queued_at), v_exchanges)::clearing_work;
 END

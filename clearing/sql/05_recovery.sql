@@ -30,7 +30,9 @@ BEGIN
                 AND ((state = 'running' AND claimed_until < v_now) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
-            PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, 0, 0, 'lost', 'claim_lost', '', NULL);
+            -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept
+            PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, extract(epoch FROM v_now - c.changed_at) * 1000, 0,
+                'lost', 'claim_lost', '', NULL);
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
         END IF;
         PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1, -- from: running retrying pending unknown
@@ -42,9 +44,12 @@ $$;
 
 -- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each time by the caller's choice of candidates.
 CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
+    WITH gone AS ( -- locked in one order, so that two sweeps at once don't wait for each other
+        SELECT c.id FROM clearing_clearing c JOIN unnest(p_ids, p_epochs) AS a (id, epoch) ON c.id = a.id AND c.epoch = a.epoch
+        WHERE c.state = 'queued' ORDER BY c.id FOR UPDATE OF c
+    )
     UPDATE clearing_clearing c SET queued_at = service_now(), sends = least(c.sends + 1, 30), broker_generation = p_generation
-    FROM unnest(p_ids, p_epochs) AS a (id, epoch)
-    WHERE c.id = a.id AND c.epoch = a.epoch AND c.state = 'queued'
+    FROM gone WHERE c.id = gone.id
     RETURNING c.id, c.epoch, c.step::int, c.lane::int, clearing_ms(c.queued_at)
 $$;
 

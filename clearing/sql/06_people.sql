@@ -10,12 +10,12 @@ DECLARE
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
     v_now := service_now();
-    UPDATE clearing_clearing SET attempts = 0, error_code = '', due_at = NULL, changed_at = v_now,
+    UPDATE clearing_clearing SET attempts = 0, tries = 0, error_code = '', due_at = NULL, changed_at = v_now,
             state = CASE p_state WHEN 'parked' THEN 'waiting' ELSE 'queued' END,
             epoch = CASE p_state WHEN 'parked' THEN epoch ELSE epoch + 1 END,
             queued_at = CASE p_state WHEN 'parked' THEN queued_at ELSE v_now END, sends = 0,
             broker_generation = p_generation
-        WHERE id = p_id AND epoch = p_epoch AND state = p_state AND p_state IN ('parked', 'retrying')
+        WHERE id = p_id AND epoch = p_epoch AND state = p_state AND p_state IN ('parked', 'retrying') AND hold_code = ''
         RETURNING * INTO c;
     IF NOT FOUND THEN
         RETURN QUERY SELECT 'changed', NULL::clearing_ref;

@@ -8,7 +8,7 @@ from pytest_django import Settings
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import shift_clock
 from clearing import broker, pipeline, store
-from clearing.models import Clearing
+from clearing.models import Attempt, Clearing
 from clearing.routing import lane_of
 from clearing.status import State
 from ops.sweep import sweep
@@ -111,7 +111,7 @@ class TestGoneMessages:
 class TestInterrupted:
     def test_an_expired_claim_goes_to_the_resume_queue(self, world: World) -> None:
         clearing = published(world)
-        store.claim(clearing.pk, clearing.epoch, worker="dead")
+        store.claim(clearing.pk, clearing.epoch, worker="dead", gives_up=lambda: True)
         shift_clock(60)
 
         counts = sweep()
@@ -134,3 +134,44 @@ class TestInterrupted:
         world.run(world.accept())
 
         assert not any(sweep().values())
+
+
+class TestOthersGoOn:
+    def test_a_lane_that_nobody_drains_hides_no_other(self, world: World, settings: Settings) -> None:
+        settings.SWEEP_ROWS_MAX = 3
+        crowded = lane_of("1")
+        for user in (str(number) for number in range(1, 400)):
+            if lane_of(user) == crowded:
+                published(world, user)
+        lost = world.accept(next(str(number) for number in range(1, 400) if lane_of(str(number)) != crowded))
+        shift_clock(60)
+
+        sweep()
+
+        assert messages(lost) == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_row_that_the_database_refuses_stops_no_other(self) -> None:
+        world = World()
+        bad, good = published(world, "1"), published(world, "2")
+        for clearing in (bad, good):
+            store.claim(clearing.pk, clearing.epoch, worker="dead", gives_up=lambda: True)
+        Attempt.objects.all().delete()
+        bad.operations.all().delete()
+        shift_clock(60)
+
+        counts = sweep()
+        shift_clock(0)
+
+        good.refresh_from_db()
+        assert (counts["was_running"], good.state) == (1, State.QUEUED)
+
+    def test_a_stage_that_fails_stops_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        monkeypatch.setattr(store, "interrupted", lambda _: 1 / 0)
+        shift_clock(3)
+
+        with pytest.raises(ZeroDivisionError):
+            sweep()
+
+        assert messages(clearing) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearing.flows import OrderFacts, slippage
+from clearing.flows import OrderFacts, cut, slippage
 from clearing.gateways import Exchanged
 from ops.audit.facts import Effect, Placed
 from ops.audit.steps import differences, doubled, expected_residue, faults_of, lacking, slippage_of
@@ -21,8 +21,10 @@ def effects(order: Placed, *keys: str, sold: str = "", bought: str = "") -> list
     return [Effect(order.order_id, order.user_id, f"{order.order_id}:{key}", *amounts.get(key[0], (None, None))) for key in keys]
 
 
-def exchanged(sold: Decimal, bought: Decimal) -> Exchanged:
-    return Exchanged(reference="r", done_at_ms=0, sell_asset="", sold=sold, buy_asset="", bought=bought, price=Decimal(1), min_lot=Decimal(1))
+def exchanged(order: Placed, sold: Decimal, bought: Decimal) -> Exchanged:
+    """Both amounts at their asset's scale, as the contract has them."""
+    sell, buy = ("USDT", order.asset) if order.direction == "OPEN" else (order.asset, "USDT")
+    return Exchanged("r", 0, sell, cut(sold, sell), buy, cut(bought, buy), price=Decimal(1), min_lot=Decimal(1))
 
 
 class TestOnce:
@@ -94,7 +96,7 @@ class TestSlippage:
     @given(sold=st.integers(1, 10**6), bought=st.integers(1, 10**12))
     def test_the_ledger_s_is_the_one_that_clearing_computes(self, order: Placed, sold: int, bought: int) -> None:
         whole = order.quoted_usdt if order.direction == "OPEN" else order.quantity
-        part = exchanged(whole * sold / 10**6, Decimal(bought).scaleb(-8))
+        part = exchanged(order, whole * sold / 10**6, Decimal(bought).scaleb(-6))
         applied = [Effect(order.order_id, order.user_id, f"{order.order_id}:3", part.sold, part.bought)]
         facts = OrderFacts(order.order_id, order.user_id, "c", order.direction, order.asset, order.quantity, order.quoted_usdt)
 

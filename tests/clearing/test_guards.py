@@ -1,0 +1,235 @@
+"""What a careful reader found: each of these fails when its guard is taken out."""
+
+import threading
+import time
+from decimal import Decimal
+
+import pytest
+from django.db import OperationalError, connection, transaction
+
+from acceptance_site.celery import app
+from base import db
+from base.clock import shift_clock
+from clearing import broker, pipeline, store
+from clearing.flows import CURRENT_FLOW, Planned, after
+from clearing.gateways import Action, Exchanged, UnknownOutcome
+from clearing.gateways.fake import Fault, FaultKind
+from clearing.interventions import NotRetryable, retry_by_hand
+from clearing.models import Attempt, Clearing
+from clearing.retry import WISH_MS_MAX, Backoff
+from clearing.status import OperationState, Outcome, State
+from clearing.store import ClearingRef, Evidence, Work
+from tests.support.orders import World, operation, outcomes
+
+
+def claimed(world: World, clearing: Clearing) -> Work:
+    work = store.claim(clearing.pk, clearing.epoch, worker="w", gives_up=lambda: True)
+    assert work is not None
+    return work
+
+
+def done(world: World, work: Work) -> tuple[Evidence, Planned]:
+    """The evidence of the work's call, made, and the operation that follows."""
+    answer = world.counterparties.gateways().perform(work.stored, work.clock)
+    following = after(work.flow, work.order, work.step, work.exchanges)
+    assert isinstance(following, Planned)
+    return Evidence(Outcome.DONE, work.clock.measured_at, response=answer.body), following
+
+
+class TestBrokerAway:
+    @pytest.fixture
+    def closed_port(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
+        monkeypatch.setattr(pipeline, "_publisher", pipeline._Publisher())
+        monkeypatch.setattr(pipeline, "_away", pipeline._Away())
+
+    def test_publishing_says_so_and_raises_nothing(self, closed_port: None) -> None:
+        assert pipeline.publish([ClearingRef(1, 1, 1, 0, 0)]) is False
+
+    def test_publishers_leave_it_alone_for_a_moment(self, closed_port: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        pipeline.publish([ClearingRef(1, 1, 1, 0, 0)])
+        monkeypatch.setattr(pipeline, "_send", lambda *_: pytest.fail("asked again"))
+
+        assert pipeline.publish([ClearingRef(1, 1, 1, 0, 0)]) is False
+
+
+class TestCommitWhoseAnswerWasLost:
+    def test_a_step_recorded_again_goes_on(self, world: World) -> None:
+        work = claimed(world, world.accept())
+        evidence, following = done(world, work)
+        first = store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="")
+
+        again = store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="")
+
+        assert (first.outcome, again.outcome) == (State.RUNNING, State.RUNNING)
+        assert first.work is not None
+        assert again.work is not None
+        assert first.work.operation_id == again.work.operation_id
+        assert Attempt.objects.count() == 1
+
+    def test_a_finish_recorded_again_still_names_the_next_order(self, world: World) -> None:
+        clearing, following = world.accept(), world.accept()
+        world.stopping = lambda: len(world.counterparties.applied) >= 3
+        world.run(clearing)
+        work = claimed(world, clearing)
+        evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
+        first = store.finish(work, evidence, Decimal(0), generation="")
+
+        again = store.finish(work, evidence, Decimal(0), generation="")
+
+        assert (first.outcome, again.outcome) == (State.CLEARED, State.CLEARED)
+        assert first.next == again.next
+        assert again.next is not None
+        assert again.next.id == following.pk
+
+    def test_the_worker_repeats_it_while_its_claim_lasts(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        real, lost = db.call, iter([True])
+
+        def answer_lost_once(sql: str, params: list[object]) -> object:
+            rows = real(sql, params)
+            if "clearing_step_done" in sql and next(lost, False):
+                raise OperationalError("server closed the connection")
+            return rows
+
+        monkeypatch.setattr(store, "call", answer_lost_once)
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+        assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+
+
+class TestDatabaseAway:
+    def test_a_claim_waits_for_it_so_that_the_message_is_not_wasted(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        real, away = db.call, iter([True, True])
+
+        def away_twice(sql: str, params: list[object]) -> object:
+            if "clearing_claim" in sql and next(away, False):
+                raise OperationalError("connection refused")
+            return real(sql, params)
+
+        monkeypatch.setattr(store, "call", away_twice)
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+
+
+class TestTakenOver:
+    def test_the_earliest_possible_sending_counts_for_how_long_the_key_is_kept(self, world: World) -> None:
+        clearing = world.accept()
+        claimed(world, clearing)
+        shift_clock(8 * 24 * 3600)
+        world.counterparties.clock_ms = lambda: (time.time_ns() // 1_000_000) + 8 * 24 * 3_600_000
+        store.requeue([clearing.pk], actor="sweep", generation="")
+        clearing.refresh_from_db()
+
+        world.run(clearing)
+
+        shift_clock(0)
+        assert (clearing.state, clearing.error_code) == (State.PARKED, "key_expired")
+        assert world.keys_applied(clearing) == []
+
+
+class TestOwnMistakes:
+    def test_an_unexpected_error_parks_the_order_instead_of_running_for_ever(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        monkeypatch.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.error_code) == (State.PARKED, "internal_error")
+        assert operation(clearing, 1).state == OperationState.UNKNOWN
+
+    def test_and_a_retry_after_the_fix_does_nothing_twice(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        with monkeypatch.context() as patched:
+            patched.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+            world.run(clearing)
+
+        retry_by_hand(clearing.pk, actor="ann", reason="fixed in 1.2")
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+        assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+
+
+class TestHostileAnswers:
+    def test_a_nul_in_a_detail_is_kept_as_a_replacement(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+
+        def hostile(*_: object) -> None:
+            raise UnknownOutcome("status_503", "a\0b")
+
+        monkeypatch.setattr("clearing.gateways.ports.Gateways.perform", hostile)
+        world.run(clearing)
+
+        assert clearing.state == State.UNKNOWN
+        assert Attempt.objects.get().detail == "a\ufffdb"
+
+    def test_a_wish_to_wait_for_weeks_is_cut(self) -> None:
+        assert Backoff(200, 30_000).delay_ms(1, wish_ms=10**18) == WISH_MS_MAX
+
+    def test_amounts_beyond_an_assets_scale_are_cut(self, world: World) -> None:
+        order = claimed(world, world.accept()).order
+        part = Exchanged("x", 1, "USDT", Decimal(3000), "BTC", Decimal("0.049123456789123"), Decimal(60_000), Decimal(1))
+
+        following = after(CURRENT_FLOW, order, 3, [part])
+
+        assert isinstance(following, Planned)
+        assert b'"amount":"0.04912345"' in following.request
+
+    def test_a_minimum_lot_that_makes_most_of_an_order_dust_parks_it(self, world: World) -> None:
+        order = claimed(world, world.accept()).order
+        part = Exchanged("x", 1, "USDT", Decimal(2000), "BTC", Decimal("0.03"), Decimal(60_000), Decimal(999_999))
+
+        assert getattr(after(CURRENT_FLOW, order, 3, [part]), "code", "") == "partial_execution"
+
+    def test_a_rejection_after_a_lost_answer_is_final_only_when_the_key_says_so(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.RESET))
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=400, code="invalid_request"))
+        clearing = world.run(world.accept())
+
+        world.when_due(clearing)
+        retry_by_hand(clearing.pk, actor="ann", reason="again")
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+        assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+        assert (1, "rejected", "invalid_request") in outcomes(clearing)
+
+
+class TestHoldAtTheSameMoment:
+    def test_a_held_order_is_not_retried_however_stale_the_page(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+        monkeypatch.setattr("clearing.interventions._check", lambda _: None)
+
+        with pytest.raises(NotRetryable, match="changed"):
+            retry_by_hand(clearing.pk, actor="ann", reason="again")
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_step_recorded_while_a_hold_is_being_set_parks(self) -> None:
+        broker.client().flushdb()
+        world = World()
+        clearing = world.accept()
+        work = claimed(world, clearing)
+        evidence, following = done(world, work)
+        recorded: list[str] = []
+
+        def record() -> None:
+            try:
+                recorded.append(store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="").outcome)
+            finally:
+                connection.close()
+
+        with transaction.atomic():
+            store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+            recorder = threading.Thread(target=record)
+            recorder.start()
+            recorder.join(0.3)
+            assert not recorded
+        recorder.join(10)
+
+        clearing.refresh_from_db()
+        assert (recorded, clearing.state) == ([State.PARKED], State.PARKED)
