@@ -34,6 +34,11 @@ def take_from_gap(items: Sequence[Item]) -> IngestResult:
     return _take(items, Source.GAP)
 
 
+def take_from_replay(items: Sequence[Item]) -> IngestResult:
+    """Takes in what somebody replays."""
+    return _take(items, Source.REPLAY)
+
+
 def run_gap_pass(shard: int | None = None) -> GapResult | None:
     """Fetches from the counter what the binlog didn't bring. None: another pass is still under way, and does it."""
     with _alone() as ours:

@@ -6,6 +6,7 @@ Bad       can't be read or isn't a valid order: to be quarantined
 Skipped   none of our business: counted
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,9 @@ DELETED_UNKNOWN = "deleted_unknown"  # a valid order that was deleted before we 
 DATABASE_REFUSED = "database_refused"
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
+# What stands in a topic's place for rows that the counter's interface gave, followed by the shard: of its sync-order table, of its order table.
+GAP_PREFIX = "gap:"
+ORDER_TABLE_PREFIX = "order_table:"
 
 Place = tuple[str, int, int]  # topic, partition, offset
 
@@ -103,6 +107,13 @@ def read_message(raw: bytes | None, origin: Origin, rules: Rules) -> Reading:
 def read_row(row: Row, origin: Origin, rules: Rules) -> Item:
     """Reads a row of the counter's interface."""
     return _arrival(row, mapping.from_interface, origin, rules)
+
+
+def read_again(origin: Origin, rules: Rules) -> list[Item]:
+    """Reads what was kept in quarantine: a message of the binlog, or a row of the counter's interface as JSON."""
+    if not origin.topic.startswith((GAP_PREFIX, ORDER_TABLE_PREFIX)):
+        return read_message(origin.message, origin, rules).items
+    return [read_row(json.loads(origin.message, parse_int=str, parse_float=str, parse_constant=str), origin, rules)]
 
 
 def _arrival(row: Row, mapped: Callable[[Row, Rules], NewOrder | Filtered], origin: Origin, rules: Rules) -> Item:

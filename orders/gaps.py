@@ -15,7 +15,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from base.db import drop_broken_connection
-from orders.arrivals import Item, Origin, read_row
+from orders.arrivals import GAP_PREFIX, Item, Origin, read_row
 from orders.ingest import IngestResult
 from orders.interface import InterfaceFailed, Page, Position, SyncOrderInterface
 from orders.mapping import Rules
@@ -89,7 +89,7 @@ class GapPass:
         return max(known or 0, self.rules.since_ms, 0)
 
     def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
-        place = (f"gap:{shard}", shard, _offset(row.get("id")))
+        place = (f"{GAP_PREFIX}{shard}", shard, _offset(row.get("id")))
         return read_row(row, Origin(*place, json.dumps(row, sort_keys=True).encode()), self.rules)
 
 
