@@ -12,6 +12,9 @@ from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from base.readonly import ReadOnlyAdmin, column
+from ops.admin_quarantine import ReplayableQuarantinedAdmin
+
+__all__ = ["ReplayableQuarantinedAdmin"]  # registered by its import
 
 admin.site.index_template = "ops/front.html"
 admin.site.index_title = "Overview"
@@ -35,7 +38,7 @@ class PeopleAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has n
 
 @admin.register(LogEntry)
 class AuditLogAdmin(ReadOnlyAdmin):
-    """Who did what in the admin, and why: retries write their reason here."""
+    """Who did what in the admin, and why: retries write their reason here, replays what came of them."""
 
     list_display = ("action_time", "user", "what", "object_repr", "message")
     fields = ("action_time", "user", "what", "object_repr", "message")

@@ -19,6 +19,7 @@ from orders.models import Direction, Quarantined, Source, SyncOrder, Watermark
 
 COINS = [(asset, asset) for asset in settings.ASSET_SCALES if asset != "USDT"]
 REASONS_MAX = 50
+COUNTED_MAX = 1_000  # of each reason: a number to look at, not worth reading a big table for
 
 
 def order_id_in(term: str) -> str:
@@ -90,34 +91,47 @@ REASONS_SQL = """
         UNION ALL
         SELECT (SELECT q.reason FROM orders_quarantined q WHERE q.reason > r.reason ORDER BY q.reason LIMIT 1)
         FROM reasons r WHERE r.reason IS NOT NULL
-    ) SELECT reason FROM reasons WHERE reason IS NOT NULL LIMIT %s
+    ) SELECT r.reason, (SELECT count(*) FROM (SELECT FROM orders_quarantined q WHERE q.reason = r.reason LIMIT %s) AS counted)
+    FROM (SELECT reason FROM reasons WHERE reason IS NOT NULL LIMIT %s) AS r
 """
 
 
 class ReasonFilter(admin.SimpleListFilter):
-    """The reasons that there are."""
+    """The reasons that there are, each with how many messages it has: the list's groups."""
 
     title = "reason"
     parameter_name = "reason"
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
         with connection.cursor() as cursor:
-            cursor.execute(REASONS_SQL, [REASONS_MAX])
-            return [(reason, reason) for (reason,) in cursor.fetchall()]
+            cursor.execute(REASONS_SQL, [COUNTED_MAX + 1, REASONS_MAX])
+            return [(reason, f"{reason} ({count if count <= COUNTED_MAX else f'over {COUNTED_MAX}'})") for reason, count in cursor.fetchall()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Quarantined]) -> QuerySet[Quarantined]:
         return queryset.filter(reason=self.value()) if self.value() else queryset
 
 
-@admin.register(Quarantined)
-class QuarantinedAdmin(ReadOnlyAdmin):
-    """Messages that couldn't be read or weren't trusted, whole."""
+class ReplayedFilter(admin.SimpleListFilter):
+    """Whether a message went in by a replay."""
 
-    list_display = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
-    list_filter = (ReasonFilter, by_field("source", "source", Source.choices))
+    title = "replayed"
+    parameter_name = "replayed"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("no", "not yet"), ("yes", "went in")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Quarantined]) -> QuerySet[Quarantined]:
+        return queryset.filter(replayed_at__isnull=self.value() == "no") if self.value() in {"no", "yes"} else queryset
+
+
+class QuarantinedAdmin(ReadOnlyAdmin):
+    """Messages that couldn't be read or weren't trusted, whole. `ops/admin_quarantine.py` adds their replay."""
+
+    list_display: ClassVar[tuple[str, ...]] = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
+    list_filter: ClassVar[tuple[Any, ...]] = (ReasonFilter, ReplayedFilter, by_field("source", "source", Source.choices))
     search_fields = ("order_id",)
     search_help_text = "A whole order id, or topic/partition@offset"
-    fieldsets = (
+    fieldsets: ClassVar[tuple[Any, ...] | None] = (
         ("Why", {"fields": (("reason_label", "order_id"), ("detail",), ("quarantined_at", "replayed_at"))}),
         ("What", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",))}),
     )

@@ -36,3 +36,9 @@ def viewer(db: None) -> Client:
 def operator(db: None) -> Client:
     """Somebody who may look and intervene."""
     return person("operator", "view_clearing", "change_clearing", "view_syncorder", "view_logentry")
+
+
+@pytest.fixture
+def replayer(db: None) -> Client:
+    """Somebody who may look at the quarantine and replay."""
+    return person("replayer", "view_quarantined", "change_quarantined", "view_syncorder", "view_logentry")
