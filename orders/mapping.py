@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from django.conf import settings
 
-from orders.binlog import shortened
+from orders.changes import shortened
 
 Row = Mapping[str, Any]
 

@@ -17,8 +17,7 @@ RECORDED = Path(__file__).parent / "samples" / "canal-recorded.jsonl"
 
 
 def recorded() -> list[dict[str, Any]]:
-    samples = [json.loads(line) for line in RECORDED.read_text().splitlines()]
-    return [sample for sample in samples if sample["mode"] == "flat"]
+    return [json.loads(line) for line in RECORDED.read_text().splitlines()]
 
 
 def as_recorded(columns: dict[str, Any] | None) -> dict[str, Any] | None:
