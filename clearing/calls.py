@@ -17,6 +17,7 @@ Answer = Done[Result] | GatewayError
 T = TypeVar("T")
 UNKNOWN_KEY = "unknown_key"
 KEY_EXPIRED = "key_expired"
+KEY_REUSED = "key_reused"
 
 
 class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of these

@@ -3,7 +3,7 @@
 from django.db import transaction
 
 from clearing import pipeline, store
-from clearing.calls import KEY_EXPIRED
+from clearing.calls import KEY_EXPIRED, KEY_REUSED
 from clearing.flows import EXCHANGE_STEP, OrderFacts, Planned, plan, unsold
 from clearing.gateways import Action, Exchanged, read_result
 from clearing.models import Clearing, Operation
@@ -46,6 +46,8 @@ def _check(clearing: Clearing) -> None:
         raise NotRetryable("wrong_state", f"it is {clearing.state}: only parked and retrying orders are retried by hand")
     if clearing.hold_code:
         raise NotRetryable("held", f"it is held ({clearing.hold_code}): the order's contents changed at the counter; a hold isn't ended by a retry")
+    if clearing.error_code == KEY_REUSED:
+        raise NotRetryable(KEY_REUSED, "the counterparty knows its key with other bytes than ours: its people have to say what they did under it")
     if clearing.error_code == KEY_EXPIRED:
         raise NotRetryable(KEY_EXPIRED, "its key is older than the counterparty keeps keys: sending again could do it twice")
 

@@ -25,6 +25,7 @@ from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
+REFUSES_US = frozenset({"signature_invalid", "forbidden"})  # 401, 403: nothing but a change of keys or rights helps
 
 
 def _nothing(_step: int) -> None:
@@ -106,7 +107,7 @@ class Runner:
             case Planned() as following:
                 generation = pipeline.generation()
                 recorded = store.step_done(work, evidence, following, exchanges=exchanges, in_place=self._continues(), generation=generation)
-                return _parked(work, recorded, "hold")
+                return _parked(work, recorded, "held")
 
 
 def _parked_by_mistake(work: Work) -> Recorded:
@@ -129,6 +130,8 @@ def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
     counted = isinstance(error, Retryable) and error.counted
     reaction = _reaction(work, error, counted=counted, asked=evidence.asked)
     recorded = store.settle(work, evidence, reaction, counted=counted, generation=pipeline.generation())
+    if evidence.code in REFUSES_US:
+        alarm(evidence.code, "a counterparty refuses our signature or our rights", counterparty=work.stored.counterparty)
     log.info("attempt not done", outcome=evidence.outcome, code=evidence.code, state=recorded.outcome)
     return _parked(work, recorded, evidence.code)
 

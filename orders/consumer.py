@@ -22,6 +22,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata
 
 from base import metrics
+from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, read_message
 from orders.ingest import IngestResult
@@ -135,7 +136,7 @@ class BinlogConsumer:
                         self._round(consumer)
                         failures = 0
             except MustStop as stop:
-                log.critical(str(stop), fix=stop.fix, exit_code=int(stop.code))
+                alarm("intake_stopped", str(stop), fix=stop.fix, exit_code=int(stop.code))
                 return stop.code
             except (kafka_errors.KafkaError, OSError) as error:
                 log.warning("Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS)

@@ -114,6 +114,13 @@ class TestRefusal:
         with pytest.raises(NotRetryable, match="twice"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
+    def test_a_key_known_with_other_bytes_is_not_sent_again(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=422, code="key_reused"))
+        order = world.run(world.accept())
+
+        with pytest.raises(NotRetryable, match="other bytes"):
+            retry_by_hand(order.pk, actor="ann", reason="again")
+
     def test_a_change_in_the_meantime_wins(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         order = parked(world)
         monkeypatch.setattr("clearing.interventions._check", retry_meanwhile)
