@@ -1,7 +1,7 @@
 """Change messages of the counter's database, as rows, in whichever of the known formats. Pure: bytes in, `RowChange`s out, or `UnreadableMessage`.
 
 The format is recognised by the message's shape: a packet of Canal's begins with a protobuf tag that JSON can't begin with; of the JSON ones
-Debezium has `op` (or an envelope of `schema` and `payload`), Canal and Maxwell have `type`, in capitals and in small letters.
+Canal and Maxwell have `type`, in capitals and in small letters, Debezium has none but `op`, perhaps in an envelope of `schema` and `payload`.
 """
 
 from typing import Any, Final
@@ -9,11 +9,12 @@ from typing import Any, Final
 import msgspec
 
 from orders.changes import SHOWN_CHARACTERS_MAX, RowChange, UnreadableMessage, place
-from orders.formats import canal, canal_protobuf
-from orders.formats.numbers import exact
+from orders.formats import canal, canal_protobuf, debezium, maxwell
+from orders.formats.values import exact
 
 __all__ = ["RowChange", "UnreadableMessage", "decode"]
 
+TOMBSTONE: Final = b"null"  # None, by a sender of JSON
 CANAL_MARK: Final = b'"mysqlType"'  # saves the others a vain attempt, and Canal's messages a second one; decides nothing
 
 _json: Final = msgspec.json.Decoder(float_hook=exact)
@@ -21,15 +22,16 @@ _json: Final = msgspec.json.Decoder(float_hook=exact)
 
 def decode(raw: bytes | None) -> list[RowChange]:
     """The changes that a message carries, in its order; none for a tombstone and for messages about no row. Raises UnreadableMessage alone."""
-    if raw is None:
+    if raw is None or raw == TOMBSTONE:
         return []
     if raw[:1] in canal_protobuf.FIRST_BYTES:
         return canal_protobuf.decode(raw)
+    changes = None
     if CANAL_MARK in raw:
         changes = canal.from_bytes(raw)
-        if changes is not None:
-            return changes
-    return _by_shape(_read(raw), len(raw))
+    elif debezium.ENVELOPE_MARK in raw:
+        changes = debezium.from_bytes(raw)
+    return _by_shape(_read(raw), len(raw)) if changes is None else changes
 
 
 def _read(raw: bytes) -> dict[str, Any]:
@@ -44,4 +46,7 @@ def _read(raw: bytes) -> dict[str, Any]:
 
 
 def _by_shape(found: dict[str, Any], size: int) -> list[RowChange]:
-    return canal.from_json(found, size)
+    kind = found.get("type")
+    if kind is None:
+        return debezium.from_json(found)
+    return maxwell.from_json(found) if isinstance(kind, str) and kind.islower() else canal.from_json(found, size)

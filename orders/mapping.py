@@ -1,7 +1,8 @@
 """A row of the counter's sync-order table, however it came, as an order of ours. Pure.
 
-Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (the counter writes UTC), and the row of the counter's
-interface, with `created_ms`. Either gives the same order, and so the same canonical hash: `1.50` is `1.5`.
+Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (the counter writes UTC), or what a source without a schema makes of
+it: a number since the epoch, or a text with a zone; and the row of the counter's interface, with `created_ms`. Either gives the same order, and so
+the same canonical hash: `1.50` is `1.5`.
 """
 
 import re
@@ -30,7 +31,9 @@ CREATED_MS_MAX: Final = 253_402_300_799_999  # the year 9999
 _IDENTIFIER: Final = re.compile(r"[!-~]{1,64}")  # visible ASCII: it becomes part of idempotency keys, headers and addresses
 _AMOUNT: Final = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?")
 _INTEGER: Final = re.compile(r"[0-9]{1,20}")
-_DATETIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?")
+_NEGATIVE: Final = re.compile(r"-[1-9][0-9]{0,18}")
+_DATETIME: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?")
+_SINCE_EPOCH: Final = re.compile(r"[0-9]{13}|[0-9]{16}|[0-9]{19}")  # milli-, micro- or nanoseconds, of the years 2001 to 2286
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -147,7 +150,7 @@ def _map(row: Row, rules: Rules, created: Callable[[Row], int]) -> NewOrder | Fi
         return Filtered(FilterReason.OLD)
     return NewOrder(
         order_id=_identifier(row, "order_id"),
-        user_id=_identifier(row, "user_id"),
+        user_id=_user_id(row),
         shard=_integer(row, "shard", SHARD_MAX),
         sequence=_integer(row, "sequence", SEQUENCE_MAX),
         contract_id=_identifier(row, "contract_id"),
@@ -186,6 +189,12 @@ def _identifier(row: Row, name: str) -> str:
     return text
 
 
+def _user_id(row: Row) -> str:
+    """A BIGINT UNSIGNED, which Debezium can print as a long: beyond the signed range it is negative then."""
+    text = _identifier(row, "user_id")
+    return str(int(text) + 2**64) if _NEGATIVE.fullmatch(text) else text
+
+
 def _one_of(row: Row, name: str, known: frozenset[str] | tuple[str, ...], code: RefusalCode) -> str:
     text = _present(row, name)
     if text not in known:
@@ -219,12 +228,16 @@ def _amount(row: Row, name: str) -> Decimal:
 
 def _created_at(row: Row) -> int:
     text = _present(row, "created_at")
-    if not _DATETIME.fullmatch(text):
+    if _SINCE_EPOCH.fullmatch(text):
+        return int(text[:13])
+    found = _DATETIME.fullmatch(text)
+    if not found:
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text)
     try:
-        return (datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+        second = datetime.fromisoformat(found[1] + (found[3] or "Z"))
     except ValueError:
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text) from None
+    return (second - _EPOCH) // _MILLISECOND + int((found[2] or "").ljust(3, "0")[:3])
 
 
 def _created_ms(row: Row) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from orders.changes import SHOWN_CHARACTERS_MAX, Operation, Row, RowChange, UnreadableMessage, place
-from orders.formats.numbers import number_text
+from orders.formats.values import number_text
 from orders.mysqltypes import Converter, Unconvertible, converter
 
 CANAL_FLAT: Final = "canal_flat"

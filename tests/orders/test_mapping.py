@@ -51,10 +51,18 @@ class TestAcceptedRows:
             ("2026-01-02 03:04:05.6", 1_767_323_045_600),
             ("2026-01-02 03:04:05.678999", 1_767_323_045_678),
             ("2024-02-29 23:59:59.999", 1_709_251_199_999),
+            ("2026-01-02T03:04:05.678Z", CREATED_MS),
+            ("2026-01-02T05:04:05.678123456+02:00", CREATED_MS),
+            ("1767323045678", CREATED_MS),
+            ("1767323045678999", CREATED_MS),
+            ("1767323045678999999", CREATED_MS),
         ],
     )
-    def test_a_time_without_a_zone_is_utc(self, text: str, created_ms: int) -> None:
+    def test_a_time_is_utc_unless_it_names_its_zone(self, text: str, created_ms: int) -> None:
         assert order(created_at=text).created_ms == created_ms
+
+    def test_a_user_beyond_the_signed_range_is_the_same_however_the_source_prints_it(self) -> None:
+        assert order(user_id="-1").user_id == order(user_id="18446744073709551615").user_id == "18446744073709551615"
 
     def test_amounts_keep_every_digit(self) -> None:
         assert order(quantity="123456789012345678.123456789012345678").quantity == Decimal("123456789012345678.123456789012345678")
@@ -110,7 +118,10 @@ class TestRefusedRows:
             ({"asset": "USDT"}, RefusalCode.UNKNOWN_ASSET),
             ({"created_at": "0000-00-00 00:00:00.000"}, RefusalCode.BAD_TIMESTAMP),
             ({"created_at": "2026-02-30 00:00:00"}, RefusalCode.BAD_TIMESTAMP),
-            ({"created_at": "2026-01-02T03:04:05Z"}, RefusalCode.BAD_TIMESTAMP),
+            ({"created_at": "2026-01-02T03:04:05X"}, RefusalCode.BAD_TIMESTAMP),
+            ({"created_at": "2026-01-02T03:04:05+25:00"}, RefusalCode.BAD_TIMESTAMP),
+            ({"created_at": "1767323045"}, RefusalCode.BAD_TIMESTAMP),
+            ({"quantity": "AMA="}, RefusalCode.BAD_NUMBER),
         ],
     )
     def test_say_why(self, changes: dict[str, str | None], code: RefusalCode) -> None:

@@ -1,9 +1,15 @@
-"""Numbers of JSON as the text that MySQL has for them, digit for digit: never through a float. Pure."""
+"""Values of JSON as the text that MySQL has for them; numbers digit for digit, never through a float. Pure."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+import msgspec
+
+from orders.mysqltypes import Unconvertible, Value
+
 PLAIN_DIGITS_MAX: Final = 40  # what a DECIMAL(36, 18) may need; a larger exponent stays one, so that few bytes don't become many
+
+_encoder: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 def exact(text: str) -> Decimal:
@@ -26,3 +32,14 @@ def number_text(value: object) -> object:
     if isinstance(value, int):
         return str(value)
     return decimal_text(value) if isinstance(value, Decimal) else value
+
+
+def value_text(value: object) -> Value:
+    """Any value of JSON; what isn't a single one stays JSON. Raises Unconvertible."""
+    text = number_text(value)
+    if text is None or isinstance(text, str):
+        return text
+    try:
+        return _encoder.encode(text).decode()
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Unconvertible(str(error) or "nested too deep") from None
