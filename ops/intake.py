@@ -22,6 +22,7 @@ from orders.models import Source
 log = structlog.get_logger(__name__)
 
 GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
+SCAN_AGAIN_LOCK = 0x6761705F7363616E  # "gap_scan": a pass by hand from an earlier time, which the periodic ones don't wait for
 
 
 def take_from_kafka(items: Sequence[Item]) -> IngestResult:
@@ -39,20 +40,26 @@ def take_from_replay(items: Sequence[Item]) -> IngestResult:
     return _take(items, Source.REPLAY)
 
 
-def run_gap_pass(shard: int | None = None) -> GapResult | None:
-    """Fetches from the counter what the binlog didn't bring. None: another pass is still under way, and does it."""
-    with _alone() as ours:
+def run_gap_pass(shard: int | None = None, since_ms: int | None = None) -> GapResult | None:
+    """Fetches from the counter what the binlog didn't bring, of one shard or of all. None: another pass is still under way.
+
+    `since_ms`: reads again from there (milliseconds of the counter's clock), however long that takes, beside the periodic passes.
+    """
+    with _alone(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK) as ours:
         if not ours:
             log.info("gap pass left out: the one before is still under way")
             return None
-        interface = HttpSyncOrderInterface(_counter(), deadline_ms=settings.GATEWAY_DEADLINE_MS, now_ms=_database_clock())
-        gap_pass = GapPass(interface, take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
-        return gap_pass.run(shard)
+        gap_pass = GapPass(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
+        return gap_pass.run(shard, since_ms)
 
 
 def _take(items: Sequence[Item], source: Source) -> IngestResult:
     pipeline.generation()  # read here, where no transaction is open, it is known inside
     return ingest(items, source=source, open_clearings=open_clearings, hold=hold, publish=pipeline.publish)
+
+
+def _interface() -> HttpSyncOrderInterface:
+    return HttpSyncOrderInterface(_counter(), deadline_ms=settings.GATEWAY_DEADLINE_MS, now_ms=_database_clock())
 
 
 @cache
@@ -69,14 +76,14 @@ def _database_clock() -> Callable[[], int]:
 
 
 @contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether this is the only pass. The lock is the session's, not a transaction's: it goes with a process that dies."""
+def _alone(lock: int) -> Iterator[bool]:
+    """Whether this is the only run of its kind. The lock is the session's, not a transaction's: it goes with a process that dies."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [GAP_PASS_LOCK])
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [lock])
         ours: bool = cursor.fetchone()[0]
     try:
         yield ours
     finally:
         if ours and connection.connection is not None:  # a connection that broke took the lock with it
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [GAP_PASS_LOCK])
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [lock])

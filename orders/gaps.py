@@ -27,9 +27,13 @@ Take = Callable[[Sequence[Item]], IngestResult]
 OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
 
 _MOVE = """
-    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap, scanned_at) VALUES (%s, 0, %s, %s, service_now())
+    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap, scanned_at) VALUES (%s, 0, %s, 0, service_now())
     ON CONFLICT (shard) DO UPDATE SET scanned_through_ms = greatest(w.scanned_through_ms, EXCLUDED.scanned_through_ms),
-        found_by_gap = w.found_by_gap + EXCLUDED.found_by_gap, scanned_at = EXCLUDED.scanned_at
+        scanned_at = EXCLUDED.scanned_at
+"""
+_COUNT = """
+    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap) VALUES (%s, 0, 0, %s)
+    ON CONFLICT (shard) DO UPDATE SET found_by_gap = w.found_by_gap + EXCLUDED.found_by_gap
 """
 
 
@@ -52,8 +56,11 @@ class GapPass:
     overlap_ms: int
     page_rows: int
 
-    def run(self, only: int | None = None) -> GapResult:
-        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others."""
+    def run(self, only: int | None = None, since_ms: int | None = None) -> GapResult:
+        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others.
+
+        With `since_ms` it reads from there, if that lies before a shard's position; positions never move back by it.
+        """
         result = GapResult()
         try:
             shards = self.interface.shards().shards
@@ -62,31 +69,33 @@ class GapPass:
             return result
         for shard in sorted(shards) if only is None else [only]:
             try:
-                self._read(shard, result)
+                self._read(shard, self._start_ms(shard, since_ms), result)
             except (InterfaceFailed, DatabaseError) as error:
                 drop_broken_connection()
                 _failed(result, str(shard), error)
         return result
 
-    def _read(self, shard: int, result: GapResult) -> None:
-        position: Position | None = Position(self._start_ms(shard), 0)
+    def _read(self, shard: int, start_ms: int, result: GapResult) -> None:
+        position: Position | None = Position(start_ms, 0)
         found, first_now_ms = 0, None
         while position is not None:
             page = self.interface.page(shard, position.ms, position.id, self.page_rows)
             first_now_ms = page.now_ms if first_now_ms is None else first_now_ms
             taken = self.take([self._item(shard, row) for row in page.rows])
-            found += taken.accepted
+            if taken.accepted:
+                found += taken.accepted
+                _count(shard, taken.accepted)
             result.rows += len(page.rows)
             result.ingested.add(taken)
             position = _following(page, position)
         if first_now_ms is not None:
-            _move(shard, first_now_ms - self.overlap_ms, found)
+            _move(shard, first_now_ms - self.overlap_ms)
         if found:
             log.info("orders that only the gap pass found", shard=shard, orders=found)
 
-    def _start_ms(self, shard: int) -> int:
-        known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first()
-        return max(known or 0, self.rules.since_ms, 0)
+    def _start_ms(self, shard: int, since_ms: int | None) -> int:
+        known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
+        return max(known if since_ms is None else min(known, since_ms), self.rules.since_ms, 0)
 
     def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
         place = (f"{GAP_PREFIX}{shard}", shard, _offset(row.get("id")))
@@ -101,9 +110,15 @@ def _following(page: Page, position: Position) -> Position | None:
     return following
 
 
-def _move(shard: int, through_ms: int, found: int) -> None:
+def _move(shard: int, through_ms: int) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(_MOVE, [shard, max(through_ms, 0), found])
+        cursor.execute(_MOVE, [shard, max(through_ms, 0)])
+
+
+def _count(shard: int, found: int) -> None:
+    """At once, page by page: a pass that fails later has found them all the same."""
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, [shard, found])
 
 
 def _offset(row_id: object) -> int:

@@ -196,6 +196,29 @@ class TestRowsInPages:
         assert doors.held == [("O1", "contents_differ")]
 
 
+class TestFromAnEarlierTime:
+    def test_finds_what_lies_behind_the_position_and_leaves_that_where_it_is(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.commit("VERY-LATE", SINCE + 5)
+        counter.now_ms = NOW - 1
+        gap_pass.run()
+        assert order_ids() == []
+
+        gap_pass.run(since_ms=SINCE + 1)
+
+        assert (order_ids(), scanned()) == (["VERY-LATE"], NOW - OVERLAP)
+        assert Watermark.objects.get().found_by_gap == 1
+
+    def test_after_the_position_leaves_nothing_out(self, counter: Counter, gap_pass: GapPass) -> None:
+        gap_pass.run()
+        counter.commit("O1", NOW - OVERLAP + 1)
+        counter.now_ms = NOW + 500_000
+
+        gap_pass.run(since_ms=NOW + 100_000)
+
+        assert order_ids() == ["O1"]
+
+
 class TestFailures:
     def test_of_a_shard_leave_its_position_and_the_others_go_on(self, counter: Counter, gap_pass: GapPass) -> None:
         counter.commit("O1", SINCE + 1, shard=1)
@@ -216,6 +239,7 @@ class TestFailures:
 
         assert list(result.failed) == ["0"]
         assert (len(order_ids()), scanned()) == (3, 0)
+        assert Watermark.objects.get().found_by_gap == 3
 
     def test_for_ten_minutes_lose_nothing(self, counter: Counter, gap_pass: GapPass) -> None:
         gap_pass.run()

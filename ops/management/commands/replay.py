@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
+from ops.arguments import milliseconds, moment, whole
 from ops.intake import take_from_replay
 from orders.logreader import LogNotReadable, LogReader, Span, open_reader
 from orders.mapping import Rules
@@ -55,11 +56,11 @@ class Command(BaseCommand):
         parser.epilog = EPILOG
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("--topic", default=settings.KAFKA_TOPIC, help="(KAFKA_TOPIC: %(default)s)")
-        parser.add_argument("--partition", type=_whole, metavar="P", help="one partition; all without it")
-        parser.add_argument("--from-offset", type=_whole, metavar="N", help="the first message, in each partition that is read")
-        parser.add_argument("--to-offset", type=_whole, metavar="M", help="the last message; it is read too")
-        parser.add_argument("--from-time", type=_moment, metavar="T", help="messages written to the log since then (ISO 8601, UTC without an offset)")
-        parser.add_argument("--to-time", type=_moment, metavar="T", help="messages written before then (now)")
+        parser.add_argument("--partition", type=whole, metavar="P", help="one partition; all without it")
+        parser.add_argument("--from-offset", type=whole, metavar="N", help="the first message, in each partition that is read")
+        parser.add_argument("--to-offset", type=whole, metavar="M", help="the last message; it is read too")
+        parser.add_argument("--from-time", type=moment, metavar="T", help="messages written to the log since then (ISO 8601, UTC without an offset)")
+        parser.add_argument("--to-time", type=moment, metavar="T", help="messages written before then (now)")
         parser.add_argument("--order-id", metavar="ID", help="whatever the whole log tells of this order")
         parser.add_argument("--quarantined", action="store_true", help="what lies in quarantine and wasn't replayed yet")
         parser.add_argument("--reason", help="with --quarantined: only of this reason")
@@ -132,7 +133,7 @@ def _spans(reader: LogReader, options: dict[str, Any]) -> list[Span]:
     if options["from_offset"] is not None:
         return reader.by_offsets(options["from_offset"], options["to_offset"])
     if options["from_time"] is not None:
-        return reader.by_times(_milliseconds(options["from_time"]), _milliseconds(options["to_time"] or datetime.now(UTC)))
+        return reader.by_times(milliseconds(options["from_time"]), milliseconds(options["to_time"] or datetime.now(UTC)))
     return reader.whole()
 
 
@@ -167,21 +168,3 @@ def _as_json(done: Done, *, dry_run: bool) -> dict[str, Any]:
     ]
     spans = [asdict(span) for span in done.spans]
     return {"dry_run": dry_run, "messages": done.messages, **asdict(done.tally), "spans": spans, "quarantined": rows}
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number")
-    return int(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a time like 2026-01-02T03:04:05 or 2026-01-02T03:04:05+08:00") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
