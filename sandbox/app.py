@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -35,6 +36,7 @@ from sandbox.trading import Trading
 
 log = logging.getLogger(__name__)
 PURGE_SECONDS = 3600
+WINDOW_MS_MAX = 24 * 3600 * 1000  # of counts by minute
 
 
 class Anything(Convertor[str]):
@@ -64,14 +66,14 @@ class Parts:
         self.market = Market(seed=config.seed, volatility_bps=config.volatility_bps, now_ms=self.now_ms())
         self.fund = Fund(self.storage, self.market)
         # The counter asks the fund service by the function that answers its price endpoint: the two share this process.
-        self.desk = Desk(self.storage, self.table, self.fund.price, config.spread_bps)
+        self.board = FaultBoard(seed=config.seed)
+        self.desk = Desk(self.storage, self.table, self.fund.price, config.spread_bps, self._placing_fault)
         self.effects: dict[str, Effect] = {
             "counter": Counter(self.storage, self.table),
             "fund": self.fund,
             "trading": Trading(self.storage, self.market),
         }
         self.operations = Operations(self.storage, self.effects, self.now_ms, self._later)
-        self.board = FaultBoard(seed=config.seed)
         self.stopping = asyncio.Event()
         with self.storage.transaction():
             ledger.open_books(self.storage, self.now_ms())
@@ -94,6 +96,10 @@ class Parts:
             keys = self.storage.purge_keys(self.now_ms() - KEY_RETENTION_MS)
             changes = self.storage.purge_changes(self.now_ms() - BINLOG_RETENTION_MS)
         log.info("purged %d idempotency keys and %d published changes", keys, changes)
+
+    def _placing_fault(self, order_id: str) -> str:
+        fault = self.board.pick("counter", "place", order_id)
+        return fault.kind if fault else ""
 
     def _committed(self) -> None:
         if self.publisher is not None:
@@ -155,8 +161,10 @@ def _routes(parts: Parts) -> list[Route]:
 def _counter_routes(parts: Parts, gate: Gate) -> list[Route]:
     return [
         Route("/counter/v1/adjustments", Mutation(gate, "counter", "adjust"), methods=["POST"]),
-        Route("/counter/v1/sync-orders", Question(gate, "counter", "sync_orders", lambda channel: _sync_orders(parts, channel)), methods=["GET"]),
-        Route("/counter/v1/shards", Question(gate, "counter", "sync_orders", lambda _: _shards(parts)), methods=["GET"]),
+        *(
+            Route(f"/counter/v1/{path}", Question(gate, "counter", operation, partial(read, parts)), methods=["GET"])
+            for path, (operation, read) in _COUNTER_QUESTIONS.items()
+        ),
         _status_route(parts, gate, "counter"),
         *_user_routes(parts, gate),
     ]
@@ -198,19 +206,38 @@ def _status_route(parts: Parts, gate: Gate, counterparty: str) -> Route:
     return Route(f"/{counterparty}/v1/operations/{{key:anything}}", Question(gate, counterparty, "status", read), methods=["GET"])
 
 
-def _shards(parts: Parts) -> Answer:
+def _shards(parts: Parts, _: Channel) -> Answer:
     return ok({"shards": SHARDS, "now_ms": parts.now_ms()})
 
 
-def _sync_orders(parts: Parts, channel: Channel) -> Answer:
+def _rows(page: Callable[[Parts], Callable[[int, int, int, int], list[dict[str, Any]]]], parts: Parts, channel: Channel) -> Answer:
+    """A page of one of the counter's two tables."""
     given = parameters(channel)
     shard = integer(given, "shard", most=SHARDS[-1])
     after = integer(given, "after_ms", default=0), integer(given, "after_id", default=0)
     limit = integer(given, "limit", default=PAGE_ROWS_MAX, least=1, most=PAGE_ROWS_MAX)
     now_ms = parts.now_ms()
-    rows = parts.table.page(shard, *after, limit)
+    rows = page(parts)(shard, *after, limit)
     following = {"ms": rows[-1]["created_ms"], "id": rows[-1]["id"]} if len(rows) == limit else None
     return ok({"shard": shard, "now_ms": now_ms, "rows": rows, "next": following})
+
+
+def _counts(count: Callable[[Parts], Callable[[int, int, int], list[dict[str, Any]]]], parts: Parts, channel: Channel) -> Answer:
+    """Rows by minute of one of the counter's two tables."""
+    given = parameters(channel)
+    shard, from_ms = integer(given, "shard", most=SHARDS[-1]), integer(given, "from_ms")
+    to_ms = integer(given, "to_ms", least=from_ms, most=from_ms + WINDOW_MS_MAX)
+    return ok({"shard": shard, "now_ms": parts.now_ms(), "minutes": count(parts)(shard, from_ms, to_ms)})
+
+
+# path → the operation by which faults name it, and what answers it
+_COUNTER_QUESTIONS: dict[str, tuple[str, Callable[[Parts, Channel], Answer]]] = {
+    "shards": ("sync_orders", _shards),
+    "sync-orders": ("sync_orders", partial(_rows, lambda parts: parts.table.page)),
+    "sync-orders/counts": ("sync_orders", partial(_counts, lambda parts: parts.table.counts)),
+    "orders": ("orders", partial(_rows, lambda parts: parts.desk.orders_page)),
+    "orders/counts": ("orders", partial(_counts, lambda parts: parts.desk.order_counts)),
+}
 
 
 def _price(parts: Parts, channel: Channel) -> Answer:

@@ -13,6 +13,8 @@ garbage              applies, then answers 200 with something that is no JSON
 in_progress          answers 202; the effect comes `latency_ms` later
 drip                 applies, then sends the answer a byte every `latency_ms`
 stale                answers 401 `signature_stale`, nothing is applied
+no_sync_row          of operation `place` alone: the order gets no row in the sync-order table
+not_streamed         of operation `place` alone: the row is written, and its insert is never published
 """
 
 import random
@@ -40,11 +42,14 @@ Kind = Literal[
     "in_progress",
     "drip",
     "stale",
+    "no_sync_row",
+    "not_streamed",
 ]
 DEFAULT_STATUS = {"refuse": 400}
 DEFAULT_CODE = {"refuse": "insufficient_funds"}
 DEFAULT_LATENCY_MS = {"latency": 1_000, "apply_then_timeout": 30_000, "in_progress": 1_000, "drip": 100}
 ONLY_MUTATING = ("refuse", "partial", "in_progress")
+ONLY_PLACING = ("no_sync_row", "not_streamed")
 GARBAGE = b"<html><body>It works!</body></html>"
 
 
@@ -53,7 +58,7 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     kind: Kind
     counterparty: Literal["counter", "fund", "trading", "*"] = "*"
-    operation: Literal["adjust", "transfer", "exchange", "status", "sync_orders", "*"] = "*"
+    operation: Literal["adjust", "transfer", "exchange", "status", "sync_orders", "orders", "place", "*"] = "*"
     probability: float = 1.0
     count: int | None = None
     status: int | None = None
@@ -84,6 +89,7 @@ class Fault:
             and (request.match is None or (order_id or "").startswith(request.match))
             and (self.kind not in ONLY_MUTATING or operation in {"adjust", "transfer", "exchange"})
             and (self.kind != "partial" or operation == "exchange")
+            and (self.kind in ONLY_PLACING) == (operation == "place")
         )
 
     def twist(self) -> Twist:

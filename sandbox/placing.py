@@ -12,7 +12,7 @@ from sandbox.money import amount_of, cut, known_coin, text
 from sandbox.problems import Problem
 from sandbox.requests import require_user_id
 from sandbox.storage import Contract, PlacedOrder, Storage, SyncOrderRow
-from sandbox.synctable import Place, SyncTable
+from sandbox.synctable import Place, SyncTable, as_json, by_minute
 
 QUOTE_VALID_MS = 10_000
 QUOTES_MAX = 100_000  # open quotes kept in memory; the oldest go first
@@ -62,10 +62,21 @@ class Quote(NamedTuple):
 
 
 class Desk:
-    """Where users trade. `price` asks the fund service for a coin's price: (coin, now in ms) → USDT per coin."""
+    """Where users trade. `price` asks the fund service for a coin's price: (coin, now in ms) → USDT per coin.
 
-    def __init__(self, storage: Storage, table: SyncTable, price: Callable[[str, int], Decimal], spread_bps: Decimal) -> None:
+    `fault` names the fault that befalls an order's sync-order row, if any: (order id) → no_sync_row, not_streamed or "".
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        table: SyncTable,
+        price: Callable[[str, int], Decimal],
+        spread_bps: Decimal,
+        fault: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._storage = storage
+        self._fault = fault
         self._table = table
         self._price = price
         self._spread = spread_bps / 10_000
@@ -92,9 +103,11 @@ class Desk:
         with self._storage.transaction():
             ledger.meet_user(self._storage, user_id, now_ms)
             placed = [self._place_one(user_id, request, now_ms) for request in requests]
-            self._table.log_insert([row for _, row in placed], now_ms)
+            streamed = [row for order in placed if (row := self._write_sync_row(order)) is not None]
+            if streamed:
+                self._table.log_insert(streamed, now_ms)
         self._table.committed()
-        return [_receipt(order) for order, _ in placed]
+        return [_receipt(order) for order in placed]
 
     def place_misc(self, request: MiscRequest, now_ms: int) -> dict[str, Any]:
         """A sync order that is no exchange: money that comes or goes."""
@@ -108,7 +121,7 @@ class Desk:
         self._table.committed()
         return {"order_id": row.order_id, "kind": row.kind, "created_ms": row.created_ms, "shard": row.shard, "sequence": str(row.sequence)}
 
-    def _place_one(self, user_id: str, request: OrderRequest, now_ms: int) -> tuple[PlacedOrder, SyncOrderRow]:
+    def _place_one(self, user_id: str, request: OrderRequest, now_ms: int) -> PlacedOrder:
         place = self._table.next_place(user_id, now_ms)
         contract = self._contract_for(user_id, request, place)
         usdt = cut(Decimal(contract.quantity) * self._agreed_price(user_id, request, now_ms), "USDT")
@@ -119,7 +132,23 @@ class Desk:
             ledger.require_funds(self._storage, ledger.user(user_id), "USDT", usdt)
         ledger.book(self._storage, ledger.placement(order), order_id=order.order_id, key=None, at_ms=now_ms)
         self._storage.insert_order(order)
-        return order, self._table.insert(_exchange_row(order))
+        return order
+
+    def _write_sync_row(self, order: PlacedOrder) -> SyncOrderRow | None:
+        """Writes the order's row. None where the stream is not to show it."""
+        fault = self._fault(order.order_id)
+        if fault == "no_sync_row":
+            return None
+        row = self._table.insert(exchange_row(order))
+        return None if fault == "not_streamed" else row
+
+    def orders_page(self, shard: int, after_ms: int, after_id: int, limit: int) -> list[dict[str, Any]]:
+        """Rows of the counter's own order table, in the shape of sync orders."""
+        rows = self._storage.orders_after(shard, after_ms, after_id, limit)
+        return [as_json(exchange_row(order)._replace(id=row_id)) for row_id, order in rows]
+
+    def order_counts(self, shard: int, from_ms: int, to_ms: int) -> list[dict[str, Any]]:
+        return by_minute(self._storage.order_counts(shard, from_ms, to_ms))
 
     def _contract_for(self, user_id: str, request: OrderRequest, place: Place) -> Contract:
         if request.direction == "CLOSE":
@@ -179,7 +208,7 @@ def _order(direction: str, contract: Contract, usdt: str, place: Place) -> Place
     )
 
 
-def _exchange_row(order: PlacedOrder) -> SyncOrderRow:
+def exchange_row(order: PlacedOrder) -> SyncOrderRow:
     return SyncOrderRow(
         id=0,
         order_id=order.order_id,

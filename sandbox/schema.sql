@@ -69,6 +69,8 @@ CREATE TABLE IF NOT EXISTS placed_order (
     contract_id TEXT NOT NULL,
     created_ms INTEGER NOT NULL
 );
+CREATE INDEX IF NOT EXISTS placed_order_sequence ON placed_order (shard, sequence);
+CREATE INDEX IF NOT EXISTS placed_order_position ON placed_order (shard, created_ms, id);
 CREATE TABLE IF NOT EXISTS sync_order (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     order_id TEXT NOT NULL UNIQUE,

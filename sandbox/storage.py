@@ -93,9 +93,10 @@ class Change(NamedTuple):
 
 
 _SELECT_KEY = "SELECT counterparty, key, state, request, status, response, created_at_ms, due_at_ms, fraction FROM idempotency_key"
-_SELECT_ORDER = (
-    "SELECT order_id, user_id, shard, sequence, direction, asset, quantity, quoted_usdt, contract_id, created_ms FROM placed_order WHERE order_id = ?"
-)
+_ORDER_COLUMNS = "order_id, user_id, shard, sequence, direction, asset, quantity, quoted_usdt, contract_id, created_ms"
+_SELECT_ORDER = f"SELECT {_ORDER_COLUMNS} FROM placed_order WHERE order_id = ?"  # noqa: S608 of constants
+_MINUTE = "created_ms / 60000 * 60000"
+_IN_WINDOW = "WHERE shard = ? AND created_ms >= ? AND created_ms < ?"
 _SELECT_SYNC = (
     "SELECT id, order_id, user_id, shard, sequence, kind, direction, asset, quantity, quoted_usdt, instrument, contract_id, status, created_ms"
     " FROM sync_order"
@@ -214,9 +215,11 @@ class Storage:
         self._run("UPDATE contract SET state = 'CLOSED' WHERE contract_id = ?", contract_id)
 
     def last_of_shard(self, shard: int) -> tuple[int, int]:
-        """Sequence and creation time of the shard's newest row; zeros for an empty shard."""
-        row = self._one("SELECT sequence, created_ms FROM sync_order WHERE shard = ? ORDER BY sequence DESC LIMIT 1", shard)
-        return (row[0], row[1]) if row else (0, 0)
+        """Sequence and creation time of the shard's newest row, of either table; zeros for an empty shard."""
+        tables = ("sync_order", "placed_order")
+        sql = "SELECT sequence, created_ms FROM {} WHERE shard = ? ORDER BY sequence DESC LIMIT 1"
+        newest = [self._one(sql.format(table), shard) for table in tables]
+        return max(((row[0], row[1]) for row in newest if row), default=(0, 0))
 
     def insert_order(self, order: PlacedOrder) -> None:
         self._run(
@@ -251,6 +254,24 @@ class Storage:
             f"{_SELECT_SYNC} WHERE shard = ? AND (created_ms, id) > (?, ?) ORDER BY created_ms, id LIMIT ?", shard, after_ms, after_id, limit
         )
         return [SyncOrderRow(*row) for row in rows]
+
+    def orders_after(self, shard: int, after_ms: int, after_id: int, limit: int) -> list[tuple[int, PlacedOrder]]:
+        """The shard's rows of the order table, each with its id, beyond the position."""
+        rows = self._run(
+            f"SELECT id, {_ORDER_COLUMNS} FROM placed_order WHERE shard = ? AND (created_ms, id) > (?, ?) ORDER BY created_ms, id LIMIT ?",  # noqa: S608 of constants
+            *(shard, after_ms, after_id, limit),
+        )
+        return [(row[0], PlacedOrder(*row[1:])) for row in rows]
+
+    def sync_order_counts(self, shard: int, from_ms: int, to_ms: int) -> list[tuple[int, str, int]]:
+        """(minute's first ms, kind, rows) of the shard's rows from `from_ms` up to, and without, `to_ms`, in order."""
+        sql = f"SELECT {_MINUTE}, kind, count(*) FROM sync_order {_IN_WINDOW} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608 of constants
+        return list(self._run(sql, shard, from_ms, to_ms))
+
+    def order_counts(self, shard: int, from_ms: int, to_ms: int) -> list[tuple[int, str, int]]:
+        """The same of the order table, where all are exchange orders."""
+        sql = f"SELECT {_MINUTE}, 'EXCHANGE', count(*) FROM placed_order {_IN_WINDOW} GROUP BY 1 ORDER BY 1"  # noqa: S608 of constants
+        return list(self._run(sql, shard, from_ms, to_ms))
 
     # --- The log of changes, and how far it was published -----------------------------------------------------------------------------
     def log_change(self, change: Change) -> None:

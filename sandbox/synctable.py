@@ -1,7 +1,7 @@
 """The counter's sync-order table: where an order's row gets its place, and the log that each statement on it leaves."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -63,6 +63,17 @@ class SyncTable:
 
     def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> list[dict[str, Any]]:
         return [as_json(row) for row in self._storage.sync_orders_after(shard, after_ms, after_id, limit)]
+
+    def counts(self, shard: int, from_ms: int, to_ms: int) -> list[dict[str, Any]]:
+        return by_minute(self._storage.sync_order_counts(shard, from_ms, to_ms))
+
+
+def by_minute(counts: Iterable[tuple[int, str, int]]) -> list[dict[str, Any]]:
+    """(minute, kind, rows) as the interface gives them: minutes without rows are left out."""
+    minutes: dict[int, dict[str, int]] = {}
+    for minute_ms, kind, rows in counts:
+        minutes.setdefault(minute_ms, {})[kind] = rows
+    return [{"minute_ms": minute_ms, "kinds": kinds} for minute_ms, kinds in minutes.items()]
 
 
 def full_scale(amount: str | None) -> str | None:
