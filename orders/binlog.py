@@ -26,10 +26,8 @@ def decode(raw: bytes | None) -> list[RowChange]:
         return []
     if raw[:1] in canal_protobuf.FIRST_BYTES:
         return canal_protobuf.decode(raw)
-    changes = None
-    if CANAL_MARK in raw:
-        changes = canal.from_bytes(raw)
-    elif debezium.ENVELOPE_MARK in raw:
+    changes = canal.from_bytes(raw) if CANAL_MARK in raw else None
+    if changes is None and debezium.ENVELOPE_MARK in raw:
         changes = debezium.from_bytes(raw)
     return _by_shape(_read(raw), len(raw)) if changes is None else changes
 

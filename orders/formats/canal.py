@@ -46,7 +46,7 @@ def from_bytes(raw: bytes) -> list[RowChange] | None:
         flat = _as_canal_sends.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return _changes(flat, len(raw))
+    return None if flat.kind.islower() else _changes(flat, len(raw))  # small letters are Maxwell's
 
 
 def from_json(found: dict[str, Any], size: int) -> list[RowChange]:

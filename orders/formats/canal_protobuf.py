@@ -21,8 +21,8 @@ MESSAGES, HEARTBEAT = 7, 11  # types of packets
 TRANSACTION_BEGIN, ROWS, TRANSACTION_END, ENTRY_HEARTBEAT, GTID_LOG = 1, 2, 3, 4, 5  # types of entries
 UNCOMPRESSED: Final = frozenset({0, 1})
 WINDOW_BITS: Final = {2: zlib.MAX_WBITS, 3: zlib.MAX_WBITS | 16}  # by compression: zlib, gzip
-INFLATION_MAX: Final = 64  # rows repeat their columns' names and types, so that they shrink well; a bomb is a thousand times its size
-INFLATION_ALLOWANCE: Final = 65_536
+INFLATION_MAX: Final = 32  # rows shrink to a ninth, updates to half of that; a bomb grows a thousandfold
+INFLATION_ALLOWANCE: Final = 1 << 20  # a few rows that are all alike shrink more
 
 _Parsed = TypeVar("_Parsed")
 _KINDS: Final = {number: name for name, number in pb.EventType.items()}

@@ -31,8 +31,12 @@ def row(source_format: str, found: object, part: str, converters: Mapping[str, C
         raise UnreadableMessage(source_format, part, "no row", found)
     values: Row = {}
     for name, value in found.items():
+        convert = converters.get(name)
+        if value is None or (convert is None and isinstance(value, str)):
+            values[name] = value
+            continue
         try:
-            values[name] = None if value is None else converters.get(name, otherwise)(value)
+            values[name] = (convert or otherwise)(value)
         except Unconvertible as error:
             raise UnreadableMessage(source_format, f"{part}.{name[:SHOWN_CHARACTERS_MAX]}", str(error), value) from None
     return values

@@ -1,8 +1,11 @@
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from orders.arrivals import Arrival
+from orders.binlog import decode
 from orders.mapping import canonical_hash, from_interface
 from tests.orders.encodings import ENCODINGS
 from tests.orders.messages import RULES, interface_row, read
@@ -24,3 +27,22 @@ class TestOneOrder:
 
         assert isinstance(arrival, Arrival)
         assert str(arrival.order.quantity) == "123456789012345678.123456789012345678"
+
+
+class TestFormats:
+    """Are told apart by their shape, not by words that a row may hold too."""
+
+    @pytest.mark.parametrize("encode", ENCODINGS)
+    def test_of_a_row_that_names_the_others_marks(self, encode: Callable[..., bytes]) -> None:
+        (change,) = decode(encode(status="mysqlType", payload="mysqlType", op="c", type="INSERT", source="payload"))
+
+        assert (change.source_format, change.operation) == (encode.__name__.removesuffix("_with_schema"), "insert")
+        assert change.after
+        assert (change.after["payload"], change.after["op"], change.after["type"]) == ("mysqlType", "c", "INSERT")
+
+    def test_of_ddl_that_names_the_others_marks(self) -> None:
+        found: dict[str, Any] = {"type": "table-alter", "database": "counter", "table": "t", "def": {"columns": [{"name": "mysqlType"}]}}
+
+        (change,) = decode(json.dumps(found).encode())
+
+        assert (change.source_format, change.operation) == ("maxwell", "ddl")
