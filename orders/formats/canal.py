@@ -80,12 +80,12 @@ def _changes(flat: _Flat, size: int) -> list[RowChange]:
 
 
 def _texts(found: dict[str, Any]) -> dict[str, Any]:
-    rows = {name: [_row_texts(row) for row in found[name]] for name in ("data", "old") if isinstance(found.get(name), list)}
-    return {**found, **rows, "es": _time(found.get("es"))}
-
-
-def _row_texts(row: object) -> object:
-    return {name: number_text(value) for name, value in row.items()} if isinstance(row, dict) else row
+    """In place: a hostile message isn't kept twice."""
+    for rows in (found.get("data"), found.get("old")):
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict):
+                row.update({name: number_text(value) for name, value in row.items() if not isinstance(value, str)})
+    return {**found, "es": _time(found.get("es"))}
 
 
 def _time(value: object) -> int | None:
@@ -98,6 +98,8 @@ def _change(flat: _Flat, operation: Operation, before: Row | None, after: Row | 
 
 
 def _rows(flat: _Flat, data: list[dict[str, str | None]], operation: Operation, room: int) -> list[RowChange]:
+    if not all(data):
+        raise UnreadableMessage(CANAL_FLAT, f"data[{data.index({})}]", "a row without columns")
     convert = _Conversion(flat.mysql_type or {}, room)
     key = tuple(flat.pk_names or ())
     rows = [convert.row(row, "data", number) for number, row in enumerate(data)]

@@ -187,6 +187,7 @@ class TestUnreadableMessages:
             (b'{"type":"INSERT","data":[{"a":{"b":1}}]}', "data[0][...]"),
             (b'{"type":"INSERT","data":{"a":"b"}}', "data"),
             (b'{"type":"INSERT","data":[null]}', "data[0]"),
+            (b'{"type":"INSERT","data":[{"a":"b"},{}]}', "data[1]"),
             (b'{"type":"INSERT","sql":"insert into t values (1)"}', "data"),
             (b'{"type":"UPSERT","data":[{"a":"b"}]}', "type"),
             (b'{"type":7}', "type"),
@@ -245,12 +246,33 @@ class TestCost:
     def test_memory_stays_a_small_multiple_of_the_message(self) -> None:
         raw = message(*(row(f"O{number}") for number in range(2_000)), mysqlType=MYSQL_TYPES)
 
-        tracemalloc.start()
-        decode(raw)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        assert peak_bytes(decode, raw) < 8 * len(raw)
 
-        assert peak < 8 * len(raw)
+    @pytest.mark.parametrize(
+        ("head", "item", "tail"),
+        [
+            (b'{"type":"INSERT","mysqlType":null,"data":[', b"{}", b"]}"),
+            (b'{"type":"INSERT","mysqlType":null,"data":[', b'{"":""}', b"]}"),
+            (b'{"type":"INSERT","data":[', b'{"":1}', b"]}"),
+            (b'{"type":"insert","data":{"a":[', b"[]", b"]}}"),
+            (b'{"type":"insert","data":{"a":[', b"1e40", b"]}}"),
+            (b'{"op":"c","source":{},"after":{"a":[', b"{}", b"]}}"),
+            (b'{"payload":{},"schema":{"type":"","fields":[', b'{"type":""}', b"]}}"),
+        ],
+    )
+    def test_memory_of_a_message_of_next_to_nothing_is_about_that_of_json_loads(self, head: bytes, item: bytes, tail: bytes) -> None:
+        raw = head + b",".join([item] * 5_000) + tail
+
+        assert peak_bytes(decode, raw) < 4 * peak_bytes(json.loads, raw)
+
+
+def peak_bytes(work: Any, raw: bytes) -> int:
+    tracemalloc.start()
+    with suppress(UnreadableMessage):
+        work(raw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def best_seconds(work: Any, raw: bytes) -> float:
