@@ -158,9 +158,7 @@ class BinlogConsumer:
 
     def _round(self, consumer: KafkaConsumer) -> None:
         try:
-            polled: Polled = consumer.poll(
-                timeout_ms=GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS else POLL_MS, max_records=settings.INTAKE_BATCH_ROWS_MAX
-            )
+            polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
         except REARRANGED as error:
             self._taken_in.clear()  # another member may be further by now
             log.info("the group was arranged anew", reason=type(error).__name__)
@@ -182,6 +180,12 @@ class BinlogConsumer:
                 self._commit(consumer)
                 fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
+
+    @staticmethod
+    def _poll_ms(consumer: KafkaConsumer) -> int:
+        """A glance is too short for a group to be arranged in: joining members then wait for one another in vain."""
+        settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
+        return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
 
     def _taken(self, items: list[Item]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before it was done."""

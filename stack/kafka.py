@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from stack.errors import StackError
@@ -21,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python warns of its own import
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
+    from kafka.errors import TopicAlreadyExistsError
 
 PARTITIONS = 4
 CORRELATION_ID = struct.pack(">i", 7)
@@ -75,7 +77,8 @@ def ensure_topic(servers: str, topic: str, partitions: int = PARTITIONS) -> None
     admin = KafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=5_000)
     try:
         if topic not in admin.list_topics():
-            admin.create_topics([NewTopic(topic, partitions, 1)])
+            with suppress(TopicAlreadyExistsError):  # somebody made it in between
+                admin.create_topics([NewTopic(topic, partitions, 1)])
     finally:
         admin.close()
 
