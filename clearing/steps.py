@@ -34,9 +34,13 @@ def _nothing(_step: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A worker as the steps see it. `stopping` ends continuing; `on_step` is told of each step that the first clearing takes in place."""
+    """A worker as the steps see it.
 
-    worker: str
+    `worker` names its incarnation, asked at every claim; `stopping` ends continuing; `on_step` is told of each step that the first clearing takes
+    in place.
+    """
+
+    worker: Callable[[], str]
     gateways: Gateways
     stopping: Callable[[], bool]
     on_step: Callable[[int], None] = _nothing

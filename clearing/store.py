@@ -144,7 +144,7 @@ def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[Stat
     return (State(rows[0][0]), _ref(rows[0][1:])) if rows else (None, None)
 
 
-def claim(ref_id: int, epoch: int, *, worker: str, gives_up: Callable[[], bool]) -> Work | None:
+def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool]) -> Work | None:
     """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now.
 
     Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
@@ -152,13 +152,14 @@ def claim(ref_id: int, epoch: int, *, worker: str, gives_up: Callable[[], bool])
     while True:
         asked_at = clock_gettime(CLOCK_BOOTTIME)
         try:
-            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, worker, settings.CLEARING_CLAIM_SECONDS])
+            name = worker()
+            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS])
         except DATABASE_AWAY:
             if gives_up():
                 raise
             sleep(AWAY_SECONDS)
         else:
-            return _work(rows[0], worker, asked_at) if rows else None
+            return _work(rows[0], name, asked_at) if rows else None
 
 
 def _work(row: Row, worker: str, asked_at: float) -> Work:
@@ -300,13 +301,17 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 
 
 def interrupted(limit: int) -> list[int]:
-    """Clearings whose claim has expired, or whose time has come. Without locks: `requeue` looks again under them."""
+    """Clearings whose claim has expired or whose worker has ended, or whose time has come. Without locks: `requeue` looks again under them."""
     expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
     due = (
         "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= (SELECT service_now())"
         " ORDER BY due_at LIMIT %s"
     )
-    return [row[0] for row in call(f"({expired}) UNION ALL ({due})", [limit, limit])]
+    orphaned = (
+        "SELECT c.id FROM clearing_clearing c JOIN base_incarnation i ON i.name = c.claimed_by"
+        " WHERE c.state = 'running' AND i.ended_at IS NOT NULL LIMIT %s"
+    )
+    return [row[0] for row in call(f"({expired}) UNION ({orphaned}) UNION ({due})", [limit, limit, limit])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,14 @@ takes off `request.chain`, because Celery's tracer would otherwise publish it af
 """
 
 import os
-import socket
 from functools import cache
 from typing import Any, cast
-from uuid import uuid4
 
 from celery import Task, shared_task, signals
 from celery.worker import state as worker_state
 
 from acceptance_site.celery import RESUME_QUEUE
+from base.incarnation import Life
 from clearing import pipeline
 from clearing.broker import QUEUED_MS_HEADER
 from clearing.gateways import gateways
@@ -30,9 +29,16 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
 
 
 @cache
-def worker_name() -> str:
-    """The life of this process, as claims and attempts name it: host, process id, and a number that no other life has."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
+def life() -> Life:
+    """The worker's life, as claims and attempts name it."""
+    return Life("worker")
+
+
+@signals.worker_shutdown.connect(weak=False)
+def end_life(**_: object) -> None:
+    """What a stopping worker couldn't hand back is taken back at once."""
+    if life.cache_info().currsize:
+        life().end()
 
 
 def stopping() -> bool:
@@ -75,7 +81,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
         queued_ms = int(getattr(task.request, QUEUED_MS_HEADER, 0) or 0)
         pipeline.publish([ClearingRef(clearing_id, epoch, step, lane=0, queued_ms=queued_ms)], queue=RESUME_QUEUE)
         return
-    Runner(worker_name(), gateways(), stopping, events).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, events).run(clearing_id, epoch)
     events.finish()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from time import monotonic
 
 import structlog
 from django.conf import settings
@@ -17,6 +18,7 @@ from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base import metrics
 from clearing import broker, pipeline, store
 from clearing.store import Unclaimed
+from ops import pulse
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
@@ -28,7 +30,7 @@ def sweep() -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_requeue, _send_gone, _promote_stalled):
+    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled):
         try:
             counts += stage(generation)
         except Exception as error:
@@ -41,6 +43,15 @@ def sweep() -> Counter[str]:
     if failed is not None:
         raise failed
     return counts
+
+
+def _bury_the_dead(_generation: str) -> Counter[str]:
+    """Before the requeue, which takes back what the dead had claimed."""
+    beats = pulse.living()
+    dead = [name for name in pulse.watch.dead(beats, monotonic()) if pulse.bury(name, beats[name])]
+    for name in dead:
+        log.warning("a process went silent", incarnation=name, fix="nothing: its claims are taken back")
+    return Counter(buried=len(dead))
 
 
 def _requeue(generation: str) -> Counter[str]:

@@ -11,7 +11,7 @@ def create(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("clearing", "0001_initial")]
+    dependencies = [("clearing", "0001_initial"), ("base", "0002_incarnation")]
     operations = [
         # Room in each page for the next versions of its rows, and a vacuum that comes while the table is small.
         migrations.RunSQL(

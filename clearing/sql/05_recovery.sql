@@ -27,7 +27,8 @@ BEGIN
         UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, claimed_until = NULL,
                 claimed_by = '', due_at = NULL, broker_generation = p_generation
             WHERE id = c.id AND epoch = c.epoch AND state = c.state
-                AND ((state = 'running' AND claimed_until < v_now) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
+                AND ((state = 'running' AND (claimed_until < v_now OR EXISTS (
+                        SELECT FROM base_incarnation i WHERE i.name = claimed_by AND i.ended_at IS NOT NULL))) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
             -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept

@@ -23,7 +23,7 @@ from tests.support.orders import World, operation, outcomes
 
 
 def claimed(world: World, clearing: Clearing) -> Work:
-    work = store.claim(clearing.pk, clearing.epoch, worker="w", gives_up=lambda: True)
+    work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
     assert work is not None
     return work
 

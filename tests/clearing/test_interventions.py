@@ -78,7 +78,7 @@ class TestRetry:
     def test_it_waits_while_its_users_next_one_runs(self, world: World) -> None:
         order = parked(world)
         running = world.accept()
-        store.claim(running.pk, running.epoch, worker="w", gives_up=lambda: True)
+        store.claim(running.pk, running.epoch, worker=lambda: "w", gives_up=lambda: True)
 
         retry_by_hand(order.pk, actor="ann", reason="again")
 

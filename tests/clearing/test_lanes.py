@@ -111,7 +111,7 @@ class TestSameMoment:
     def test_two_sweeps_at_once_take_a_claim_back_once(self, busy_world: World) -> None:
         clearings = [busy_world.accept(str(user)) for user in range(10)]
         for clearing in clearings:
-            store.claim(clearing.pk, clearing.epoch, worker="dead", gives_up=lambda: True)
+            store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
         Clearing.objects.update(claimed_until=clearings[0].accepted_at)
         found: list[int] = []
 

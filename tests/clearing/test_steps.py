@@ -292,7 +292,7 @@ class TestPartialExecution:
 class TestLostClaim:
     def test_the_taken_over_operation_is_asked_for_first(self, world: World) -> None:
         clearing = world.accept()
-        dead = store.claim(clearing.pk, clearing.epoch, worker="dead-worker", gives_up=lambda: True)
+        dead = store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
         assert dead is not None
         world.counterparties.gateways().perform(dead.stored, dead.clock)  # and then it died
 
@@ -304,7 +304,7 @@ class TestLostClaim:
 
     def test_what_the_dead_worker_never_sent_is_sent(self, world: World) -> None:
         clearing = world.accept()
-        store.claim(clearing.pk, clearing.epoch, worker="dead-worker", gives_up=lambda: True)
+        store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
 
         world.when_due(clearing)
 
@@ -313,14 +313,14 @@ class TestLostClaim:
 
     def test_a_claim_that_has_not_expired_is_left_alone(self, world: World) -> None:
         clearing = world.accept()
-        store.claim(clearing.pk, clearing.epoch, worker="slow-worker", gives_up=lambda: True)
+        store.claim(clearing.pk, clearing.epoch, worker=lambda: "slow-worker", gives_up=lambda: True)
 
         assert store.interrupted(10) == []
         assert store.requeue([clearing.pk], actor="sweep", generation="") == []
 
     def test_who_lost_the_claim_changes_nothing_but_adds_evidence(self, world: World) -> None:
         clearing = world.accept()
-        slow = store.claim(clearing.pk, clearing.epoch, worker="slow-worker", gives_up=lambda: True)
+        slow = store.claim(clearing.pk, clearing.epoch, worker=lambda: "slow-worker", gives_up=lambda: True)
         assert slow is not None
         shift_clock(60)
         store.requeue([clearing.pk], actor="sweep", generation="")
@@ -356,7 +356,7 @@ class TestHold:
 
     def test_a_running_one_parks_before_its_next_step(self, world: World) -> None:
         clearing, following = world.accept(), world.accept()
-        work = store.claim(clearing.pk, clearing.epoch, worker="w", gives_up=lambda: True)
+        work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
         assert work is not None
         store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
 

@@ -111,7 +111,7 @@ class TestGoneMessages:
 class TestInterrupted:
     def test_an_expired_claim_goes_to_the_resume_queue(self, world: World) -> None:
         clearing = published(world)
-        store.claim(clearing.pk, clearing.epoch, worker="dead", gives_up=lambda: True)
+        store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
         shift_clock(60)
 
         counts = sweep()
@@ -155,7 +155,7 @@ class TestOthersGoOn:
         world = World()
         bad, good = published(world, "1"), published(world, "2")
         for clearing in (bad, good):
-            store.claim(clearing.pk, clearing.epoch, worker="dead", gives_up=lambda: True)
+            store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
         Attempt.objects.all().delete()
         bad.operations.all().delete()
         shift_clock(60)

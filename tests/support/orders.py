@@ -61,7 +61,7 @@ class World:
 
     def runner(self) -> Runner:
         """A worker."""
-        return Runner("test-worker", self.counterparties.gateways(), self.stopping)
+        return Runner(lambda: "test-worker", self.counterparties.gateways(), self.stopping)
 
     def run(self, clearing: Clearing) -> Clearing:
         """A worker runs the queued clearing as far as it goes; the fresh row."""

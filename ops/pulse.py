@@ -1,0 +1,69 @@
+"""Who has died: incarnations whose beat stands still while we look on (design, section 6).
+
+Silence is what this sweeper has itself watched, pass by pass, never a difference of stored times: after an outage of PostgreSQL, or a pause of
+this very machine, every stored beat is old and nobody is dead.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+
+from base.db import call
+
+WATCHED_SECONDS_MAX = 1.5  # of silence between two passes that counts; a longer gap was ours
+DEAD_SECONDS = 3.0  # of silence of one that we have seen alive
+
+
+@dataclass(slots=True)
+class _Pulse:
+    beat: datetime
+    silent: float = 0.0
+    seen_alive: bool = False
+
+
+class Watch:
+    """What one sweeper process has seen. Safe in threads."""
+
+    def __init__(self, unseen_seconds: float) -> None:
+        self._unseen_seconds = unseen_seconds
+        self._pulses: dict[str, _Pulse] = {}
+        self._looked_at: float | None = None
+        self._lock = threading.Lock()
+
+    def dead(self, beats: Mapping[str, datetime], now: float) -> list[str]:
+        """Shows the latest beats, at a monotonic time; returns those that have been silent for too long.
+
+        One that this sweeper never saw beat needs a claim's length of silence.
+        """
+        with self._lock:
+            watched = 0.0 if self._looked_at is None else min(max(now - self._looked_at, 0.0), WATCHED_SECONDS_MAX)
+            self._looked_at = now
+            self._pulses = {name: self._pulse(name, beat, watched) for name, beat in beats.items()}
+            return [name for name, pulse in self._pulses.items() if pulse.silent >= (DEAD_SECONDS if pulse.seen_alive else self._unseen_seconds)]
+
+    def _pulse(self, name: str, beat: datetime, watched: float) -> _Pulse:
+        known = self._pulses.get(name)
+        if known is None:
+            return _Pulse(beat)
+        if known.beat != beat:
+            return _Pulse(beat, seen_alive=True)
+        return _Pulse(beat, known.silent + watched, known.seen_alive)
+
+
+watch = Watch(settings.CLEARING_CLAIM_SECONDS)
+
+
+def living() -> dict[str, datetime]:
+    """The last beat of every incarnation that hasn't ended."""
+    return dict(call("SELECT name, beat_at FROM base_incarnation WHERE ended_at IS NULL", []))
+
+
+def bury(name: str, beat: datetime) -> bool:
+    """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the next requeue."""
+    sql = (
+        "UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'dead' WHERE name = %s AND beat_at = %s AND ended_at IS NULL RETURNING name"
+    )
+    return bool(call(sql, [name, beat]))

@@ -1,0 +1,140 @@
+"""Who is dead: only who was silent while somebody looked on."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from base.clock import shift_clock
+from base.incarnation import Life
+from base.models import Incarnation
+from clearing import broker, store
+from clearing.models import Clearing
+from clearing.status import State
+from ops import pulse
+from ops.pulse import Watch
+from ops.sweep import sweep
+from tests.support.orders import World
+
+NO_HEART = threading.Thread()  # stands where the beating thread would, so that the test beats by hand, in its own transaction
+BEAT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def later(seconds: float) -> datetime:
+    return BEAT + timedelta(seconds=seconds)
+
+
+class TestWatch:
+    def test_one_that_beats_is_alive(self) -> None:
+        watch = Watch(unseen_seconds=12)
+
+        assert not any(watch.dead({"w": later(second)}, now=second) for second in range(20))
+
+    def test_one_that_was_seen_alive_is_dead_after_three_seconds_of_silence(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=0)
+        watch.dead({"w": later(1)}, now=1)
+
+        found = [watch.dead({"w": later(1)}, now=second) for second in (2, 3, 4)]
+
+        assert found == [[], [], ["w"]]
+
+    def test_one_that_was_never_seen_alive_has_a_claims_length(self) -> None:
+        watch = Watch(unseen_seconds=12)
+
+        found = [bool(watch.dead({"w": BEAT}, now=second)) for second in range(14)]
+
+        assert found.index(True) == 12
+
+    def test_a_gap_of_the_watchers_own_counts_for_little(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=0)
+        watch.dead({"w": later(1)}, now=1)
+
+        assert watch.dead({"w": later(1)}, now=60) == []
+        assert watch.dead({"w": later(60)}, now=61) == []
+
+    def test_a_clock_that_jumps_back_kills_nobody(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=100)
+
+        assert watch.dead({"w": BEAT}, now=0) == []
+
+
+@pytest.fixture
+def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    broker.client().flushdb()
+    monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=0))
+    yield World()
+    shift_clock(0)
+
+
+def claimed_by(name: str, world: World) -> Clearing:
+    clearing = world.accept()
+    assert store.claim(clearing.pk, clearing.epoch, worker=lambda: name, gives_up=lambda: True)
+    return clearing
+
+
+class TestTheDead:
+    def test_their_claims_are_taken_back_before_they_expire(self, world: World) -> None:
+        Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
+        clearing = claimed_by("dead-worker", world)
+
+        counts = sweep()
+
+        clearing.refresh_from_db()
+        assert (counts["buried"], counts["was_running"], clearing.state) == (1, 1, State.QUEUED)
+        assert Incarnation.objects.get().end == "dead"
+
+    def test_those_of_the_living_are_left_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=12))
+        Incarnation.objects.create(name="slow-worker", role="worker", host="h", pid=1, version="1")
+        clearing = claimed_by("slow-worker", world)
+
+        sweep()
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.RUNNING
+
+    def test_one_that_beat_in_the_meantime_is_not_buried(self, world: World) -> None:
+        Incarnation.objects.create(name="w", role="worker", host="h", pid=1, version="1")
+        beats = pulse.living()
+        Incarnation.objects.update(beat_at=later(0))
+
+        assert not pulse.bury("w", beats["w"])
+
+
+class TestLife:
+    def test_a_process_that_was_declared_dead_wakes_under_a_new_name(self, world: World) -> None:
+        life = Life("worker")
+        life._heart = NO_HEART
+        old = life.name
+        pulse.bury(old, pulse.living()[old])
+
+        life.beat()
+
+        assert life.name != old
+        assert list(pulse.living()) == [life.name]
+
+    def test_a_process_that_stops_gives_its_claims_back_at_once(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=12))
+        life = Life("worker")
+        life._heart = NO_HEART
+        clearing = claimed_by(life.name, world)
+        life.end()
+
+        sweep()
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.QUEUED
+
+    def test_a_beat_moves_on(self, world: World) -> None:
+        life = Life("worker")
+        life._heart = NO_HEART
+        name = life.name
+        before = pulse.living()[name]
+
+        life.beat()
+
+        assert pulse.living()[name] > before
