@@ -83,6 +83,7 @@ app.conf.update(
     beat_schedule={
         "sweep": periodic_job("ops.sweep", settings.SWEEP_SECONDS),
         "gap-pass": periodic_job("ops.gap_pass", settings.GAP_PASS_SECONDS),
+        "reconcile": periodic_job("ops.reconcile", settings.RECONCILE_SECONDS),
     },
     CELERY_DB_REUSE_MAX=2**62,
 )

@@ -162,6 +162,9 @@ if INTAKE_SINCE.tzinfo is None:
 GAP_PASS_SECONDS = env.float("GAP_PASS_SECONDS", 3.0)
 GAP_OVERLAP_MS = env.int("GAP_OVERLAP_MS", 30_000)
 GAP_PAGE_ROWS = env.int("GAP_PAGE_ROWS", 500)
+RECONCILE_SECONDS = env.float("RECONCILE_SECONDS", 600.0)
+RECONCILE_HOURS = env.float("RECONCILE_HOURS", 24.0)
+RECONCILE_SETTLE_MS = env.int("RECONCILE_SETTLE_MS", 60_000)  # orders younger than this are left to the stream and the gap pass
 
 # --- Counterparties ---------------------------------------------------------------------------------------------------------------
 COUNTERPARTY_URLS = {

@@ -38,6 +38,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             _item("Quarantine", "gpp_maybe", "admin:orders_quarantined_changelist", "orders.view_quarantined"),
             _item("Watermarks", "water", "admin:orders_watermark_changelist", "orders.view_watermark"),
+            _item("Reconcile runs", "balance", "admin:orders_reconcilerun_changelist", "orders.view_reconcilerun"),
         ],
     },
     {

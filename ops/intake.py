@@ -17,11 +17,13 @@ from orders.gaps import GapPass, GapResult
 from orders.ingest import IngestResult, ingest
 from orders.interface import HttpSyncOrderInterface
 from orders.mapping import Rules
-from orders.models import Source
+from orders.models import ReconcileRun, Source
+from orders.reconcile import Reconcile
 
 log = structlog.get_logger(__name__)
 
 GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
+RECONCILE_LOCK = 0x7265636F6E63696C  # "reconcil"
 SCAN_AGAIN_LOCK = 0x6761705F7363616E  # "gap_scan": a pass by hand from an earlier time, which the periodic ones don't wait for
 
 
@@ -51,6 +53,18 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None) -> GapRe
             return None
         gap_pass = GapPass(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
         return gap_pass.run(shard, since_ms)
+
+
+def run_reconcile(hours: float) -> list[ReconcileRun] | None:
+    """Compares our orders of the last hours with the counter's tables, and fetches what is missing. None: another run is still under way.
+
+    Raises InterfaceFailed if the counter doesn't list its shards.
+    """
+    with _alone(RECONCILE_LOCK) as ours:
+        if not ours:
+            log.info("reconcile left out: the one before is still under way")
+            return None
+        return Reconcile(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS).run(hours)
 
 
 def _take(items: Sequence[Item], source: Source) -> IngestResult:

@@ -30,11 +30,16 @@ CLEARED_SQL = """
     SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > (SELECT service_now() - interval '1 minute')
 """
 NEWEST_SQL = "SELECT extract(epoch FROM service_now()) - created_ms / 1000.0 FROM orders_syncorder ORDER BY id DESC LIMIT 1"
+RECONCILE_SQL = """
+    SELECT DISTINCT ON (shard) shard, missing, missing - fetched, "unknown", no_sync_row, extract(epoch FROM service_now() - at)
+    FROM orders_reconcilerun WHERE error = '' AND id > (SELECT max(id) - 1000 FROM orders_reconcilerun) ORDER BY shard, id DESC
+"""
+RECONCILE_KINDS = ("missing", "unresolved", "unknown", "no_sync_row")
 Families = list[GaugeMetricFamily]
 
 
 def read_database() -> Families:
-    """Clearings by state and age, throughput, the newest order. Raises django.db.DatabaseError."""
+    """Clearings by state and age, throughput, the newest order, the last reconcile. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
         cursor.execute(UNFINISHED_SQL)
@@ -43,11 +48,17 @@ def read_database() -> Families:
         (cleared,) = cursor.fetchone() or (0,)
         cursor.execute(NEWEST_SQL)
         newest = cursor.fetchone()
+        cursor.execute(RECONCILE_SQL)
+        reconciled = cursor.fetchall()
     return [
         metrics.CLEARINGS.family([((state,), found.get(state, (0, 0.0))[0]) for state in UNFINISHED]),
         metrics.CLEARINGS_OLDEST.family([((state,), found[state][1]) for state in UNFINISHED if state in found]),
         metrics.CLEARED_LAST_MINUTE.family([((), cleared)]),
         metrics.NEWEST_ORDER_AGE.family([((), float(newest[0]))] if newest else []),
+        metrics.RECONCILE_DIFFERENCE.family(
+            [((str(shard), kind), count) for shard, *counts, _ in reconciled for kind, count in zip(RECONCILE_KINDS, counts, strict=True)]
+        ),
+        metrics.RECONCILE_AGE.family([((str(row[0]),), float(row[-1])) for row in reconciled]),
     ]
 
 

@@ -15,7 +15,7 @@ from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
 from base.readable import amount, duration, hex_of, text_of
 from base.readonly import ReadOnlyAdmin, column
-from orders.models import Direction, Quarantined, Source, SyncOrder, Watermark
+from orders.models import Direction, Quarantined, ReconcileRun, Source, SyncOrder, Watermark
 
 COINS = [(asset, asset) for asset in settings.ASSET_SCALES if asset != "USDT"]
 REASONS_MAX = 50
@@ -203,6 +203,51 @@ class WatermarkAdmin(ReadOnlyAdmin):
     @column("its age")
     def scanned_age(self, watermark: Watermark) -> str:
         return _age(watermark, watermark.scanned_through_ms)
+
+
+class DifferenceFilter(admin.SimpleListFilter):
+    """Runs that found something."""
+
+    title = "found"
+    parameter_name = "found"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("difference", "a difference"), ("unresolved", "still missing"), ("error", "not compared")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ReconcileRun]) -> QuerySet[ReconcileRun]:
+        found = {
+            "difference": Q(missing__gt=0) | Q(unknown__gt=0) | Q(no_sync_row__gt=0),
+            "unresolved": Q(missing__gt=F("fetched")),
+            "error": ~Q(error=""),
+        }
+        return queryset.filter(found[value]) if (value := self.value()) in found else queryset
+
+
+@admin.register(ReconcileRun)
+class ReconcileRunAdmin(ReadOnlyAdmin):
+    """How our orders compared with the counter's two tables, shard by shard; kept for 30 days."""
+
+    list_display = ("at", "shard", "window", "ours", "sync_table", "order_table", "missing", "fetched", "no_sync_row", "unknown", "error_start")
+    list_filter = (DifferenceFilter,)
+    fields = (
+        ("at", "shard", "window"),
+        ("ours", "sync_table", "order_table", "minutes"),
+        ("missing", "fetched", "no_sync_row", "unknown"),
+        ("orders_meant",),
+        ("error",),
+    )
+
+    @column("window (UTC)")
+    def window(self, run: ReconcileRun) -> str:
+        return f"{moment(run.from_ms)[:16]} to {moment(run.to_ms)[:16]}"
+
+    @column("error")
+    def error_start(self, run: ReconcileRun) -> str:
+        return run.error[:120]
+
+    @column("the orders")
+    def orders_meant(self, run: ReconcileRun) -> SafeString:
+        return _block("\n".join(f"{kind}: {', '.join(order_ids)}" for kind, order_ids in run.order_ids.items()))
 
 
 def moment(milliseconds: int) -> str:

@@ -98,8 +98,12 @@ class GapPass:
         return max(known if since_ms is None else min(known, since_ms), self.rules.since_ms, 0)
 
     def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
-        place = (f"{GAP_PREFIX}{shard}", shard, _offset(row.get("id")))
-        return read_row(row, Origin(*place, json.dumps(row, sort_keys=True).encode()), self.rules)
+        return read_row(row, interface_origin(GAP_PREFIX, shard, row), self.rules)
+
+
+def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
+    """Where a row of the counter's interface came from: the table's prefix and the shard, and the row's id for an offset."""
+    return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), json.dumps(row, sort_keys=True).encode())
 
 
 def _following(page: Page, position: Position) -> Position | None:

@@ -1,8 +1,9 @@
-"""The counter's sync-order interface: its shards, and each shard's orders in pages of (milliseconds, id)."""
+"""The counter's interface: its shards, and each shard's orders in pages of (milliseconds, id), of either of its two tables."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NoReturn, Protocol
 
 from base.http import HttpError, SignedClient
@@ -39,6 +40,30 @@ class Page:
     following: Position | None
 
 
+class Table(StrEnum):
+    """The counter's two tables, by their paths. The second is the independent source: what never got a sync-order row is only there."""
+
+    SYNC_ORDERS = "sync-orders"
+    ORDERS = "orders"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows by minute (its first millisecond) and kind; minutes without rows are left out."""
+
+    minutes: Mapping[int, Mapping[str, int]]
+
+
+class CounterTables(Protocol):
+    """What reconcile asks of the counter. Raises InterfaceFailed."""
+
+    def shards(self) -> Shards: ...
+
+    def counts(self, table: Table, shard: int, from_ms: int, to_ms: int) -> Counts: ...
+
+    def rows(self, table: Table, shard: int, after: Position, limit: int) -> Page: ...
+
+
 class SyncOrderInterface(Protocol):
     """What gap compensation asks of the counter. Raises InterfaceFailed."""
 
@@ -63,11 +88,22 @@ class HttpSyncOrderInterface:
         return Shards(tuple(_integer("shards", shard) for shard in shards), _integer("now_ms", found.get("now_ms")))
 
     def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page:
-        found = self._get(f"/v1/sync-orders?shard={shard}&after_ms={after_ms}&after_id={after_id}&limit={limit}")
+        return self.rows(Table.SYNC_ORDERS, shard, Position(after_ms, after_id), limit)
+
+    def rows(self, table: Table, shard: int, after: Position, limit: int) -> Page:
+        """A page of a table: the rows after a position."""
+        found = self._get(f"/v1/{table}?shard={shard}&after_ms={after.ms}&after_id={after.id}&limit={limit}")
         rows, following = found.get("rows"), found.get("next")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             _unreadable("rows", rows)
         return Page(_integer("now_ms", found.get("now_ms")), tuple(rows), None if following is None else _position(following))
+
+    def counts(self, table: Table, shard: int, from_ms: int, to_ms: int) -> Counts:
+        """How many rows a table has from `from_ms` up to, and without, `to_ms`; at most 24 h."""
+        minutes = self._get(f"/v1/{table}/counts?shard={shard}&from_ms={from_ms}&to_ms={to_ms}").get("minutes")
+        if not isinstance(minutes, list):
+            _unreadable("minutes", minutes)
+        return Counts(dict(_minute(minute) for minute in minutes))
 
     def _get(self, path: str) -> dict[str, Any]:
         try:
@@ -88,6 +124,13 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         _unreadable("answer", found)
     return found
+
+
+def _minute(value: object) -> tuple[int, dict[str, int]]:
+    kinds = value.get("kinds") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(kinds, dict):
+        _unreadable("minutes", value)
+    return _integer("minute_ms", value.get("minute_ms")), {kind: _integer("kinds", rows) for kind, rows in kinds.items()}
 
 
 def _position(value: object) -> Position:

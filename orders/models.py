@@ -106,3 +106,40 @@ class Watermark(models.Model):
 
     def __str__(self) -> str:
         return f"shard {self.shard}"
+
+
+class ReconcileRun(models.Model):
+    """What comparing one shard with the counter's two tables found: of exchange orders created from `from_ms` up to, and without, `to_ms`."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(db_default=ServiceNow())
+    shard = models.IntegerField()
+    from_ms = models.BigIntegerField("from", help_text="Milliseconds of the counter's clock.")
+    to_ms = models.BigIntegerField("to")
+    ours = models.BigIntegerField(default=0, help_text="Orders that we held before anything was fetched.")
+    sync_table = models.BigIntegerField("sync-order table", default=0)
+    order_table = models.BigIntegerField("order table", default=0)
+    minutes = models.IntegerField("minutes that differed", default=0)
+    missing = models.BigIntegerField(default=0, help_text="Orders of either table that we didn't hold.")
+    fetched = models.BigIntegerField(default=0, help_text="Those among the missing that we hold now.")
+    no_sync_row = models.BigIntegerField("without a sync order", default=0, help_text="Orders that only the counter's order table has.")
+    unknown = models.BigIntegerField("unknown there", default=0, help_text="Orders that we hold and neither table has.")
+    order_ids = models.JSONField(default=dict, help_text="The orders meant, of each kind the first ones.")
+    error = models.TextField(blank=True, default="", help_text="Why the shard couldn't be compared, or not wholly.")
+
+    class Meta:
+        verbose_name = "reconcile run"
+        indexes = [models.Index(fields=["shard", "-id"], name="reconcilerun_shard"), models.Index(fields=["at"], name="reconcilerun_at")]
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}, {self.at:%Y-%m-%d %H:%M}"
+
+    @property
+    def unresolved(self) -> int:
+        """Orders that are still missing."""
+        return self.missing - self.fetched
+
+    @property
+    def difference(self) -> int:
+        """How many orders the three don't agree on."""
+        return self.missing + self.unknown

@@ -138,5 +138,5 @@ class TestMetricsPage:
     def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
         create_orders(400, users=40)
 
-        with django_assert_max_num_queries(6):
+        with django_assert_max_num_queries(7):
             client.get("/metrics")
