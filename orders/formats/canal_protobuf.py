@@ -120,14 +120,13 @@ def _columns(columns: Iterable[pb.Column], place: str) -> tuple[Row | None, tupl
         name = column.name
         if column.is_key:
             key.append(name)
-        row[name] = None if column.is_null else _value(column, name, place)
+        if column.is_null:
+            row[name] = None
+            continue
+        value = column.value
+        try:
+            convert = converter(column.mysql_type)
+            row[name] = value if convert is None else convert(value)
+        except Unconvertible as error:
+            raise _unreadable(f"{place}.{name[:SHOWN_CHARACTERS_MAX]}", str(error), value) from None
     return row or None, tuple(key)
-
-
-def _value(column: pb.Column, name: str, place: str) -> str | bytes:
-    mysql_type, text = column.mysql_type, column.value
-    try:
-        convert = converter(mysql_type) if mysql_type else None
-        return text if convert is None else convert(text)
-    except Unconvertible as error:
-        raise _unreadable(f"{place}.{name[:SHOWN_CHARACTERS_MAX]}", str(error), text) from None
