@@ -101,6 +101,15 @@ class TestPublishing:
         assert update["old"] == [{"status": "PLACED"}]
         assert [message["sql"][:12] for message in topic.read() if message["isDdl"]] == ["CREATE TABLE"]
 
+    def test_a_row_that_is_not_to_be_streamed_never_comes(self, publishing_sandbox: SandboxServer, topic: Topic) -> None:
+        publishing_sandbox.set_fault(kind="not_streamed", counterparty="counter", operation="place", count=1)
+        user_id = Users.fresh()
+        _, following = (order_of(publishing_sandbox, user_id)["order_id"] for _ in range(2))
+
+        wait_until(topic.rows)
+
+        assert [row["order_id"] for row in topic.rows()] == [following]
+
 
 class TestAtLeastOnce:
     @pytest.fixture
