@@ -160,7 +160,6 @@ class BinlogConsumer:
         try:
             polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
         except REARRANGED as error:
-            self._taken_in.clear()  # another member may be further by now
             log.info("the group was arranged anew", reason=type(error).__name__)
             return
         if self._taken_in and time.monotonic() - self._last_commit > COMMIT_SECONDS:
@@ -201,14 +200,15 @@ class BinlogConsumer:
                     return None
 
     def _commit(self, consumer: KafkaConsumer) -> None:
-        """Commits the offsets of what was taken in."""
+        """Commits the offsets of what was taken in, of the partitions that are still ours; a refused commit is made again."""
         self._last_commit = time.monotonic()
-        if not self._taken_in:
+        ours = consumer.assignment()
+        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items() if partition in ours}
+        if not offsets:
             return
-        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items()}
-        self._taken_in.clear()
         try:
             consumer.commit(offsets, timeout_ms=COMMIT_MS_MAX)
+            self._taken_in.clear()
         except REARRANGED as error:
             log.info("offsets not committed: the messages come again", reason=type(error).__name__)
 
