@@ -193,17 +193,26 @@ class TestInterruptions:
     @pytest.mark.parametrize("error", [kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError, kafka_errors.RebalanceInProgressError])
     def test_a_commit_that_a_rebalance_refuses_is_survived(self, topic: Topic, doors: Doors, error: type[Exception]) -> None:
         refusals = iter(range(2))
+        committed = threading.Event()
 
         def with_a_refusing_group() -> Any:
             log = connect(configured.KAFKA_GROUP)
             commit = log.commit
-            log.commit = lambda *given, **named: refuse(error) if next(refusals, None) is not None else commit(*given, **named)
+
+            def refuse_at_first(*given: Any, **named: Any) -> None:
+                if next(refusals, None) is not None:
+                    refuse(error)
+                commit(*given, **named)
+                committed.set()
+
+            log.commit = refuse_at_first
             return log
 
         with running(doors.take, open_log=with_a_refusing_group):
             for number in range(4):
                 topic.send(*orders(number), partition=0)
                 wait_until(lambda: stored() == number + 1)  # noqa: B023
+            assert committed.wait(10)
 
         with running(doors.take, idle_seconds=0.3) as again:
             wait_until(lambda: again.ended is not None)
