@@ -4,7 +4,6 @@ Whatever fails in between, the messages come again and are found known. A rebala
 end in going on; an offset beyond the end of a log that lost its end goes on from its beginning, and gap compensation brings what was lost.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from base import metrics
 from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, read_message
+from orders.brokers import knock
 from orders.ingest import IngestResult
 from orders.mapping import Rules
 from orders.stoprule import StopRule
@@ -77,7 +77,7 @@ class MustStop(Exception):  # noqa: N818 - named by what it demands
 
 def connect(group: str) -> KafkaConsumer:
     """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError or OSError when no broker answers."""
-    _knock(settings.KAFKA_BOOTSTRAP_SERVERS)
+    knock(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
     consumer = KafkaConsumer(
         bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
         client_id="acceptance",
@@ -96,18 +96,6 @@ def connect(group: str) -> KafkaConsumer:
     )
     consumer.subscribe([settings.KAFKA_TOPIC])
     return consumer
-
-
-def _knock(servers: Sequence[str]) -> None:
-    """Raises OSError where none of the servers takes a connection: the client's constructor would leave its own ones open."""
-    for server in servers:
-        host, _, port = server.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_MS_MAX / 1000).close()
-        except OSError:
-            continue
-        return
-    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}")
 
 
 class BinlogConsumer:
