@@ -7,7 +7,7 @@ from django.db import connection, transaction
 from base.readable import duration
 from clearing.models import Clearing
 from clearing.status import State
-from ops.scrape import CLEARED_SQL, NEWEST_SQL, STATEMENT_MS_MAX, UNFINISHED, UNFINISHED_SQL
+from ops.scrape import UNFINISHED, read_figures
 
 PARKED_SHOWN = 10
 # From the counter's own time to cleared, over the newest: an index gives them.
@@ -44,13 +44,7 @@ class Overview:
 def read() -> Overview:
     """Five bounded queries. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
-        cursor.execute(UNFINISHED_SQL)
-        found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
-        cursor.execute(CLEARED_SQL)
-        (cleared,) = cursor.fetchone() or (0,)
-        cursor.execute(NEWEST_SQL)
-        newest = cursor.fetchone()
+        found, cleared, newest = read_figures(cursor)
         cursor.execute(LATENCY_SQL)
         median, slow = cursor.fetchone() or (None, None)
     parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]

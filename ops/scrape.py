@@ -9,6 +9,7 @@ import redis
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -38,16 +39,21 @@ RECONCILE_KINDS = ("missing", "unresolved", "unknown", "no_sync_row")
 Families = list[GaugeMetricFamily]
 
 
+def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], int, tuple[float] | None]:
+    """(count and age of the oldest by unfinished state, cleared in the last minute, age of the newest order or None), within a short limit."""
+    cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
+    cursor.execute(UNFINISHED_SQL)
+    found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
+    cursor.execute(CLEARED_SQL)
+    (cleared,) = cursor.fetchone() or (0,)
+    cursor.execute(NEWEST_SQL)
+    return found, cleared, cursor.fetchone()
+
+
 def read_database() -> Families:
     """Clearings by state and age, throughput, the newest order, the last reconcile. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
-        cursor.execute(UNFINISHED_SQL)
-        found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
-        cursor.execute(CLEARED_SQL)
-        (cleared,) = cursor.fetchone() or (0,)
-        cursor.execute(NEWEST_SQL)
-        newest = cursor.fetchone()
+        found, cleared, newest = read_figures(cursor)
         cursor.execute(RECONCILE_SQL)
         reconciled = cursor.fetchall()
     return [

@@ -132,6 +132,8 @@ BEGIN
     UPDATE clearing_clearing SET state = v_state, error_code = p_code, changed_at = v_now, claimed_until = NULL, claimed_by = '',
             attempts = attempts + p_counted, tries = tries + 1, due_at = CASE WHEN v_state = 'parked' THEN NULL ELSE v_now + p_due_ms * interval '1 millisecond' END
         WHERE id = p_id AND state = 'running' AND epoch = p_epoch
+            AND EXISTS ( -- its step still, and not one that this claim has already confirmed
+                SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.step = clearing_clearing.step AND o.state <> 'done')
         RETURNING * INTO c;
     IF NOT FOUND THEN
         SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;

@@ -16,7 +16,7 @@ from clearing.gateways import Action, Exchanged, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import NotRetryable, retry_by_hand
 from clearing.models import Attempt, Clearing
-from clearing.retry import WISH_MS_MAX, Backoff
+from clearing.retry import WISH_MS_MAX, Backoff, Reaction
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Work
 from tests.support.orders import World, operation, outcomes
@@ -152,6 +152,17 @@ class TestOwnMistakes:
 
         assert clearing.state == State.CLEARED
         assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+
+    def test_one_that_comes_after_the_record_leaves_what_is_recorded_alone(self, world: World) -> None:
+        work = claimed(world, world.accept())
+        evidence, following = done(world, work)
+        store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="")
+
+        settled = store.settle(work, evidence, Reaction(State.PARKED, OperationState.UNKNOWN), counted=False, generation="")
+
+        clearing = Clearing.objects.get()
+        assert (settled.outcome, clearing.state, clearing.step) == ("lost", State.RUNNING, 2)
+        assert operation(clearing, 1).state == OperationState.DONE
 
 
 class TestHostileAnswers:
