@@ -9,12 +9,14 @@ import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from stack.launcher import Stack
 from stack.rundir import default_folder, take
+from tests.support.servers import forget_durability
 
 RUNS_MAX = 9
 
@@ -35,6 +37,8 @@ def bring_up_servers(config: pytest.Config) -> None:
     stack = Stack(reserve_folder(config), os.environ)
     config.add_cleanup(stack.down)
     variables = stack.up()
+    if not stack.is_named("DATABASE_URL"):
+        forget_durability(variables["DATABASE_URL"])
     os.environ.update({"RUN_DIR": str(stack.run_dir.folder), **variables})
 
 
@@ -57,3 +61,16 @@ def take_a_broker_database() -> None:
         return
     number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) + 1
     os.environ["BROKER_URL"] = urlsplit(os.environ["BROKER_URL"])._replace(path=f"/{number}").geturl()
+
+
+def pytest_configure() -> None:
+    """No time limit where whole databases are made and dropped: each drop waits for a checkpoint, which a slow disk makes long."""
+    from django.db.backends.base.base import NO_DB_ALIAS
+    from django.db.backends.signals import connection_created
+
+    def without_limits(connection: Any, **_: object) -> None:
+        if connection.alias == NO_DB_ALIAS:
+            with connection.cursor() as cursor:
+                cursor.execute("SET statement_timeout = 0; SET transaction_timeout = 0")
+
+    connection_created.connect(without_limits, weak=False)

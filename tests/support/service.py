@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from stack.rundir import CHECKOUT
+from tests.support.servers import forget_durability
 from tests.support.waiting import wait_until
 
 COMMAND_SECONDS_MAX = 150
@@ -101,6 +102,7 @@ def live_service(folder: Path, **settings: str) -> Iterator[LiveService]:
     service = LiveService(folder, {**inherited, "RUN_DIR": str(folder), **settings})
     try:
         service.manage("stack", "up")
+        forget_durability(service.variable("DATABASE_URL"))
         service.manage("migrate", "--verbosity=0")
         service.manage("stack", "services", "up")
         yield service
