@@ -30,7 +30,7 @@ class Floor:
         """Opens the clearings and starts the heads of the lanes."""
         firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in batch]
         refs = await self.pool.fetch(
-            "SELECT * FROM clearing_accept($1, $2, $3, $4, $5, 'floor', '')",
+            "SELECT * FROM clearing_accept($1, $2, $3, $4, $5, 'floor', '', false)",
             [pk for pk, _ in batch],
             [0 for _ in batch],
             [first.key for first in firsts],

@@ -93,6 +93,7 @@ class ClearingAdmin(ReadOnlyAdmin):
         by_field("order__direction", "direction", Direction.choices),
         by_field("order__asset", "asset", COINS),
         by_field("order__source", "source", Source.choices),
+        "restored",
         PeriodFilter,
     )
     search_fields = ("order__order_id", "user_id")
@@ -108,7 +109,7 @@ class ClearingAdmin(ReadOnlyAdmin):
                 "fields": (
                     ("state_shown", "step_shown", "age_shown"),
                     ("error_code", "hold_code", "slippage"),
-                    ("tries", "due_at", "claim"),
+                    ("tries", "due_at", "claim", "restored"),
                     ("accepted_at", "started_at", "cleared_at"),
                 )
             },

@@ -14,10 +14,13 @@ from orders.ingest import AcceptedOrder
 ACTOR = "intake"
 
 
-def open_clearings(accepted: Sequence[AcceptedOrder]) -> list[ClearingRef]:
-    """Opens the clearings in the open transaction that inserted the orders. Returns what to publish after the commit."""
+def open_clearings(accepted: Sequence[AcceptedOrder], *, restored: bool = False) -> list[ClearingRef]:
+    """Opens the clearings in the open transaction that inserted the orders. Returns what to publish after the commit.
+
+    `restored`: the orders come from a replay after the database was restored, and are asked for first.
+    """
     orders = [(order.sync_order_id, _facts(order.order)) for order in accepted]
-    return store.accept(orders, actor=ACTOR, generation=broker.last_generation())
+    return store.accept(orders, actor=ACTOR, generation=broker.last_generation(), restored=restored)
 
 
 def hold(order_id: str, code: str) -> None:

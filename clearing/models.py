@@ -22,6 +22,9 @@ class Clearing(models.Model):
     state = models.CharField(max_length=8, choices=State, default=State.WAITING, db_default=State.WAITING)
     step = models.SmallIntegerField(default=1, db_default=1)
     epoch = models.IntegerField(default=0, db_default=0, help_text="Raised at every transition into queued; a claim inherits it.")
+    restored = models.BooleanField(
+        default=False, db_default=False, help_text="It may have been run before a restore of the database: each step is asked for first."
+    )
     lane = models.SmallIntegerField(help_text="The number of the queue that its user is folded onto.")
     broker_generation = models.CharField(max_length=32, blank=True, default="", db_default="")
     queued_at = models.DateTimeField(null=True, blank=True)
@@ -63,6 +66,20 @@ class Clearing(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order.order_id}: {self.state} at step {self.step}"
+
+
+class RestorePoint(models.Model):
+    """The database was restored from a backup: what it doesn't know of orders up to here may have been done already (docs/decisions/0007)."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(db_default=ServiceNow())
+    through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are asked for first.")
+    reason = models.CharField(max_length=200)
+    actor = models.CharField(max_length=150)
+    marked = models.IntegerField(help_text="Unfinished clearings of the backup that were marked.")
+
+    def __str__(self) -> str:
+        return f"restored {self.at:%Y-%m-%d %H:%M}"
 
 
 class Operation(models.Model):

@@ -117,14 +117,18 @@ def _refs(rows: Sequence[Row]) -> list[ClearingRef]:
     return [ref for row in rows if (ref := _ref(row))]
 
 
-def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str) -> list[ClearingRef]:
-    """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns the heads of lanes, to be published."""
+def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str, restored: bool = False) -> list[ClearingRef]:
+    """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns the heads of lanes, to be published.
+
+    `restored`: each may have been run before the database was restored from a backup, and is asked for first; orders up to the latest restore
+    point are without it.
+    """
     if not orders:
         return []
     firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in orders]
     return _refs(
         call(
-            "SELECT * FROM clearing_accept(%s, %s, %s, %s::bytea[], %s, %s, %s)",
+            "SELECT * FROM clearing_accept(%s, %s, %s, %s::bytea[], %s, %s, %s, %s)",
             [
                 [pk for pk, _ in orders],
                 [lane_of(facts.user_id) for _, facts in orders],
@@ -133,6 +137,7 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
                 CURRENT_FLOW,
                 actor,
                 generation,
+                restored,
             ],
         )
     )
@@ -225,7 +230,7 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
     """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
     asked_at = clock_gettime(CLOCK_BOOTTIME)
     row = _record(
-        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, {_REF.format('ref')}, {_REF.format('next')}"
+        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {_REF.format('ref')}, {_REF.format('next')}"
         " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
@@ -234,18 +239,18 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
             *(in_place, settings.CLEARING_CLAIM_SECONDS, generation),
         ],
     )
-    outcome, operation_id, now_ms, until_ms = row[:4]
+    outcome, operation_id, now_ms, until_ms, sent_seconds_ago = row[:5]
     if outcome != State.RUNNING:
-        return Recorded(outcome, _ref(row[4:9]), _ref(row[9:]))
+        return Recorded(outcome, _ref(row[5:10]), _ref(row[10:]))
     following_work = Work(
         clearing_id=work.clearing_id,
         epoch=work.epoch,
         step=following.step,
         part=following.part,
         operation_id=operation_id,
-        operation_state=OperationState.PLANNED,
+        operation_state=OperationState.PLANNED if sent_seconds_ago is None else OperationState.UNKNOWN,
         stored=StoredRequest(following.counterparty, following.action, following.key, following.request),
-        sent_seconds_ago=None,
+        sent_seconds_ago=sent_seconds_ago,
         attempts=0,
         tries=0,
         clock=ClaimClock(now_ms, asked_at, until_ms),
@@ -363,3 +368,11 @@ def retry(
         [clearing_id, epoch, state, actor, reason, part, revision, key, request, generation],
     )[0]
     return row[0], _ref(row[1:])
+
+
+def mark_restored(through_ms: int, *, reason: str, actor: str) -> int:
+    """The database was restored from a backup: unfinished clearings are asked for first from now on, and so is every order made up to
+    `through_ms` (the counter's clock) that comes in later. Returns how many clearings were marked. Nothing else may run meanwhile.
+    """
+    marked: int = call("SELECT clearing_mark_restored(%s, %s, %s)", [through_ms, reason, actor])[0][0]
+    return marked

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import structlog
 from django.conf import settings
@@ -12,15 +12,18 @@ from django.db import connection
 from base.http import SignedClient
 from clearing import pipeline
 from clearing.intake import hold, open_clearings
+from clearing.store import ClearingRef
 from orders.arrivals import Item
 from orders.gaps import GapPass, GapResult
-from orders.ingest import IngestResult, ingest
+from orders.ingest import AcceptedOrder, IngestResult, ingest
 from orders.interface import HttpSyncOrderInterface
 from orders.mapping import Rules
 from orders.models import ReconcileRun, Source
 from orders.reconcile import Reconcile
 
 log = structlog.get_logger(__name__)
+Take = Callable[[Sequence[Item]], IngestResult]
+OpenClearings = Callable[[Sequence[AcceptedOrder]], Sequence[ClearingRef]]
 
 GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
 RECONCILE_LOCK = 0x7265636F6E63696C  # "reconcil"
@@ -40,6 +43,11 @@ def take_from_gap(items: Sequence[Item]) -> IngestResult:
 def take_from_replay(items: Sequence[Item]) -> IngestResult:
     """Takes in what somebody replays."""
     return _take(items, Source.REPLAY)
+
+
+def take_from_restore(items: Sequence[Item]) -> IngestResult:
+    """Takes in what is replayed after the database was restored: what is new may have been run before, and is asked for first."""
+    return _take(items, Source.RESTORE, partial(open_clearings, restored=True))
 
 
 def run_gap_pass(shard: int | None = None, since_ms: int | None = None) -> GapResult | None:
@@ -67,9 +75,9 @@ def run_reconcile(hours: float) -> list[ReconcileRun] | None:
         return Reconcile(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS).run(hours)
 
 
-def _take(items: Sequence[Item], source: Source) -> IngestResult:
+def _take(items: Sequence[Item], source: Source, opens: OpenClearings = open_clearings) -> IngestResult:
     pipeline.generation()  # read here, where no transaction is open, it is known inside
-    return ingest(items, source=source, open_clearings=open_clearings, hold=hold, publish=pipeline.publish)
+    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=pipeline.publish)
 
 
 def _interface() -> HttpSyncOrderInterface:

@@ -30,6 +30,10 @@ CREATE OR REPLACE FUNCTION clearing_ms(p_at timestamptz) RETURNS bigint LANGUAGE
     SELECT floor(extract(epoch FROM p_at) * 1000)::bigint
 $$;
 
+CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT timestamptz 'epoch' + p_ms * interval '1 millisecond'
+$$;
+
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
 -- a parked order. The lane's lock must be held.
 CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$

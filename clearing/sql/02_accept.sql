@@ -1,23 +1,28 @@
 -- Opens a clearing for each accepted order, with its first operation written down, and queues the heads of the lanes.
 -- Runs in the transaction that inserted the orders. Returns what is to be published after the commit.
+-- Where the database was restored from a backup, an order from before that may have been run already, whatever brings it now (p_restored: the
+-- caller knows it for each of these): it is marked, and its operations are written down as unknown, sent when the order was made: they are asked for first.
 CREATE OR REPLACE FUNCTION clearing_accept(
-    p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text
+    p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text, p_restored boolean
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
     v_users text[];
     v_user text;
     v_ids bigint[];
+    v_restored_through bigint := (SELECT max(through_ms) FROM clearing_restorepoint);
 BEGIN
     SELECT array_agg(DISTINCT o.user_id) INTO v_users FROM orders_syncorder o WHERE o.id = ANY (p_orders);
     PERFORM clearing_lock_lanes(v_users);
     WITH opened AS (
-        INSERT INTO clearing_clearing (order_id, user_id, contract_id, created_ms, shard, sequence, flow, lane)
-        SELECT o.id, o.user_id, o.contract_id, o.created_ms, o.shard, o.sequence, p_flow, a.lane
+        INSERT INTO clearing_clearing (order_id, user_id, contract_id, created_ms, shard, sequence, flow, lane, restored)
+        SELECT o.id, o.user_id, o.contract_id, o.created_ms, o.shard, o.sequence, p_flow, a.lane,
+            p_restored OR coalesce(o.created_ms <= v_restored_through, false)
         FROM unnest(p_orders, p_lanes) AS a (id, lane) JOIN orders_syncorder o ON o.id = a.id
-        RETURNING id, order_id
+        RETURNING id, order_id, created_ms, restored
     ), planned AS (
-        INSERT INTO clearing_operation (clearing_id, step, counterparty, action, key, request)
-        SELECT c.id, 1, 'counter', 'adjust', a.key, a.request
+        INSERT INTO clearing_operation (clearing_id, step, counterparty, action, key, request, state, first_sent_at)
+        SELECT c.id, 1, 'counter', 'adjust', a.key, a.request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
+            CASE WHEN c.restored THEN clearing_moment(c.created_ms) END
         FROM unnest(p_orders, p_keys, p_requests) AS a (id, key, request) JOIN opened c ON c.order_id = a.id
     ), noted AS (
         INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, actor)

@@ -8,10 +8,13 @@ CREATE OR REPLACE FUNCTION clearing_step_done(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea,
     p_in_place boolean, p_claim_seconds float8, p_generation text
-) RETURNS TABLE (outcome text, operation_id bigint, now_ms bigint, claimed_until_ms bigint, ref clearing_ref, next clearing_ref) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (
+    outcome text, operation_id bigint, now_ms bigint, claimed_until_ms bigint, sent_seconds_ago float8, ref clearing_ref, next clearing_ref
+) LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
     v_now timestamptz;
+    v_sent timestamptz; -- of an order that may have been run before a restore: its next operation, too
     v_state text;
     v_operation bigint;
     v_next clearing_ref;
@@ -20,12 +23,14 @@ BEGIN
         SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
         SELECT o.id INTO v_operation FROM clearing_operation o WHERE o.key = p_key;
         IF v_operation IS NOT NULL AND c.state = 'running' AND c.epoch = p_epoch THEN
-            RETURN QUERY SELECT 'running', v_operation, clearing_ms(service_now()), clearing_ms(c.claimed_until), NULL::clearing_ref, NULL::clearing_ref;
+            v_sent := CASE WHEN c.restored THEN clearing_moment(c.created_ms) END;
+            RETURN QUERY SELECT 'running', v_operation, clearing_ms(service_now()), clearing_ms(c.claimed_until),
+                extract(epoch FROM service_now() - v_sent)::float8, NULL::clearing_ref, NULL::clearing_ref;
             RETURN;
         END IF;
         IF v_operation IS NOT NULL OR c.state <> 'running' OR c.epoch <> p_epoch THEN
             PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, 'done', '', '', p_response);
-            RETURN QUERY SELECT 'lost', NULL::bigint, clearing_ms(service_now()), NULL::bigint, NULL::clearing_ref, NULL::clearing_ref;
+            RETURN QUERY SELECT 'lost', NULL::bigint, clearing_ms(service_now()), NULL::bigint, NULL::float8, NULL::clearing_ref, NULL::clearing_ref;
             RETURN;
         END IF;
         v_state := CASE WHEN c.hold_code <> '' THEN 'parked' WHEN p_in_place THEN 'running' ELSE 'queued' END;
@@ -48,8 +53,10 @@ BEGIN
     UPDATE clearing_operation o SET state = 'done', done_at = v_now, response = p_response, error_code = '',
             first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
         WHERE o.id = p_operation;
-    INSERT INTO clearing_operation (clearing_id, step, part, counterparty, action, key, request, state)
-        VALUES (p_id, p_step, p_part, p_counterparty, p_action, p_key, p_request, CASE WHEN v_state = 'running' THEN 'open' ELSE 'planned' END)
+    v_sent := CASE WHEN c.restored THEN clearing_moment(c.created_ms) END;
+    INSERT INTO clearing_operation (clearing_id, step, part, counterparty, action, key, request, state, first_sent_at)
+        VALUES (p_id, p_step, p_part, p_counterparty, p_action, p_key, p_request,
+            CASE WHEN c.restored THEN 'unknown' WHEN v_state = 'running' THEN 'open' ELSE 'planned' END, v_sent)
         RETURNING id INTO v_operation;
     IF v_state = 'running' THEN
         PERFORM clearing_note(p_id, 'running', 'running', p_step, c.epoch, '', p_worker);
@@ -59,7 +66,7 @@ BEGIN
         PERFORM clearing_note(p_id, 'running', 'parked', p_step, c.epoch, c.hold_code, p_worker);
         SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     END IF;
-    RETURN QUERY SELECT v_state, v_operation, clearing_ms(v_now), clearing_ms(c.claimed_until),
+    RETURN QUERY SELECT v_state, v_operation, clearing_ms(v_now), clearing_ms(c.claimed_until), extract(epoch FROM v_now - v_sent)::float8,
         CASE WHEN v_state = 'queued' THEN ROW(p_id, c.epoch, p_step, c.lane, clearing_ms(v_now))::clearing_ref END, v_next;
 END
 $$;

@@ -22,8 +22,9 @@ BEGIN
         RETURN;
     END IF;
     IF p_key IS NOT NULL THEN
-        INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request)
-        SELECT c.id, c.step, p_part, p_revision, o.counterparty, o.action, p_key, p_request
+        INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request, state, first_sent_at)
+        SELECT c.id, c.step, p_part, p_revision, o.counterparty, o.action, p_key, p_request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
+            CASE WHEN c.restored THEN clearing_moment(c.created_ms) END
         FROM clearing_operation o WHERE o.clearing_id = c.id AND o.step = c.step ORDER BY o.part DESC, o.revision DESC LIMIT 1;
     END IF;
     IF p_state = 'parked' THEN

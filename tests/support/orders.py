@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
 
@@ -26,16 +27,23 @@ class World:
     counterparties: FakeCounterparties = field(default_factory=FakeCounterparties)
     stopping: Callable[[], bool] = lambda: False
 
-    def accept(self, user_id: str = "1001", *, direction: str = "OPEN", contract_id: str = "", created_ms: int = 0, asset: str = "BTC") -> Clearing:
+    def accept(self, user_id: str = "1001", **facts: Any) -> Clearing:
         """An accepted order with its clearing; orders without a time follow one another."""
-        clearing, _ = self.accept_with_refs(user_id, direction=direction, contract_id=contract_id, created_ms=created_ms, asset=asset)
-        return clearing
+        return self.accept_with_refs(user_id, **facts)[0]
 
     def accept_with_refs(
-        self, user_id: str, *, direction: str = "OPEN", contract_id: str = "", created_ms: int = 0, asset: str = "BTC"
+        self,
+        user_id: str,
+        *,
+        direction: str = "OPEN",
+        contract_id: str = "",
+        created_ms: int = 0,
+        asset: str = "BTC",
+        number: int = 0,
+        restored: bool = False,
     ) -> tuple[Clearing, list[ClearingRef]]:
-        """An accepted order, and what is to be published."""
-        number = next(_numbers)
+        """An accepted order, and what is to be published. `number` makes the same order once more, after it was lost."""
+        number = number or next(_numbers)
         order = SyncOrder(
             order_id=f"T{number:06d}",
             user_id=user_id,
@@ -56,7 +64,7 @@ class World:
             facts = OrderFacts(
                 order.order_id, user_id, order.contract_id, order.direction, order.asset, Decimal(order.quantity), Decimal(order.quoted_usdt)
             )
-            refs = store.accept([(order.pk, facts)], actor="test", generation=pipeline.generation())
+            refs = store.accept([(order.pk, facts)], actor="test", generation=pipeline.generation(), restored=restored)
         return Clearing.objects.get(order=order), refs
 
     def runner(self) -> Runner:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
+from clearing.models import RestorePoint
 from ops.arguments import milliseconds, moment, whole
-from ops.intake import take_from_replay
+from ops.intake import Take, take_from_replay, take_from_restore
 from orders.logreader import LogNotReadable, LogReader, Span, open_reader
 from orders.mapping import Rules
 from orders.models import Quarantined
@@ -30,10 +31,14 @@ EPILOG = f"""examples:
   manage.py replay --partition 2 --from-offset 1200 --to-offset 1300
   manage.py replay --order-id O1767323045678200055
   manage.py replay --quarantined --reason refused:unknown_asset
+  manage.py replay --from-time 2026-01-02T02:00 --restored
 
 What is known changes nothing: a replay may be repeated, also while the consumer runs, whose group it doesn't join. --dry-run reads the same
 messages and compares their orders with those in the database; it writes nothing, publishes nothing and quarantines nothing. What only
 PostgreSQL itself would refuse counts as new there.
+
+--restored, after the database was restored from a backup and `manage.py mark_restored` said so: what is new here may have been run before, and
+the counterparties are asked what was done before any step is sent.
 
 exit code: 0 all that was read is in, or none of our business; {EXIT_REFUSED} some was refused or tells otherwise of an accepted order (it lies
            in quarantine), or the order wasn't found; {EXIT_NOT_DONE} the arguments, the topic, or the database: not, or not wholly, done"""
@@ -64,6 +69,7 @@ class Command(BaseCommand):
         parser.add_argument("--order-id", metavar="ID", help="whatever the whole log tells of this order")
         parser.add_argument("--quarantined", action="store_true", help="what lies in quarantine and wasn't replayed yet")
         parser.add_argument("--reason", help="with --quarantined: only of this reason")
+        parser.add_argument("--restored", action="store_true", help="the database was restored: ask first what was already done of what is new")
         parser.add_argument("--dry-run", action="store_true", help="compare only, write nothing")
         parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
@@ -82,7 +88,7 @@ class Command(BaseCommand):
             sys.exit(EXIT_REFUSED)
 
     def _replay_log(self, options: dict[str, Any]) -> Done:
-        replay = Replay(Rules.from_settings(), None if options["dry_run"] else take_from_replay, options["order_id"] or "")
+        replay = Replay(Rules.from_settings(), _take(options), options["order_id"] or "")
         read = 0
         with open_reader(settings.KAFKA_BOOTSTRAP_SERVERS, options["topic"], options["partition"]) as reader:
             spans = _spans(reader, options)
@@ -95,7 +101,7 @@ class Command(BaseCommand):
         return Done(read, replay.tally, spans, [])
 
     def _replay_quarantined(self, options: dict[str, Any]) -> Done:
-        take = None if options["dry_run"] else take_from_replay
+        take = _take(options)
         rules, tally, rows = Rules.from_settings(), Tally(), []
         with self._progress() as progress:
             bar = progress.add_task("quarantined", total=None)
@@ -129,6 +135,12 @@ class Command(BaseCommand):
             self.stdout.write(f"  {reason}: {count:,} {verdict}")
 
 
+def _take(options: dict[str, Any]) -> Take | None:
+    if options["dry_run"]:
+        return None
+    return take_from_restore if options["restored"] else take_from_replay
+
+
 def _spans(reader: LogReader, options: dict[str, Any]) -> list[Span]:
     if options["from_offset"] is not None:
         return reader.by_offsets(options["from_offset"], options["to_offset"])
@@ -156,6 +168,8 @@ def _check(options: dict[str, Any]) -> None:
         wrong = "--reason goes with --quarantined"
     elif options["quarantined"] and options["partition"] is not None:
         wrong = "--partition is of the log; the quarantine is chosen from with --reason"
+    elif options["restored"] and not RestorePoint.objects.exists():
+        wrong = "--restored goes after `manage.py mark_restored`: what the backup itself holds has to be marked first"
     if wrong:
         raise CommandError(wrong, returncode=EXIT_NOT_DONE)
 

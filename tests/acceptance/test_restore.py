@@ -1,0 +1,70 @@
+"""PostgreSQL is lost and comes back from an older backup: the runbook's steps bring every order back, and no step is done twice."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stack.postgres import installed
+from stack.rundir import CHECKOUT
+from tests.support.service import LiveService, live_service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.processes
+SECONDS_MAX = 60
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LiveService]:
+    with live_service(CHECKOUT / ".run" / "restore") as running:
+        yield running
+
+
+def postgres_tool(name: str, *arguments: str) -> None:
+    """Runs one of PostgreSQL's own programs."""
+    command = [str(installed() / "pginstall" / "bin" / name), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False, env={"PATH": os.environ["PATH"]})
+    assert ended.returncode == 0, f"{name}: {ended.stderr}"
+
+
+def restore(database_url: str, backup: Path) -> None:
+    """Puts the backup in the database's place, under whoever is connected."""
+    server, _, name = database_url.rpartition("/")
+    postgres_tool("dropdb", f"--maintenance-db={server}/postgres", "--force", name)
+    postgres_tool("createdb", f"--maintenance-db={server}/postgres", name)
+    postgres_tool("pg_restore", f"--dbname={database_url}", "--exit-on-error", str(backup))
+
+
+def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, tmp_path: Path) -> None:
+    database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
+    before_the_backup = datetime.now(UTC) - timedelta(seconds=30)
+    with service.placing(240, users=20, rate=60):
+        wait_until(lambda: service.cleared() > 0)
+        postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
+    service.audit()
+    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "beat")
+    restore(database_url, backup)
+
+    marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)
+    replayed = json.loads(service.manage("replay", f"--from-time={before_the_backup.isoformat()}", "--restored", "--json").stdout)
+    service.manage("stack", "services", "up")
+
+    report = service.audit()
+    assert (report["placed"], report["cleared"], report["doubled"]["count"]) == (240, 240, 0)
+    assert replayed["new"] > 0
+    assert replayed["known"] > 0
+    assert marked["marked"] >= 0
+
+
+def test_nothing_is_marked_while_a_process_works_on_the_database(service: LiveService) -> None:
+    service.place(5, users=2)
+    wait_until(lambda: service.cleared() == 5)
+
+    ended = service.manage("mark_restored", "--reason=test", check=False)
+
+    assert ended.returncode == 2
+    assert "stop every process" in ended.stderr
