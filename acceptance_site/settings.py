@@ -5,10 +5,12 @@ doesn't name is taken from `.run/stack.env`, which the embedded stack writes (`m
 """
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dj_database_url
 import django_stubs_ext
@@ -17,6 +19,7 @@ from environs import Env
 
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
+from base.kafka import KafkaSecurity, WrongSecurity
 
 django_stubs_ext.monkeypatch()
 
@@ -47,6 +50,47 @@ def required_in_production(name: str, development: str) -> str:
 def development_secret(name: str) -> str:
     """A secret for development alone: differs from checkout to checkout, stays the same over restarts."""
     return hashlib.sha256(f"{name}:{BASE_DIR}".encode()).hexdigest()
+
+
+def one_of(name: str, *choices: str) -> str:
+    """The variable's value, which must be one of the choices; the first is the default."""
+    value: str = env.str(name, choices[0])
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name} is {value!r}: set it to one of {', '.join(choices)}")
+    return value
+
+
+def kafka_security(**variables: str) -> KafkaSecurity:
+    """What reaching Kafka takes."""
+    try:
+        return KafkaSecurity(**variables)
+    except WrongSecurity as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
+def columns(name: str) -> dict[str, str]:
+    """The variable, a JSON object of our column names and theirs."""
+    try:
+        found = json.loads(env.str(name, "{}"))
+    except ValueError as error:
+        raise ImproperlyConfigured(f'{name} is not JSON ({error}): write it as in {{"created_at": "gmt_create"}}') from None
+    ours = {"order_id", "user_id", "shard", "sequence", "kind", "contract_id", "direction", "asset"}
+    ours |= {"quantity", "quoted_usdt", "instrument", "created_at"}
+    if not isinstance(found, dict) or not all(isinstance(theirs, str) and theirs for theirs in found.values()) or found.keys() - ours:
+        raise ImproperlyConfigured(f"{name} is {found!r}: its keys are of {', '.join(sorted(ours))}, its values column names")
+    taken = {**{column: column for column in ours}, **found}
+    if len(set(taken.values())) < len(taken):
+        raise ImproperlyConfigured(f"{name} gives two of our columns the same one of theirs: {found!r}")
+    return found
+
+
+def zone(name: str) -> ZoneInfo:
+    """The variable, a time zone by its IANA name; UTC by default."""
+    value = env.str(name, "UTC")
+    try:
+        return ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ImproperlyConfigured(f"{name} is {value!r}: set it to a time zone's name, as Asia/Shanghai") from None
 
 
 # --- Django -----------------------------------------------------------------------------------------------------------------------
@@ -147,13 +191,29 @@ DATABASES["default"]["OPTIONS"] = {
 # --- Intake -----------------------------------------------------------------------------------------------------------------------
 KAFKA_BOOTSTRAP_SERVERS = required_in_production("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").split(",")
 KAFKA_TOPIC = env.str("KAFKA_TOPIC", "counter.sync_order")
+KAFKA_SECURITY = kafka_security(
+    protocol=env.str("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT"),
+    mechanism=env.str("KAFKA_SASL_MECHANISM", ""),
+    username=env.str("KAFKA_SASL_USERNAME", ""),
+    password=env.str("KAFKA_SASL_PASSWORD", ""),
+    cafile=env.str("KAFKA_SSL_CAFILE", ""),
+    certfile=env.str("KAFKA_SSL_CERTFILE", ""),
+    keyfile=env.str("KAFKA_SSL_KEYFILE", ""),
+    key_password=env.str("KAFKA_SSL_KEY_PASSWORD", ""),
+)
 KAFKA_GROUP = env.str("KAFKA_GROUP", "acceptance")
 KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot makes the member static; empty: dynamic
 # For a broker that answers a fetch at once even if there is nothing (the emulator of the embedded stack): how long to leave it alone then.
 # A real Kafka waits for data itself; 0.
 KAFKA_IDLE_PAUSE_MS = env.int("KAFKA_IDLE_PAUSE_MS", 0)
+# How a group's members share the partitions: cooperative-sticky moves only what must move; the emulator gives its second member nothing then.
+KAFKA_ASSIGNMENT = one_of("KAFKA_ASSIGNMENT", "cooperative-sticky", "range")
+CONSUMER_STALL_SECONDS_MAX = env.float("CONSUMER_STALL_SECONDS_MAX", 60.0)  # a consumer that is stuck in one call for so long ends itself
 INTAKE_BATCH_ROWS_MAX = env.int("INTAKE_BATCH_ROWS_MAX", 200)
 INTAKE_TABLE = env.str("INTAKE_TABLE", "counter.sync_order")  # database.table of the binlog
+# Our names of the sync-order table's columns: theirs, as JSON, where they differ; and the zone of a created_at that names none.
+INTAKE_COLUMNS = columns("INTAKE_COLUMNS")
+INTAKE_ZONE = zone("INTAKE_ZONE")
 INTAKE_EXCHANGE_KINDS = env.list("INTAKE_EXCHANGE_KINDS", ["EXCHANGE"])  # what else comes is filtered and counted
 # Orders created before this moment are filtered and counted, from whatever source (design, rule 2): a first start doesn't clear the past again.
 INTAKE_SINCE = datetime.fromisoformat(required_in_production("INTAKE_SINCE", "2020-01-01T00:00:00+00:00"))

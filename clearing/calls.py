@@ -24,6 +24,10 @@ class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of
     """The key may be older than the counterparty keeps keys, and it isn't known there: sending it again could do it twice (rule 7)."""
 
 
+class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
+    """The counterparty doesn't know the operation, and a hold was set meanwhile: it isn't sent."""
+
+
 def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
     """The operation's call, or the question for its key. Raises ClaimEnded: nothing was sent in this try.
 
@@ -35,6 +39,8 @@ def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
             return evidence, answer
         if (work.sent_seconds_ago or 0) > settings.KEY_RETENTION_SECONDS:
             return replace(evidence, outcome=Outcome.UNKNOWN, code=KEY_EXPIRED), KeyExpired(KEY_EXPIRED)
+        if work.hold_code:
+            return replace(evidence, outcome=Outcome.UNKNOWN, code=work.hold_code), Held(work.hold_code)
         store.record_attempt(work, evidence)
     evidence, answer = send(work, gateways)
     if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0:

@@ -16,7 +16,7 @@ from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_AWAY
 from clearing import pipeline, store
-from clearing.calls import KeyExpired, make_call, outcome_of
+from clearing.calls import Held, KeyExpired, make_call, outcome_of
 from clearing.flows import Finished, Parks, Planned, after
 from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.retry import Backoff, Reaction, react
@@ -142,7 +142,7 @@ def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
 
 def _reaction(work: Work, error: GatewayError, *, counted: bool, asked: bool) -> Reaction:
     doubtful = isinstance(error, Rejected) and work.operation_state != OperationState.PLANNED and not asked
-    if doubtful or isinstance(error, (KeyReused, KeyExpired)):
+    if doubtful or isinstance(error, (KeyReused, KeyExpired, Held)):
         # An earlier sending may still be on its way: only the counterparty's answer for the key makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None

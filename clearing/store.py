@@ -74,6 +74,7 @@ class Work:
     flow: int
     worker: str
     exchanges: tuple[Exchanged, ...] = ()
+    hold_code: str = ""  # set before the claim: what the counterparty doesn't know isn't sent again
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Calla
 def _work(row: Row, worker: str, asked_at: float) -> Work:
     (clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request) = row[:10]
     (sent_seconds_ago, attempts, tries, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[10:21]
-    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges) = row[21:]
+    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges, hold_code) = row[21:]
     return Work(
         clearing_id=clearing_id,
         epoch=epoch,
@@ -190,6 +191,7 @@ def _work(row: Row, worker: str, asked_at: float) -> Work:
         flow=flow,
         worker=worker,
         exchanges=tuple(_exchanged(bytes(body)) for body in exchanges or ()),
+        hold_code=hold_code,
     )
 
 

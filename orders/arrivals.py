@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
+from msgspec import structs
+
 from orders import mapping
 from orders.binlog import RowChange, UnreadableMessage, decode
 from orders.mapping import Filtered, FilterReason, NewOrder, Refused, Row, Rules, stated_order_id
@@ -99,6 +101,8 @@ def read_message(raw: bytes | None, origin: Origin, rules: Rules) -> Reading:
         return Reading([Bad(UNREADABLE, str(error), "", origin)], [])
     ours = [change for change in changes if f"{change.database}.{change.table}" == rules.table]
     items: list[Item] = [Skipped(FilterReason.TABLE)] * (len(changes) - len(ours))
+    if rules.columns:
+        ours = [structs.replace(change, before=rules.named(change.before), after=rules.named(change.after)) for change in ours]
     for change in ours:
         items.extend(_OPERATIONS[change.operation](change, origin, rules))
     return Reading(items, [change.operation for change in ours])

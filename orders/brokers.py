@@ -1,16 +1,49 @@
-"""Kafka's servers, asked by hand whether they are there: the client's constructor would leave its own connections open where none is."""
+"""A knock at the door of Kafka's servers, with TLS where the settings demand it.
+
+It is made by hand because the client's constructor would leave its own connections open where no server is, and because it tries a
+certificate that it doesn't trust again and again, where one clear line is needed.
+"""
 
 import socket
+import ssl
 from collections.abc import Sequence
+
+from django.conf import settings
+
+
+class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
+    """The TLS handshake failed, or our own certificates can't be read: what happened, and which settings to look at."""
 
 
 def knock(servers: Sequence[str], milliseconds_max: int) -> None:
-    """Raises OSError where none of the servers ("host:port") takes a connection within so long each."""
+    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where TLS fails."""
+    context = _tls() if settings.KAFKA_SECURITY.encrypted else None
     for server in servers:
-        host, _, port = server.rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=milliseconds_max / 1000).close()
+            _greet(server, milliseconds_max / 1000, context)
+        except ssl.SSLError as error:
+            fix = "look at KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE and KAFKA_SECURITY_PROTOCOL, and at the name in the broker's certificate"
+            raise BrokerNotTrusted(f"no TLS with {server}: {error.reason or error}: {fix}") from error
         except OSError:
             continue
         return
     raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}")
+
+
+def _greet(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:
+    host, _, port = server.rpartition(":")
+    host = host.strip("[]")
+    with socket.create_connection((host, int(port)), timeout=seconds_max) as connection:
+        if context is not None:
+            context.wrap_socket(connection, server_hostname=host).close()
+
+
+def _tls() -> ssl.SSLContext:
+    security = settings.KAFKA_SECURITY
+    try:
+        context = ssl.create_default_context(cafile=security.cafile or None)
+        if security.certfile:
+            context.load_cert_chain(security.certfile, security.keyfile or None, security.key_password or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise BrokerNotTrusted(f"KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE or KAFKA_SSL_KEYFILE can't be read: {error}") from error
+    return context

@@ -17,6 +17,7 @@ from django.db import InterfaceError, InternalError, OperationalError
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata
 
@@ -24,7 +25,7 @@ from base import metrics
 from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, read_message
-from orders.brokers import knock
+from orders.brokers import BrokerNotTrusted, knock
 from orders.ingest import IngestResult
 from orders.mapping import Rules
 from orders.stoprule import StopRule
@@ -55,6 +56,12 @@ REARRANGED: Final = (
     kafka_errors.RebalanceInProgressError,
     kafka_errors.KafkaTimeoutError,
 )
+ASSIGNORS: Final = {"cooperative-sticky": CooperativeStickyAssignor, "range": RangePartitionAssignor}
+NOT_AUTHENTICATED: Final = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.IllegalSaslStateError,
+)
 
 
 class ExitCode(IntEnum):
@@ -63,6 +70,7 @@ class ExitCode(IntEnum):
     STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
     FENCED = 75  # another process runs under our KAFKA_INSTANCE_ID
     NOT_ALLOWED = 77  # Kafka refuses our credentials or their rights
+    STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
     TOO_MANY_BAD = 78  # the stop rule; a supervisor leaves it stopped
 
 
@@ -80,13 +88,14 @@ def connect(group: str) -> KafkaConsumer:
     knock(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
     consumer = KafkaConsumer(
         bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
+        **settings.KAFKA_SECURITY.client_options(),
         client_id="acceptance",
         group_id=group,
         group_instance_id=settings.KAFKA_INSTANCE_ID or None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
-        partition_assignment_strategy=[RangePartitionAssignor],
+        partition_assignment_strategy=[ASSIGNORS[settings.KAFKA_ASSIGNMENT]],
         session_timeout_ms=SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
         metadata_max_age_ms=METADATA_MS_MAX,
@@ -110,16 +119,21 @@ class BinlogConsumer:
         self._stopping = stopping
         self._idle_seconds = idle_seconds
         self._stop_rule = StopRule()
-        self._last_data = self._last_complaint = self._last_commit = time.monotonic()
+        self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
         self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
         self.total = IngestResult()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the loop last came round, or waited for a server that is away: a consumer that is stuck in a call shows here."""
+        return time.monotonic() - self._last_round
 
     def run(self) -> ExitCode:
         """Consumes; connects again after every error of Kafka's. Returns how it ended."""
         failures = 0
         while not self._stopping.is_set():
             try:
-                with self._opened() as consumer, _translated():
+                with _translated(), self._opened() as consumer:
                     while not self._stopping.is_set():
                         self._round(consumer)
                         failures = 0
@@ -129,6 +143,7 @@ class BinlogConsumer:
             except (kafka_errors.KafkaError, OSError) as error:
                 log.warning("Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS)
                 failures += 1
+                self._last_round = time.monotonic()
                 self._stopping.wait(_backoff(failures))
         return ExitCode.STOPPED
 
@@ -145,6 +160,7 @@ class BinlogConsumer:
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
 
     def _round(self, consumer: KafkaConsumer) -> None:
+        self._last_round = time.monotonic()
         try:
             polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
         except REARRANGED as error:
@@ -184,6 +200,7 @@ class BinlogConsumer:
                 drop_broken_connection()
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
                 failures += 1
+                self._last_round = time.monotonic()
                 if self._stopping.wait(_backoff(failures)):
                     return None
 
@@ -229,7 +246,12 @@ def _translated() -> Iterator[None]:
     except kafka_errors.FencedInstanceIdError as error:
         fix = f"give each consumer a KAFKA_INSTANCE_ID of its own; this one has {settings.KAFKA_INSTANCE_ID!r}"
         raise MustStop(ExitCode.FENCED, "another process has taken our place in the group", fix) from error
-    except (kafka_errors.AuthorizationError, kafka_errors.SaslAuthenticationFailedError) as error:
+    except BrokerNotTrusted as error:
+        raise MustStop(ExitCode.NOT_ALLOWED, str(error), "correct the settings, then start the consumer again") from error
+    except NOT_AUTHENTICATED as error:
+        fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, then start the consumer again"
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {type(error).__name__}", fix) from error
+    except kafka_errors.AuthorizationError as error:
         fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
         raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
 

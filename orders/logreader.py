@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from django.conf import settings
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from orders.arrivals import Origin
-from orders.brokers import knock
+from orders.brokers import BrokerNotTrusted, knock
 
 CONNECT_MS_MAX: Final = 5_000
 ANSWER_MS_MAX: Final = 10_000
@@ -111,6 +112,7 @@ def open_reader(servers: Sequence[str], topic: str, partition: int | None = None
         knock(servers, CONNECT_MS_MAX)
         consumer = KafkaConsumer(
             bootstrap_servers=list(servers),
+            **settings.KAFKA_SECURITY.client_options(),
             client_id="acceptance-replay",
             group_id=None,
             enable_auto_commit=False,
@@ -131,6 +133,8 @@ def _explained(topic: str) -> Iterator[None]:
         yield
     except (kafka_errors.AuthorizationError, kafka_errors.SaslAuthenticationFailedError) as error:
         raise LogNotReadable(f"Kafka refuses us: give our account the right to read {topic!r} ({type(error).__name__})") from error
+    except BrokerNotTrusted as error:
+        raise LogNotReadable(str(error)) from error
     except kafka_errors.OffsetOutOfRangeError as error:
         raise LogNotReadable(f"{topic!r} lost messages while it was read: repeat the command, which is harmless") from error
     except (kafka_errors.KafkaError, OSError) as error:

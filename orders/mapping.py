@@ -7,8 +7,8 @@ the same canonical hash: `1.50` is `1.5`.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
@@ -99,16 +99,28 @@ class Rules:
     exchange_kinds: frozenset[str]
     since_ms: int
     assets: frozenset[str]
+    columns: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours, where they differ
+    zone: tzinfo = UTC  # of a created_at that names none
 
     @classmethod
     def from_settings(cls) -> "Rules":
-        """The rules that the settings INTAKE_TABLE, INTAKE_EXCHANGE_KINDS, INTAKE_SINCE and ASSET_SCALES give."""
+        """The rules that the settings INTAKE_… and ASSET_SCALES give."""
         return cls(
             table=settings.INTAKE_TABLE,
             exchange_kinds=frozenset(settings.INTAKE_EXCHANGE_KINDS),
             since_ms=(settings.INTAKE_SINCE - _EPOCH) // _MILLISECOND,
             assets=frozenset(settings.ASSET_SCALES) - {"USDT"},
+            columns={theirs: ours for ours, theirs in settings.INTAKE_COLUMNS.items()},
+            zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
         )
+
+    def named(self, row: Row | None) -> Row | None:
+        """The row under our columns' names. One of theirs that has a name of ours, but isn't it, gives way."""
+        if row is None or not self.columns:
+            return row
+        strangers = {ours for theirs, ours in self.columns.items() if theirs != ours}
+        kept = {name: value for name, value in row.items() if name not in self.columns and name not in strangers}
+        return kept | {ours: row[theirs] for theirs, ours in self.columns.items() if theirs in row}
 
 
 def from_binlog(row: Row, rules: Rules) -> NewOrder | Filtered:
@@ -142,10 +154,10 @@ def stated_order_id(row: Row) -> str:
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
 
 
-def _map(row: Row, rules: Rules, created: Callable[[Row], int]) -> NewOrder | Filtered:
+def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrder | Filtered:
     if _text(row, "kind") not in rules.exchange_kinds:
         return Filtered(FilterReason.KIND)
-    created_ms = created(row)
+    created_ms = created(row, rules)
     if created_ms < rules.since_ms:
         return Filtered(FilterReason.OLD)
     return NewOrder(
@@ -226,10 +238,10 @@ def _amount(row: Row, name: str) -> Decimal:
     return Decimal(f"{whole or '0'}.{fraction or '0'}")
 
 
-def _created_at(row: Row) -> int:
+def _created_at(row: Row, rules: Rules) -> int:
     text = _present(row, "created_at")
-    if _SINCE_EPOCH.fullmatch(text):
-        return int(text[:13])
+    if _SINCE_EPOCH.fullmatch(text):  # of a wall clock: what sends numbers takes the column's digits for UTC
+        return _from_wall(_EPOCH + int(text[:13]) * _MILLISECOND, rules.zone)
     found = _DATETIME.fullmatch(text)
     if not found:
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text)
@@ -237,10 +249,16 @@ def _created_at(row: Row) -> int:
         second = datetime.fromisoformat(found[1] + (found[3] or "Z"))
     except ValueError:
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text) from None
-    return (second - _EPOCH) // _MILLISECOND + int((found[2] or "").ljust(3, "0")[:3])
+    milliseconds = int((found[2] or "").ljust(3, "0")[:3])
+    return milliseconds + ((second - _EPOCH) // _MILLISECOND if found[3] else _from_wall(second, rules.zone))
 
 
-def _created_ms(row: Row) -> int:
+def _from_wall(wall: datetime, zone: tzinfo) -> int:
+    """Milliseconds since the epoch when a clock in the zone shows this; of an hour that it shows twice, the first."""
+    return ((wall if zone is UTC else wall.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND
+
+
+def _created_ms(row: Row, _rules: Rules) -> int:
     text = _present(row, "created_ms")
     if not _INTEGER.fullmatch(text) or int(text) > CREATED_MS_MAX:
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_ms", text)

@@ -168,6 +168,7 @@ class Stack:
         variables = {server.variable: server.url for server in servers}
         variables |= {variable: str(memory.ports[name]) for variable, name in SERVICE_PORTS.items()}
         if not self.is_named(Kafka.variable):
+            variables["KAFKA_ASSIGNMENT"] = "range"  # it gives the second member of a cooperative group nothing
             variables["KAFKA_IDLE_PAUSE_MS"] = "8"  # the emulator doesn't wait for data: a consumer would ask it all the time
         if not any(self.is_named(variable) for variable in COUNTERPARTIES):
             base = f"http://{LOOPBACK}:{memory.ports['sandbox']}"

@@ -3,7 +3,7 @@ CREATE TYPE clearing_work AS (
     clearing_id bigint, epoch int, step int, part int, operation_id bigint, operation_state text, counterparty text, action text,
     key text, request bytea, sent_seconds_ago float8, attempts int, tries int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
     order_id text, user_id text, contract_id text, direction text, asset text, quantity numeric, quoted_usdt numeric, created_ms bigint,
-    flow int, queued_ms bigint, exchanges bytea[]
+    flow int, queued_ms bigint, exchanges bytea[], hold_code text
 );
 
 -- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now.
@@ -37,6 +37,6 @@ BEGIN
     RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
         o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(v_now), clearing_ms(c.claimed_until),
         clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
-        c.flow, clearing_ms(c.queued_at), v_exchanges)::clearing_work;
+        c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code)::clearing_work;
 END
 $$;

@@ -100,6 +100,17 @@ class TestAnOrderThatTheBackupDoesNotHold:
 
         assert (clearing.state, clearing.error_code, world.keys_applied(clearing)) == (State.PARKED, "key_expired", [])
 
+    def test_that_is_held_is_asked_for_and_not_sent(self, world: World) -> None:
+        with forgotten():
+            pass
+        clearing = world.accept(created_ms=now_ms())
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+
+        clearing = world.run(clearing)
+
+        assert (clearing.state, clearing.error_code, world.keys_applied(clearing)) == (State.PARKED, "contents_differ", [])
+        assert operation(clearing, 1).state == OperationState.UNKNOWN
+
     def test_of_a_replay_is_asked_for_whatever_its_time(self, world: World) -> None:
         clearing, _ = world.accept_with_refs("1001", created_ms=now_ms() + 24 * HOUR_MS, restored=True)
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -152,3 +153,29 @@ class TestCanonicalHash:
         assert canonical_hash(order(quantity="123456789012345678.123456789012345678")) != canonical_hash(
             order(quantity="123456789012345678.123456789012345679")
         )
+
+
+def read_row(**changes: Any) -> dict[str, Any]:
+    """A binlog row as the decoder gives it."""
+    (change,) = decode(message(row(**changes)))
+    return dict(change.after or {})
+
+
+class TestOtherTables:
+    def test_have_columns_of_other_names(self) -> None:
+        rules = replace(RULES, columns={"gmt_create": "created_at", "uid": "user_id"})
+        theirs = read_row(user_id="7")
+        named = {**theirs, "gmt_create": theirs["created_at"], "created_at": "not it", "uid": "8"}
+
+        found = from_binlog(rules.named(named) or {}, rules)
+
+        assert found == order(user_id="8")
+
+    @pytest.mark.parametrize("written", ["2026-01-02 11:04:05.678", 1767351845678, "2026-01-02T03:04:05.678Z"])
+    def test_have_clocks_of_another_zone(self, written: object) -> None:
+        rules = replace(RULES, zone=ZoneInfo("Asia/Shanghai"))
+
+        found = from_binlog({**read_row(), "created_at": written}, rules)
+
+        assert isinstance(found, NewOrder)
+        assert found.created_ms == 1_767_323_045_678

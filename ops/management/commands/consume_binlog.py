@@ -10,10 +10,11 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base import metrics
 from ops.intake import take_from_kafka
+from ops.stall import watch
 from orders.consumer import BinlogConsumer, connect
 from orders.mapping import Rules
 
@@ -25,6 +26,7 @@ EPILOG = """examples:
 
 exit codes:
   0   stopped by SIGTERM or SIGINT, or idle for long enough
+  70  stuck in one call for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again, which is harmless
   75  another process runs under our KAFKA_INSTANCE_ID
   77  Kafka refuses our credentials or their rights
   78  too many bad messages: look at the quarantine, then start again; supervisors leave it stopped
@@ -44,11 +46,17 @@ class Command(BaseCommand):
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
-        metrics.serve_if_configured()
+        try:
+            metrics.serve_if_configured()
+        except OSError as error:
+            raise CommandError(
+                f"METRICS_PORT {settings.METRICS_PORT} can't be listened on ({error.strerror}): name a free one, or unset it"
+            ) from error
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
         consumer = BinlogConsumer(
             partial(connect, options["group"]), take_from_kafka, Rules.from_settings(), stopping, idle_seconds=options["until_idle"]
         )
+        watch(consumer)
         code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
         log.info("consumer ended", exit_code=int(code), **rows)

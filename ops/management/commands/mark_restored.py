@@ -64,7 +64,7 @@ class Command(BaseCommand):
 
 def _beating() -> list[str]:
     """The processes whose beat was seen to move: in a restored database old rows look alive, and stand still."""
-    before = dict(call(_BEATS, []))
+    before: dict[str, object] = dict(call(_BEATS, []))
     time.sleep(WATCH_SECONDS)
     return [name for name, beat_at in call(_BEATS, []) if before.get(name) != beat_at]
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
+from base.clock import ServiceNow
 from clearing.models import RestorePoint
 from ops.arguments import milliseconds, moment, whole
 from ops.intake import Take, take_from_replay, take_from_restore
@@ -168,8 +169,8 @@ def _check(options: dict[str, Any]) -> None:
         wrong = "--reason goes with --quarantined"
     elif options["quarantined"] and options["partition"] is not None:
         wrong = "--partition is of the log; the quarantine is chosen from with --reason"
-    elif options["restored"] and not RestorePoint.objects.exists():
-        wrong = "--restored goes after `manage.py mark_restored`: what the backup itself holds has to be marked first"
+    elif options["restored"] and not RestorePoint.objects.filter(at__gt=ServiceNow() - timedelta(days=1)).exists():
+        wrong = "--restored goes after `manage.py mark_restored`: within a day: what the backup itself holds is marked first, each time"
     if wrong:
         raise CommandError(wrong, returncode=EXIT_NOT_DONE)
 

@@ -1,0 +1,116 @@
+"""Kafka behind TLS and SASL: what the settings demand reaches the client, and what can't work ends in one clear line."""
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from pytest_django import Settings
+
+from base.kafka import KafkaSecurity, WrongSecurity
+from orders.brokers import knock
+from orders.consumer import BinlogConsumer, ExitCode, connect
+from orders.ingest import IngestResult
+from orders.logreader import LogNotReadable, open_reader
+from tests.orders.messages import RULES
+
+Certificate = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate of 127.0.0.1 that vouches for itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    pem, key = folder / "broker.pem", folder / "broker.key"
+    subject = ["-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-keyout", str(key), "-out", str(pem)]
+    subprocess.run(command, check=True, capture_output=True)
+    return pem, key
+
+
+@contextmanager
+def listening(certificate: Certificate) -> Iterator[str]:
+    """A server that shakes hands by TLS, and no more."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        server.settimeout(0.1)
+        ending = threading.Event()
+        thread = threading.Thread(target=_shake_hands, args=(server, context, ending))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            ending.set()
+            thread.join()
+
+
+def _shake_hands(server: socket.socket, context: ssl.SSLContext, ending: threading.Event) -> None:
+    while not ending.is_set():
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
+        connection.settimeout(5)
+        try:
+            context.wrap_socket(connection, server_side=True).close()
+        except OSError:
+            connection.close()
+
+
+class TestTls:
+    def test_with_a_known_authority_is_trusted(self, settings: Settings, certificate: Certificate) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL", cafile=str(certificate[0]))
+
+        with listening(certificate) as server:
+            knock([server], 5_000)
+
+    def test_with_an_unknown_authority_ends_the_consumer_with_77(self, settings: Settings, certificate: Certificate) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL")
+
+        with listening(certificate) as server:
+            settings.KAFKA_BOOTSTRAP_SERVERS = [server]
+            ended = BinlogConsumer(lambda: connect("group"), lambda _: IngestResult(), RULES, threading.Event()).run()
+
+        assert ended == ExitCode.NOT_ALLOWED
+
+    def test_with_an_unknown_authority_ends_a_replay_with_a_clear_line(self, settings: Settings, certificate: Certificate) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL")
+
+        with listening(certificate) as server, pytest.raises(LogNotReadable, match="KAFKA_SSL_CAFILE"), open_reader([server], "orders"):
+            pass
+
+
+class TestSettings:
+    def test_of_sasl_reach_the_client(self) -> None:
+        security = KafkaSecurity(protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="intake", password="secret")
+
+        assert security.client_options() == {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "PLAIN",
+            "sasl_plain_username": "intake",
+            "sasl_plain_password": "secret",
+        }
+
+    def test_show_no_secret(self) -> None:
+        assert "secret" not in repr(KafkaSecurity(protocol="SASL_SSL", mechanism="PLAIN", username="intake", password="secret"))
+
+    @pytest.mark.parametrize(
+        ("given", "names"),
+        [
+            ({"protocol": "TLS"}, "KAFKA_SECURITY_PROTOCOL"),
+            ({"protocol": "SASL_SSL", "mechanism": "PLAIN", "username": "intake"}, "KAFKA_SASL_PASSWORD"),
+            ({"protocol": "SASL_SSL", "mechanism": "MD5", "username": "intake", "password": "x"}, "KAFKA_SASL_MECHANISM"),
+            ({"password": "x"}, "sends no credentials"),
+            ({"protocol": "SSL", "cafile": "missing.pem"}, "KAFKA_SSL_CAFILE"),
+            ({"cafile": "missing.pem"}, "encrypts nothing"),
+            ({"protocol": "SSL", "keyfile": __file__}, "KAFKA_SSL_CERTFILE"),
+        ],
+    )
+    def test_that_do_not_go_together_are_named(self, given: dict[str, str], names: str) -> None:
+        with pytest.raises(WrongSecurity, match=names):
+            KafkaSecurity(**given)
