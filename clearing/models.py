@@ -76,7 +76,6 @@ class RestorePoint(models.Model):
     through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are asked for first.")
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
-    marked = models.IntegerField(help_text="Unfinished clearings of the backup that were marked.")
 
     def __str__(self) -> str:
         return f"restored {self.at:%Y-%m-%d %H:%M}"

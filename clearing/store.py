@@ -107,6 +107,7 @@ class Recorded:
 
 
 AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
+_RESTORE_POINT = "INSERT INTO clearing_restorepoint (through_ms, reason, actor) VALUES (%s, %s, %s) RETURNING id"
 _REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
@@ -372,9 +373,15 @@ def retry(
     return row[0], _ref(row[1:])
 
 
-def mark_restored(through_ms: int, *, reason: str, actor: str) -> int:
+def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:
     """The database was restored from a backup: unfinished clearings are asked for first from now on, and so is every order made up to
     `through_ms` (the counter's clock) that comes in later. Returns how many clearings were marked. Nothing else may run meanwhile.
+
+    The restore point comes first, the clearings in batches of `limit`: after a failure it is repeated as a whole.
     """
-    marked: int = call("SELECT clearing_mark_restored(%s, %s, %s)", [through_ms, reason, actor])[0][0]
+    call(_RESTORE_POINT, [through_ms, reason[:200], actor[:150]])
+    marked, after = 0, 0
+    while after is not None:
+        count, after = call("SELECT marked, last_id FROM clearing_mark_restored(%s, %s)", [after, limit])[0]
+        marked += count
     return marked

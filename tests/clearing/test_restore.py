@@ -172,11 +172,10 @@ class TestAnOrderOfTheBackup:
 
         assert (clearing.restored, clearing.state) == (False, State.CLEARED)
 
-    def test_counts_among_those_that_were_marked(self, world: World) -> None:
-        world.accept(created_ms=now_ms())
-        world.run(world.accept("1002", created_ms=now_ms()))
+    def test_is_marked_however_many_there_are(self, world: World) -> None:
+        clearings = [world.accept(str(user), created_ms=now_ms()) for user in range(5)]
+        world.run(clearings[2])
 
-        with forgotten():
-            pass
+        marked = store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
 
-        assert [point.marked for point in RestorePoint.objects.all()] == [1]
+        assert (marked, Clearing.objects.filter(restored=True).count(), RestorePoint.objects.count()) == (4, 4, 1)

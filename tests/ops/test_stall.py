@@ -5,7 +5,7 @@ import threading
 from pytest_django import Settings
 
 from ops.intake import Patience
-from ops.stall import watch
+from ops.stall import watched
 from orders.consumer import BinlogConsumer, ExitCode
 from orders.ingest import IngestResult
 from tests.orders.messages import RULES
@@ -24,7 +24,8 @@ class TestWatch:
         loop = threading.Thread(target=consumer.run)
         loop.start()
 
-        watch(consumer, ended.append).join(10)
+        with watched(consumer, ended.append) as watch:
+            watch.join(10)
 
         stopping.set()
         release.set()
@@ -32,7 +33,7 @@ class TestWatch:
         assert ended == [ExitCode.STUCK]
 
     def test_leaves_one_alone_that_waits_for_kafka(self, settings: Settings) -> None:
-        settings.CONSUMER_STALL_SECONDS_MAX = 1.5
+        settings.CONSUMER_STALL_SECONDS_MAX = 6.0
         asked, ended, stopping = list[int](), list[int](), threading.Event()
 
         def away() -> object:
@@ -42,9 +43,10 @@ class TestWatch:
             raise ConnectionRefusedError
 
         consumer = BinlogConsumer(away, lambda _: IngestResult(), RULES, stopping)
-        watch(consumer, ended.append)
-        consumer.run()
+        with watched(consumer, ended.append) as watch:
+            consumer.run()
 
+        watch.join(10)
         assert (len(asked), ended) == (5, [])
 
 

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base import metrics
 from ops.intake import take_from_kafka
-from ops.stall import watch
+from ops.stall import watched
 from orders.consumer import BinlogConsumer, connect
 from orders.mapping import Rules
 
@@ -56,8 +56,8 @@ class Command(BaseCommand):
         consumer = BinlogConsumer(
             partial(connect, options["group"]), take_from_kafka, Rules.from_settings(), stopping, idle_seconds=options["until_idle"]
         )
-        watch(consumer)
-        code = consumer.run()
+        with watched(consumer):
+            code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
         log.info("consumer ended", exit_code=int(code), **rows)
         sys.exit(code)

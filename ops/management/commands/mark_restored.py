@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
 
 from base import logs
 from base.db import call
@@ -23,7 +22,7 @@ EPILOG = f"""example:
 
 Run it after PostgreSQL was restored from a backup and before any process of the service is started: docs/runbook.md has all the steps. From then on
 no step of an unfinished order, nor of any order made before this moment that comes in again, is sent before the counterparty was asked whether
-it was done. It may be repeated. It refuses to run while processes of the service beat in this database.
+it was done. It may be repeated, and is to be, when it failed. It refuses to run while processes of the service beat in this database.
 
 exit code: 0 marked; {EXIT_NOT_DONE} not done"""
 _BEATS = "SELECT name, beat_at FROM base_incarnation WHERE ended_at IS NULL"
@@ -70,9 +69,6 @@ def _beating() -> list[str]:
 
 
 def _mark(margin_minutes: int, reason: str) -> tuple[int, int]:
-    with transaction.atomic():
-        with connection.cursor() as cursor:  # every unfinished order in one transaction, however many there are
-            cursor.execute("SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)")
-        now_ms: int = call("SELECT clearing_ms(service_now())", [])[0][0]
-        through_ms = now_ms + margin_minutes * 60_000
-        return through_ms, store.mark_restored(through_ms, reason=reason, actor=f"{getpass.getuser()} (mark_restored)")
+    now_ms: int = call("SELECT clearing_ms(service_now())", [])[0][0]
+    through_ms = now_ms + margin_minutes * 60_000
+    return through_ms, store.mark_restored(through_ms, reason=reason, actor=f"{getpass.getuser()} (mark_restored)")
