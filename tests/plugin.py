@@ -33,7 +33,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 def bring_up_servers(config: pytest.Config) -> None:
     """Starts what the environment doesn't name, and sees to its end: also after Ctrl-C, SIGTERM or an error in the configuration."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that started us in the background left SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     stack = Stack(reserve_folder(config), os.environ)
     config.add_cleanup(stack.down)
     variables = stack.up()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 10.0, pause_seconds: float = 0.02) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 30.0, pause_seconds: float = 0.02) -> None:
     """Returns once the condition holds; fails the test when it doesn't in time."""
     deadline = time.monotonic() + seconds
     while not condition():
