@@ -208,7 +208,7 @@ KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot mak
 KAFKA_IDLE_PAUSE_MS = env.int("KAFKA_IDLE_PAUSE_MS", 0)
 # How a group's members share the partitions: cooperative-sticky moves only what must move; the emulator gives its second member nothing then.
 KAFKA_ASSIGNMENT = one_of("KAFKA_ASSIGNMENT", "cooperative-sticky", "range")
-CONSUMER_STALL_SECONDS_MIN = 15.0  # longer than any wait that is progress (orders/consumer.py), and than a commit on a slow disk
+CONSUMER_STALL_SECONDS_MIN = 2 * DATABASE_STATEMENT_MS_MAX / 1000 + 10  # longer than a transaction may take, and any wait that is progress
 CONSUMER_STALL_SECONDS_MAX = env.float("CONSUMER_STALL_SECONDS_MAX", 60.0)  # a consumer that is stuck in one call for so long ends itself
 if CONSUMER_STALL_SECONDS_MAX < CONSUMER_STALL_SECONDS_MIN:
     raise ImproperlyConfigured(f"CONSUMER_STALL_SECONDS_MAX is {CONSUMER_STALL_SECONDS_MAX}: set it to {CONSUMER_STALL_SECONDS_MIN} or more")

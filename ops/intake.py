@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Final
 
 import structlog
 from django.conf import settings
@@ -29,30 +28,6 @@ OpenClearings = Callable[[Sequence[AcceptedOrder]], Sequence[ClearingRef]]
 GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
 RECONCILE_LOCK = 0x7265636F6E63696C  # "reconcil"
 SCAN_AGAIN_LOCK = 0x6761705F7363616E  # "gap_scan": a pass by hand from an earlier time, which the periodic ones don't wait for
-
-
-class Patience:
-    """A counter that doesn't answer is asked less and less often: after 3, 6, 12, … seconds, at most every 30; as soon as it answers, always."""
-
-    PAUSE_SECONDS_MAX: Final = 30.0
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._next_at = 0.0
-
-    def may_ask(self) -> bool:
-        """Whether its pause is over."""
-        return not self._failures or self._clock() >= self._next_at
-
-    def heard(self, *, answered: bool) -> None:
-        """What became of asking."""
-        self._failures = 0 if answered else self._failures + 1
-        pause = settings.GAP_PASS_SECONDS * 2 ** min(self._failures - 1, 10) if self._failures else 0.0
-        self._next_at = self._clock() + min(pause, self.PAUSE_SECONDS_MAX)
-
-
-_counter_patience = Patience()  # of this process: the periodic passes alone
 
 
 def take_from_kafka(items: Sequence[Item]) -> IngestResult:
@@ -84,12 +59,8 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None) -> GapRe
         if not ours:
             log.info("gap pass left out: the one before is still under way")
             return None
-        if since_ms is None and shard is None and not _counter_patience.may_ask():
-            return GapResult()
         gap_pass = GapPass(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
-        result = gap_pass.run(shard, since_ms)
-        _counter_patience.heard(answered="list" not in result.failed)
-        return result
+        return gap_pass.run(shard, since_ms)
 
 
 def run_reconcile(hours: float) -> list[ReconcileRun] | None:

@@ -6,10 +6,13 @@ from django.conf import settings
 
 from base.db import drop_broken_connection
 from ops.intake import run_gap_pass, run_reconcile
+from ops.patience import Patience
 from ops.sweep import sweep as run_sweep
+from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
 
 log = structlog.get_logger(__name__)
+counter_patience = Patience()  # of this process
 
 
 @shared_task(name="ops.sweep")
@@ -21,9 +24,13 @@ def sweep() -> None:
 
 @shared_task(name="ops.gap_pass")
 def gap_pass() -> None:
-    """Fetches from the counter what the binlog didn't bring."""
+    """Fetches from the counter what the binlog didn't bring; a counter that doesn't list its shards is asked more rarely."""
+    if not counter_patience.may_ask():
+        return
     drop_broken_connection()
-    run_gap_pass()
+    result = run_gap_pass()
+    if result is not None:
+        counter_patience.heard(answered=SHARD_LIST not in result.failed)
 
 
 @shared_task(name="ops.reconcile")

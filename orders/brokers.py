@@ -16,18 +16,20 @@ class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
 
 
 def knock(servers: Sequence[str], milliseconds_max: int) -> None:
-    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where TLS fails."""
+    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it."""
+    complaint: OSError = ConnectionRefusedError("no servers are named")
     context = _tls() if settings.KAFKA_SECURITY.encrypted else None
     for server in servers:
         try:
             _greet(server, milliseconds_max / 1000, context)
-        except ssl.SSLError as error:
+        except ssl.SSLCertVerificationError as error:
             fix = "look at KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE and KAFKA_SECURITY_PROTOCOL, and at the name in the broker's certificate"
             raise BrokerNotTrusted(f"no TLS with {server}: {error.reason or error}: {fix}") from error
-        except OSError:
+        except OSError as error:
+            complaint = error
             continue
         return
-    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}")
+    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}: {complaint}")
 
 
 def _greet(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:

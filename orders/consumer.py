@@ -24,7 +24,7 @@ from kafka.structs import OffsetAndMetadata
 from base import metrics
 from base.alarms import alarm
 from base.db import drop_broken_connection
-from orders.arrivals import TABLE_CHANGED, Item, Origin, read_message
+from orders.arrivals import TABLE_CHANGED, Item, Origin, Suspect, read_message
 from orders.brokers import BrokerNotTrusted, knock
 from orders.ingest import IngestResult
 from orders.mapping import Rules
@@ -68,9 +68,9 @@ class ExitCode(IntEnum):
     """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own complaint (1)."""
 
     STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
+    STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
     FENCED = 75  # another process runs under our KAFKA_INSTANCE_ID
     NOT_ALLOWED = 77  # Kafka refuses our credentials or their rights
-    STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
     TOO_MANY_BAD = 78  # the stop rule; a supervisor leaves it stopped
 
 
@@ -120,13 +120,14 @@ class BinlogConsumer:
         self._idle_seconds = idle_seconds
         self._stop_rule = StopRule()
         self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
+        self._transactions = 1  # of what is being taken in, about
         self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
         self.total = IngestResult()
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the loop last came round, or waited for a server that is away: a consumer that is stuck in a call shows here."""
-        return time.monotonic() - self._last_round
+        """How long ago the loop last came round, or waited for a server that is away; while it writes, for each transaction in hand."""
+        return (time.monotonic() - self._last_round) / self._transactions
 
     def run(self) -> ExitCode:
         """Consumes; connects again after every error of Kafka's. Returns how it ended."""
@@ -160,7 +161,7 @@ class BinlogConsumer:
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
 
     def _round(self, consumer: KafkaConsumer) -> None:
-        self._last_round = time.monotonic()
+        self._last_round, self._transactions = time.monotonic(), 1
         try:
             polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
         except REARRANGED as error:
@@ -193,6 +194,7 @@ class BinlogConsumer:
     def _taken(self, items: list[Item]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
         failures = 0
+        self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
         while True:
             try:
                 return self._take(items)

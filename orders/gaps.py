@@ -24,6 +24,7 @@ from orders.models import Watermark
 log = structlog.get_logger(__name__)
 Take = Callable[[Sequence[Item]], IngestResult]
 
+SHARD_LIST = "list"  # among the failed shards: the counter didn't list them
 OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
 
 _MOVE = """
@@ -39,7 +40,7 @@ _COUNT = """
 
 @dataclass(slots=True)
 class GapResult:
-    """What a pass found: rows read, what became of them, and the shards (or "list") that failed, with the reason."""
+    """What a pass found: rows read, what became of them, and the shards (or SHARD_LIST) that failed, with the reason."""
 
     rows: int = 0
     ingested: IngestResult = field(default_factory=IngestResult)
@@ -65,7 +66,7 @@ class GapPass:
         try:
             shards = self.interface.shards().shards
         except InterfaceFailed as error:
-            _failed(result, "list", error)
+            _failed(result, SHARD_LIST, error)
             return result
         for shard in sorted(shards) if only is None else [only]:
             try:

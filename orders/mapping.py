@@ -1,6 +1,6 @@
 """A row of the counter's sync-order table, however it came, as an order of ours. Pure.
 
-Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (the counter writes UTC), or what a source without a schema makes of
+Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (INTAKE_ZONE's), or what a source without a schema makes of
 it: a number since the epoch, or a text with a zone; and the row of the counter's interface, with `created_ms`. Either gives the same order, and so
 the same canonical hash: `1.50` is `1.5`.
 """

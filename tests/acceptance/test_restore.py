@@ -61,6 +61,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
 
     marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)
     replayed = json.loads(service.manage("replay", f"--from-time={before_the_backup.isoformat()}", "--restored", "--json").stdout)
+    service.manage("compensate", f"--since={before_the_backup.isoformat()}")
     service.manage("stack", "services", "up")
 
     report = service.audit()
@@ -69,6 +70,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
     assert replayed["known"] > 0
     assert marked["through_ms"] > before_the_backup.timestamp() * 1000
     assert asked(database_url) > 0
+    service.manage("reconcile", "--hours=1")
 
 
 def test_nothing_is_marked_while_a_process_works_on_the_database(service: LiveService) -> None:

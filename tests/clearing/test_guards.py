@@ -115,6 +115,27 @@ class TestDatabaseAway:
         assert clearing.state == State.CLEARED
 
 
+class TestHeld:
+    def test_what_the_counterparty_does_not_know_is_not_sent_again(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.RESET))
+        clearing = world.run(world.accept())
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+
+        clearing = world.when_due(clearing)
+
+        assert (clearing.state, clearing.error_code, world.keys_applied(clearing)) == (State.PARKED, "contents_differ", [])
+        assert operation(clearing, 1).state == OperationState.UNKNOWN
+
+    def test_what_it_has_done_is_taken_before_the_order_parks(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.APPLY_THEN_RESET))
+        clearing = world.run(world.accept())
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+
+        clearing = world.when_due(clearing)
+
+        assert (clearing.state, clearing.step, world.keys_applied(clearing)) == (State.PARKED, 2, ["1"])
+
+
 class TestTakenOver:
     def test_the_earliest_possible_sending_counts_for_how_long_the_key_is_kept(self, world: World) -> None:
         clearing = world.accept()

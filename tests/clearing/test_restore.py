@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from decimal import Decimal
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
 from pytest_django import Settings
 
+from base import db
 from clearing import interventions, store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
@@ -179,3 +180,40 @@ class TestAnOrderOfTheBackup:
         marked = store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
 
         assert (marked, Clearing.objects.filter(restored=True).count(), RestorePoint.objects.count()) == (4, 4, 1)
+
+    def test_is_marked_after_all_when_the_marking_was_interrupted(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        for user in range(4):
+            world.accept(str(user), created_ms=now_ms())
+        real, batches = db.call, iter([True])
+
+        def dies_after_a_batch(sql: str, params: list[object]) -> object:
+            if "clearing_mark_restored" in sql and not next(batches, False):
+                raise OperationalError("server closed the connection")
+            return real(sql, params)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "call", dies_after_a_batch)
+            with pytest.raises(OperationalError):
+                store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
+        interrupted = Clearing.objects.filter(restored=True).count()
+
+        store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
+
+        assert (interrupted, Clearing.objects.filter(restored=True).count()) == (2, 4)
+
+    def test_whose_commit_was_not_answered_is_asked_for_all_the_same(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept(created_ms=now_ms())
+        with forgotten():
+            world.run(clearing)
+        real, lost = db.call, iter([True])
+
+        def answer_lost_once(sql: str, params: list[object]) -> object:
+            rows = real(sql, params)
+            if "clearing_step_done" in sql and next(lost, False):
+                raise OperationalError("server closed the connection")
+            return rows
+
+        monkeypatch.setattr(store, "call", answer_lost_once)
+        clearing = world.run(Clearing.objects.get(pk=clearing.pk))
+
+        assert (clearing.state, outcomes(clearing)) == (State.CLEARED, ASKED)

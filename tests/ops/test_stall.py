@@ -2,11 +2,15 @@
 
 import threading
 
+import pytest
 from pytest_django import Settings
 
-from ops.intake import Patience
+from ops import tasks
+from ops.patience import Patience
 from ops.stall import watched
+from orders.arrivals import Skipped
 from orders.consumer import BinlogConsumer, ExitCode
+from orders.gaps import SHARD_LIST, GapResult
 from orders.ingest import IngestResult
 from tests.orders.messages import RULES
 
@@ -49,6 +53,24 @@ class TestWatch:
         watch.join(10)
         assert (len(asked), ended) == (5, [])
 
+    def test_gives_a_batch_the_time_of_all_its_transactions(self, settings: Settings) -> None:
+        settings.INTAKE_BATCH_ROWS_MAX = 2
+        silent, alone = list[float](), list[float]()
+
+        def take(items: object) -> IngestResult:
+            consumer._last_round -= 60
+            silent.append(consumer.silent_seconds)
+            return IngestResult()
+
+        consumer = BinlogConsumer(lambda: None, take, RULES, threading.Event())
+        consumer._last_round -= 60
+        alone.append(consumer.silent_seconds)
+        consumer._last_round += 60
+
+        consumer._taken([Skipped("kind")] * 5)
+
+        assert [round(seconds) for seconds in alone + silent] == [60, 20]
+
 
 class TestPatience:
     def test_grows_with_each_failure_and_ends_with_an_answer(self, settings: Settings) -> None:
@@ -67,3 +89,21 @@ class TestPatience:
 
         assert waited == [3, 6, 12, 24, 30, 30]
         assert patience.may_ask()
+
+    @pytest.mark.django_db
+    def test_keeps_the_periodic_pass_from_a_counter_that_is_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, asked = [0.0], list[float]()
+        answers = [GapResult(failed={SHARD_LIST: "away"}), GapResult(failed={SHARD_LIST: "away"}), GapResult()]
+
+        def run_gap_pass() -> GapResult:
+            asked.append(now[0])
+            return answers[min(len(asked), len(answers)) - 1]
+
+        monkeypatch.setattr(tasks, "counter_patience", Patience(lambda: now[0]))
+        monkeypatch.setattr(tasks, "run_gap_pass", run_gap_pass)
+
+        for second in range(14):
+            now[0] = float(second)
+            tasks.gap_pass()
+
+        assert asked == [0, 3, 9, 10, 11, 12, 13]

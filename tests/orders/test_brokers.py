@@ -62,6 +62,11 @@ def _shake_hands(server: socket.socket, context: ssl.SSLContext, ending: threadi
             connection.close()
 
 
+def _hang_up(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    connection.close()
+
+
 class TestTls:
     def test_with_a_known_authority_is_trusted(self, settings: Settings, certificate: Certificate) -> None:
         settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL", cafile=str(certificate[0]))
@@ -83,6 +88,17 @@ class TestTls:
 
         with listening(certificate) as server, pytest.raises(LogNotReadable, match="KAFKA_SSL_CAFILE"), open_reader([server], "orders"):
             pass
+
+    def test_that_breaks_off_is_a_broker_that_is_away(self, settings: Settings) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL")
+
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            hanging_up = threading.Thread(target=_hang_up, args=(server,))
+            hanging_up.start()
+
+            with pytest.raises(ConnectionRefusedError, match="no connection to any of"):
+                knock([f"127.0.0.1:{server.getsockname()[1]}"], 5_000)
+            hanging_up.join()
 
 
 class TestSettings:

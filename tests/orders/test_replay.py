@@ -5,17 +5,19 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils.timezone import now
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
 
 from clearing import broker
-from clearing.models import Clearing
+from clearing.models import Clearing, RestorePoint
 from orders.arrivals import Item
 from orders.ingest import IngestResult
 from orders.logreader import LogReader, Span, open_reader
@@ -290,3 +292,23 @@ class TestQuarantined:
         report = replay("--quarantined", "--dry-run")
 
         assert (counts(report), stored(), Quarantined.objects.get().replayed_at) == ({"messages": 1, "new": 1}, [], None)
+
+
+class TestRestored:
+    @pytest.mark.parametrize("days_ago", [None, 2])
+    def test_is_refused_before_the_restore_was_said(self, days_ago: int | None) -> None:
+        if days_ago is not None:
+            RestorePoint.objects.create(through_ms=0, reason="an older one, of the backup", actor="test", at=now() - timedelta(days=days_ago))
+
+        with pytest.raises(CommandError, match="mark_restored") as refused:
+            call_command("replay", "--from-time=2026-01-01", "--restored")
+
+        assert refused.value.returncode == 2
+
+    def test_marks_what_comes_in(self, topic: Topic, empty_broker: None) -> None:
+        RestorePoint.objects.create(through_ms=0, reason="test", actor="test")
+        topic.send(*orders(1))
+
+        call_command("replay", f"--topic={topic.name}", "--from-time=2026-01-01", "--restored", stdout=StringIO())
+
+        assert [(clearing.restored, clearing.order.source) for clearing in Clearing.objects.select_related("order")] == [(True, Source.RESTORE)]

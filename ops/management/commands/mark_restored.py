@@ -15,17 +15,21 @@ from clearing import store
 from ops.arguments import whole
 
 EXIT_NOT_DONE: Final = 2
-WATCH_SECONDS: Final = 2.5  # a process beats once a second
+WATCH_SECONDS: Final = 2.5  # a process that lost its connection comes back within
 MARGIN_MINUTES: Final = 60
 EPILOG = f"""example:
   manage.py mark_restored --reason "disk of db-1 lost, backup of 02:00"
 
 Run it after PostgreSQL was restored from a backup and before any process of the service is started: docs/runbook.md has all the steps. From then on
 no step of an unfinished order, nor of any order made before this moment that comes in again, is sent before the counterparty was asked whether
-it was done. It may be repeated, and is to be, when it failed. It refuses to run while processes of the service beat in this database.
+it was done. It may be repeated, and is to be, when it failed. It refuses to run while anybody else is connected to this database
+under the service's account.
 
 exit code: 0 marked; {EXIT_NOT_DONE} not done"""
-_BEATS = "SELECT name, beat_at FROM base_incarnation WHERE ended_at IS NULL"
+_SESSIONS = (
+    "SELECT DISTINCT application_name FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 class Command(BaseCommand):
@@ -47,10 +51,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         logs.leave_stdout()
         try:
-            alive = _beating()
-            if alive:
-                fix = "stop every process of the service first (make down, or your supervisor), then repeat"
-                raise CommandError(f"{len(alive)} processes work on this database ({', '.join(alive[:3])}): {fix}", returncode=EXIT_NOT_DONE)
+            if others := _connected():
+                fix = "stop every process of the service first (manage.py stack services down …, or your supervisor), then repeat"
+                raise CommandError(f"others work on this database ({', '.join(sorted(others))}): {fix}", returncode=EXIT_NOT_DONE)
             through_ms, marked = _mark(options["margin_minutes"], options["reason"])
         except DatabaseError as error:
             raise CommandError(f"the database doesn't serve us: {str(error).strip()}", returncode=EXIT_NOT_DONE) from error
@@ -61,11 +64,11 @@ class Command(BaseCommand):
             self.stdout.write("next: manage.py replay --from-time <the backup's time, and an hour before> --restored")
 
 
-def _beating() -> list[str]:
-    """The processes whose beat was seen to move: in a restored database old rows look alive, and stand still."""
-    before: dict[str, object] = dict(call(_BEATS, []))
+def _connected() -> set[str]:
+    """Who else is connected, by PROCESS_ROLE; looked at twice. A frozen process is seen, and one that never took a claim."""
+    found = {name for (name,) in call(_SESSIONS, [])}
     time.sleep(WATCH_SECONDS)
-    return [name for name, beat_at in call(_BEATS, []) if before.get(name) != beat_at]
+    return found | {name for (name,) in call(_SESSIONS, [])}
 
 
 def _mark(margin_minutes: int, reason: str) -> tuple[int, int]:

@@ -76,8 +76,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         logs.leave_stdout()
-        _check(options)
         try:
+            _check(options)
             done = self._replay_quarantined(options) if options["quarantined"] else self._replay_log(options)
         except LogNotReadable as error:
             raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
