@@ -163,6 +163,7 @@ class TestAnOrderOfTheBackup:
 
         assert (found_code, cleared.state) == ("insufficient_funds", State.CLEARED)
         assert world.keys_applied(cleared) == ["1", "2:r1", "3", "4"]
+        assert [found[1] for found in outcomes(cleared)[-3:]] == ["?done"] * 3
 
     def test_that_is_cleared_stays_so(self, world: World) -> None:
         clearing = world.run(world.accept(created_ms=now_ms()))
