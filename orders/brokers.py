@@ -15,6 +15,14 @@ class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
     """The TLS handshake failed, or our own certificates can't be read: what happened, and which settings to look at."""
 
 
+def advice() -> str:
+    """What to do about a broker that doesn't serve us. kafka-python keeps a refusal of credentials to itself: it looks like a connection that broke."""
+    fix = "is it up, and are its address and port right? Trying again is harmless"
+    if settings.KAFKA_SECURITY.authenticated:
+        fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
+    return fix
+
+
 def knock(servers: Sequence[str], milliseconds_max: int) -> None:
     """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it."""
     complaint: OSError = ConnectionRefusedError("no servers are named")

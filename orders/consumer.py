@@ -25,7 +25,7 @@ from base import metrics
 from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, Suspect, read_message
-from orders.brokers import BrokerNotTrusted, knock
+from orders.brokers import BrokerNotTrusted, advice, knock
 from orders.ingest import IngestResult
 from orders.mapping import Rules
 from orders.stoprule import StopRule
@@ -142,7 +142,9 @@ class BinlogConsumer:
                 alarm("intake_stopped", str(stop), fix=stop.fix, exit_code=int(stop.code))
                 return stop.code
             except (kafka_errors.KafkaError, OSError) as error:
-                log.warning("Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS)
+                log.warning(
+                    "Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS, fix=advice()
+                )
                 failures += 1
                 self._last_round = time.monotonic()
                 self._stopping.wait(_backoff(failures))

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from orders.arrivals import Origin
-from orders.brokers import BrokerNotTrusted, knock
+from orders.brokers import BrokerNotTrusted, advice, knock
 
 CONNECT_MS_MAX: Final = 5_000
 ANSWER_MS_MAX: Final = 10_000
@@ -138,4 +138,4 @@ def _explained(topic: str) -> Iterator[None]:
     except kafka_errors.OffsetOutOfRangeError as error:
         raise LogNotReadable(f"{topic!r} lost messages while it was read: repeat the command, which is harmless") from error
     except (kafka_errors.KafkaError, OSError) as error:
-        raise LogNotReadable(f"Kafka doesn't serve us: {type(error).__name__}: {error}") from error
+        raise LogNotReadable(f"Kafka doesn't serve us: {type(error).__name__}: {error} (fix: {advice()})") from error

@@ -130,3 +130,9 @@ class TestSettings:
     def test_that_do_not_go_together_are_named(self, given: dict[str, str], names: str) -> None:
         with pytest.raises(WrongSecurity, match=names):
             KafkaSecurity(**given)
+
+    def test_of_sasl_are_named_where_a_broker_does_not_serve_us(self, settings: Settings) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="intake", password="refused")
+
+        with pytest.raises(LogNotReadable, match="KAFKA_SASL_PASSWORD"), open_reader(["127.0.0.1:1"], "orders"):
+            pass
