@@ -16,7 +16,7 @@ class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
 
 
 def advice() -> str:
-    """What to do about a broker that doesn't serve us. kafka-python keeps a refusal of credentials to itself: it looks like a connection that broke."""
+    """What to do about a broker that doesn't serve us. kafka-python keeps it to itself when credentials are refused: it looks like a broken line."""
     fix = "is it up, and are its address and port right? Trying again is harmless"
     if settings.KAFKA_SECURITY.authenticated:
         fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
