@@ -95,16 +95,21 @@ class LiveService:
 
 
 @contextmanager
-def live_service(folder: Path, **settings: str) -> Iterator[LiveService]:
-    """Brings everything up from nothing, with these settings, and takes it down."""
+def live_service(folder: Path, *, with_services: bool = True, durable: bool = False, **settings: str) -> Iterator[LiveService]:
+    """Brings everything up from nothing, with these settings, and takes it down. `with_services` False: the servers alone.
+
+    `durable`: PostgreSQL waits for its disk at each commit, as in production.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     service = LiveService(folder, {**inherited, "RUN_DIR": str(folder), **settings})
     try:
         service.manage("stack", "up")
-        forget_durability(service.variable("DATABASE_URL"))
+        if not durable:
+            forget_durability(service.variable("DATABASE_URL"))
         service.manage("migrate", "--verbosity=0")
-        service.manage("stack", "services", "up")
+        if with_services:
+            service.manage("stack", "services", "up")
         yield service
     finally:
         service.manage("stack", "down", check=False)
