@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
@@ -26,7 +25,7 @@ from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, Suspect, read_message
 from orders.brokers import BrokerNotTrusted, advice, knock
-from orders.ingest import IngestResult
+from orders.ingest import DATABASE_AWAY, IngestResult, IntakeFault
 from orders.mapping import Rules
 from orders.stoprule import StopRule
 
@@ -47,7 +46,6 @@ UNASSIGNED_SECONDS_MAX: Final = 10.0
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 Take = Callable[[Sequence[Item]], IngestResult]
 
-DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)
 # The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from the committed offset on.
 REARRANGED: Final = (
     kafka_errors.CommitFailedError,
@@ -121,6 +119,7 @@ class BinlogConsumer:
         self._stop_rule = StopRule()
         self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
         self._transactions = 1  # of what is being taken in, about
+        self._faults = 0  # in a row, of ours
         self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
         self.total = IngestResult()
 
@@ -176,6 +175,13 @@ class BinlogConsumer:
             self._stopping.wait(settings.KAFKA_IDLE_PAUSE_MS / 1000)
             return
         self._last_data = time.monotonic()
+        try:
+            self._take_in(consumer, polled)
+            self._faults = 0
+        except IntakeFault:
+            self._read_again(consumer, polled)
+
+    def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
         result = self._taken(_items(polled, self._rules))
         if result is not None:
             self.total.add(result)
@@ -186,6 +192,13 @@ class BinlogConsumer:
                 self._commit(consumer)
                 fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
+
+    def _read_again(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        """Goes back before what we failed with, and waits: a mended release takes it in, and beside other orders it shows whose fault it is."""
+        for partition, records in polled.items():
+            consumer.seek(partition, records[0].offset)
+        self._faults += 1
+        self._stopping.wait(_backoff(self._faults))
 
     @staticmethod
     def _poll_ms(consumer: KafkaConsumer) -> int:

@@ -218,6 +218,30 @@ class TestInterruptions:
             wait_until(lambda: again.ended is not None)
         assert again.consumer.total.known == 0
 
+    def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, doors: Doors) -> None:
+        doors.while_opening = mistake
+        topic.send(*orders(*range(8)))
+        with running(doors.take) as faulty:
+            wait_until(lambda: faulty.consumer._faults > 1)
+        assert (stored(), Quarantined.objects.count()) == (0, 0)
+
+        doors.while_opening = lambda _: None
+        with running(doors.take):
+            wait_until(lambda: stored() == 8)
+
+    def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, doors: Doors) -> None:
+        doors.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
+        with running(doors.take) as consumer:
+            topic.send(*orders(1), partition=0)
+            wait_until(lambda: consumer.consumer._faults > 0)
+            assert Quarantined.objects.count() == 0
+
+            topic.send(*orders(2, 3), partition=0)
+            wait_until(lambda: stored() == 2)
+            wait_until(lambda: Quarantined.objects.count() == 1)
+
+        assert (Quarantined.objects.get().reason, Quarantined.objects.get().order_id) == ("internal_error", "O0001")
+
     def test_a_second_member_takes_its_share(self, topic: Topic, doors: Doors) -> None:
         others = Doors()
         with running(doors.take), running(others.take):
@@ -259,6 +283,10 @@ class TestInterruptions:
 
 def refuse(error: type[Exception]) -> None:
     raise error
+
+
+def mistake(_: object) -> None:
+    raise TypeError("a mistake of ours")
 
 
 class TestStopRule:

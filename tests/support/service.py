@@ -41,13 +41,13 @@ class LiveService:
         self.manage("place_orders", f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json")
 
     @contextmanager
-    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1) -> Iterator[None]:
-        """The same while something happens."""
+    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1, seconds: float = COMMAND_SECONDS_MAX) -> Iterator[None]:
+        """The same while something happens; `seconds` is how long it may take."""
         options = [f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json"]
         command = [sys.executable, "manage.py", "place_orders", *options]
         with subprocess.Popen(command, cwd=CHECKOUT, env=dict(self.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             yield
-            assert process.wait(COMMAND_SECONDS_MAX) == 0
+            assert process.wait(seconds) == 0
 
     def audit(self, wait: int = 60) -> dict[str, Any]:
         """The audit's report; the test fails unless it passes."""
