@@ -70,6 +70,9 @@ lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders a
 kill-consumer: setup ## the consumer killed at random points (ORDERS=20000 KILLS=50 RATE=80 SEED=1): the audit finds nothing
 	@$(PY) -m tests.endurance.kills --orders $(or $(ORDERS),20000) --kills $(or $(KILLS),50) --rate $(or $(RATE),80) --seed $(or $(SEED),1) $(if $(JSON),--json)
 
+test-kafka: setup ## the consumer against a real Apache Kafka (needs java and mvn; its jars are fetched once, 43 MB)
+	@$(PY) -m tests.kafka.broker && TEST_KAFKA=1 $(PYTEST) tests/kafka
+
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \
 	"$$($(FIND_PYTHON))" -m venv "$$scratch"; "$$scratch/bin/pip" install --quiet --disable-pip-version-check uv; \

@@ -267,7 +267,7 @@ def _translated() -> Iterator[None]:
         raise MustStop(ExitCode.NOT_ALLOWED, str(error), "correct the settings, then start the consumer again") from error
     except NOT_AUTHENTICATED as error:
         fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, then start the consumer again"
-        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {type(error).__name__}", fix) from error
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {error}", fix) from error
     except kafka_errors.AuthorizationError as error:
         fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
         raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error

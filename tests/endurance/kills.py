@@ -27,6 +27,7 @@ from stack.launcher import Stack
 from stack.rundir import CHECKOUT
 from stack.services import Services
 from tests.support.service import LiveService, live_service
+from tests.support.waiting import wait_until
 
 NEVER_SECONDS: Final = "86400"
 USERS: Final = 400
@@ -98,10 +99,24 @@ class Run:
         services = Services(Stack(service.folder, dict(service.environment)))
         for remaining in range(self.kills, 0, -1):
             time.sleep(random.uniform(0, max(2 * (ends_at - time.monotonic()) / remaining, 1.0)))
-            os.kill(service.pid("consumer"), signal.SIGKILL)
+            _kill_consumer(service, services)
             outcome.kills += 1
             on_progress(outcome.kills)
-            services.up(["consumer"])  # the supervisor alone would pause longer each time
+
+
+def _kill_consumer(service: LiveService, services: Services) -> None:
+    """Kills it, and has its successor started at once: the supervisor alone would pause longer each time."""
+    killed = service.pid("consumer")
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: service.pid_or_none("consumer") != killed)  # the supervisor has noticed
+    wait_until(lambda: _state(services) != "running" or service.pid_or_none("consumer") not in {None, killed})
+    if _state(services) == "waiting":
+        services.up(["consumer"])
+    wait_until(lambda: service.pid_or_none("consumer") not in {None, killed})
+
+
+def _state(services: Services) -> str:
+    return next(line.state for line in services.status() if line.name == "consumer")
 
 
 def _short(report: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,15 @@ from django.db import OperationalError, connection
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from clearing.models import Clearing
+from orders import consumer
 from orders.arrivals import Item
 from orders.consumer import BinlogConsumer, ExitCode, connect
 from orders.ingest import IngestResult
 from orders.models import Quarantined, SyncOrder
+from stack.kafka import ensure_topic
 from tests.orders.conftest import Emulator, Topic
 from tests.orders.doors import Doors
 from tests.orders.messages import RULES, message, row
@@ -231,9 +234,9 @@ class TestInterruptions:
 
     def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, doors: Doors) -> None:
         doors.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
-        with running(doors.take) as consumer:
+        with running(doors.take) as reading:
             topic.send(*orders(1), partition=0)
-            wait_until(lambda: consumer.consumer._faults > 0)
+            wait_until(lambda: reading.consumer._faults > 0)
             assert Quarantined.objects.count() == 0
 
             topic.send(*orders(2, 3), partition=0)
@@ -287,6 +290,24 @@ def refuse(error: type[Exception]) -> None:
 
 def mistake(_: object) -> None:
     raise TypeError("a mistake of ours")
+
+
+class TestTopicThatIsNotThere:
+    def test_is_named_in_one_line_and_read_once_it_is_made(
+        self, topic: Topic, doors: Doors, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(consumer, "UNASSIGNED_SECONDS_MAX", 0.3)
+        monkeypatch.setattr(consumer, "METADATA_MS_MAX", 500)
+        settings.KAFKA_TOPIC = f"{topic.name}-later"
+
+        with capture_logs() as lines, running(doors.take):
+            wait_until(lambda: any(line["event"] == "no partition is ours" for line in lines))
+            ensure_topic(topic.servers, settings.KAFKA_TOPIC)
+            Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3))
+            wait_until(lambda: stored() == 3)
+
+        line = next(line for line in lines if line["event"] == "no partition is ours")
+        assert (line["topic"], "does the topic exist" in line["fix"]) == (settings.KAFKA_TOPIC, True)
 
 
 class TestStopRule:
