@@ -163,7 +163,7 @@ class _Ingest(Generic[Ref]):
         new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
         if new and not self.result.accepted:
             bad, fault = new[0]
-            alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), order_id=bad.order_id, orders=len(new), fix=FAULT_FIX)
+            alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), order_id=bad.order_id, orders=len(new), fix=FAULT_FIX, exc_info=fault)
             raise fault
         for bad, fault in new:
             log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
