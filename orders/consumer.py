@@ -7,7 +7,7 @@ end in going on; an offset beyond the end of a log that lost its end goes on fro
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Final
 
@@ -182,7 +182,7 @@ class BinlogConsumer:
             self._read_again(consumer, polled)
 
     def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        result = self._taken(_items(polled, self._rules))
+        result = self._taken(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
             self._taken_in |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
@@ -206,7 +206,7 @@ class BinlogConsumer:
         settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
         return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
 
-    def _taken(self, items: list[Item]) -> IngestResult | None:
+    def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
         failures = 0
         self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
@@ -216,6 +216,7 @@ class BinlogConsumer:
             except DATABASE_AWAY as error:
                 drop_broken_connection()
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
+                while_away()
                 failures += 1
                 self._last_round = time.monotonic()
                 if self._stopping.wait(_backoff(failures)):
@@ -297,6 +298,14 @@ def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
         end: Any = consumer.highwater(partition)
         if end is not None:
             metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(end - records[-1].offset - 1, 0))
+
+
+def _show_whole_lag(consumer: KafkaConsumer) -> None:
+    """Asks the broker: while the database is away nothing is polled, and the log grows."""
+    with suppress(kafka_errors.KafkaError, OSError):
+        for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
+            behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
+            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
 
 
 def _backoff(failures: int) -> float:

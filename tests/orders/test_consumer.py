@@ -19,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
+from base import metrics
 from clearing.models import Clearing
 from orders import consumer
 from orders.arrivals import Item
@@ -82,6 +83,10 @@ def doors() -> Doors:
 
 def orders(*numbers: int) -> list[bytes]:
     return [message(row(f"O{number:04d}", user_id=str(number))) for number in numbers]
+
+
+def lag() -> float:
+    return sum(float(metrics.INTAKE_LAG.labels(str(partition))._value.get()) for partition in range(4))
 
 
 def stored() -> int:
@@ -164,6 +169,24 @@ class TestInterruptions:
         with running(sometimes):
             topic.send(*orders(*range(10)))
             wait_until(lambda: stored() == 10)
+
+    def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, doors: Doors) -> None:
+        asked, back = threading.Event(), threading.Event()
+
+        def away(items: Sequence[Item]) -> IngestResult:
+            asked.set()
+            if not back.is_set():
+                raise OperationalError("the server is starting up")
+            return doors.take(items)
+
+        with running(away):
+            topic.send(*orders(1))
+            assert asked.wait(20)
+            topic.send(*orders(*range(2, 42)))
+            wait_until(lambda: lag() == 40)
+
+            back.set()
+            wait_until(lambda: (stored(), lag()) == (41, 0))
 
     def test_a_broken_connection_to_the_database_is_mended(self, topic: Topic, doors: Doors) -> None:
         with running(doors.take):
@@ -303,7 +326,7 @@ class TestTopicThatIsNotThere:
         with capture_logs() as lines, running(doors.take):
             wait_until(lambda: any(line["event"] == "no partition is ours" for line in lines))
             ensure_topic(topic.servers, settings.KAFKA_TOPIC)
-            Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3))
+            Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3), partition=0)  # the emulator makes it with one when it is asked for
             wait_until(lambda: stored() == 3)
 
         line = next(line for line in lines if line["event"] == "no partition is ours")
