@@ -48,9 +48,14 @@ def test_a_dropped_order_counts_by_the_time_it_took() -> None:
     late = compare([committed(dropped=True)], {"E1": held(received_ms=8_000.0)})
 
     assert late.dropped == Latency(1, 7_000.0, 7_000.0, 7_000.0)
-    assert Outcome(1, 1, 1.0, queued=1, comparison=late).failures == ["a dropped order was found only 7,000 ms after its commit"]
+    assert Outcome(1, 1, 1.0, queued=1, read=True, comparison=late).failures == ["a dropped order was found only 7,000 ms after its commit"]
 
 
 def test_more_than_one_in_a_hundred_sent_again_fails() -> None:
-    assert Outcome(1, 1, 1.0, queued=1_000, resent=9).failures == []
-    assert Outcome(1, 1, 1.0, queued=1_000, resent=10).failures == ["10 of 1,000 queued orders sent again"]
+    assert Outcome(1, 1, 1.0, queued=1_000, messages=1_000, resent=9, read=True).failures == []
+    assert Outcome(1, 1, 1.0, queued=1_000, messages=1_000, resent=10, read=True).failures == ["10 of 1,000 queued orders sent again"]
+    assert Outcome(1, 1, 1.0, queued=1_000, messages=1_010, read=True).failures == ["10 of 1,000 queued orders sent again"]
+
+
+def test_a_log_that_was_not_read_to_its_end_fails() -> None:
+    assert Outcome(1, 1, 1.0).failures == ["the consumer hasn't read the whole log"]
