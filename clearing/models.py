@@ -76,6 +76,9 @@ class RestorePoint(models.Model):
     through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are asked for first.")
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
+    database = models.CharField(
+        max_length=64, default="", db_default="", help_text="The database that it was said of: another one holds it as part of its backup."
+    )
 
     def __str__(self) -> str:
         return f"restored {self.at:%Y-%m-%d %H:%M}"

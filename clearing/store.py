@@ -107,7 +107,13 @@ class Recorded:
 
 
 AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
-_RESTORE_POINT = "INSERT INTO clearing_restorepoint (through_ms, reason, actor) VALUES (%s, %s, %s) RETURNING id"
+# A database's own name: its server's, its number there, and the timeline. A dump that is loaded has another number, recovery begins a new timeline.
+_DATABASE = (
+    "(SELECT system_identifier FROM pg_control_system()) || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+)
+_RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
+_RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
 _REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
@@ -385,3 +391,8 @@ def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500)
         count, after = call("SELECT marked, last_id FROM clearing_mark_restored(%s, %s)", [after, limit])[0]
         marked += count
     return marked
+
+
+def restore_was_said() -> bool:
+    """Whether `mark_restored` ran on this very database within a day: a restore point that came with the backup is another restore's."""
+    return bool(call(_RESTORE_SAID, [])[0][0])

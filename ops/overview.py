@@ -7,9 +7,10 @@ from django.db import connection, transaction
 from base.readable import duration
 from clearing.models import Clearing
 from clearing.status import State
-from ops.scrape import UNFINISHED, read_figures
+from ops.scrape import UNFINISHED, Shard, read_figures, read_shards
 
 PARKED_SHOWN = 10
+COMPARED_SECONDS_MAX = 60.0  # twice the gap pass's overlap: beyond, it doesn't run
 # From the counter's own time to cleared, over the newest: an index gives them.
 LATENCY_SQL = """
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), percentile_cont(0.99) WITHIN GROUP (ORDER BY seconds) FROM (
@@ -34,21 +35,41 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardLine:
+    """A shard of the counter on the front page."""
+
+    number: int
+    newest: str
+    compared: str
+    found_by_gap: str
+    danger: bool
+
+    @classmethod
+    def of(cls, shard: Shard) -> "ShardLine":
+        newest, compared = ("-" if age is None else duration(age) for age in (shard.newest_seconds_ago, shard.compared_seconds_ago))
+        late = shard.compared_seconds_ago is None or shard.compared_seconds_ago > COMPARED_SECONDS_MAX
+        return cls(shard.number, newest, compared, f"{shard.found_by_gap:,}", late)
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """What the front page shows."""
 
     tiles: list[Tile]
     parked: list[Clearing]
+    shards: list[ShardLine]
 
 
 def read() -> Overview:
-    """Five bounded queries. Raises django.db.DatabaseError."""
+    """Six bounded queries. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         found, cleared, newest = read_figures(cursor)
+        shards = [ShardLine.of(shard) for shard in read_shards(cursor)]
         cursor.execute(LATENCY_SQL)
         median, slow = cursor.fetchone() or (None, None)
     parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]
-    return Overview([*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED)], list(parked))
+    tiles = [*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED)]
+    return Overview(tiles, list(parked), shards)
 
 
 def _speed(cleared: int, newest: tuple[float] | None, median: float | None, slow: float | None) -> list[Tile]:

@@ -22,6 +22,7 @@ CONTENTS_DIFFER = "contents_differ"
 DELETED = "deleted_at_counter"
 DELETED_UNKNOWN = "deleted_unknown"  # a valid order that was deleted before we ever saw it
 DATABASE_REFUSED = "database_refused"
+INTERNAL_ERROR = "internal_error"  # a mistake of ours that others of its batch don't meet
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
 # What stands in a topic's place for rows that the counter's interface gave, followed by the shard: of its sync-order table, of its order table.

@@ -16,7 +16,7 @@ from django.db import connection
 
 from base.db import drop_broken_connection
 from orders.arrivals import GAP_PREFIX, Item, Origin, read_row
-from orders.ingest import IngestResult
+from orders.ingest import IngestResult, IntakeFault
 from orders.interface import InterfaceFailed, Page, Position, SyncOrderInterface
 from orders.mapping import Rules
 from orders.models import Watermark
@@ -71,7 +71,7 @@ class GapPass:
         for shard in sorted(shards) if only is None else [only]:
             try:
                 self._read(shard, self._start_ms(shard, since_ms), result)
-            except (InterfaceFailed, DatabaseError) as error:
+            except (InterfaceFailed, IntakeFault, DatabaseError) as error:
                 drop_broken_connection()
                 _failed(result, str(shard), error)
         return result
