@@ -254,6 +254,13 @@ CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01")
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
 RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
+# After a claim's end no counterparty applies a request any more when this has passed (design, rule 7): its signature's validity (contracts, 2.2),
+# the difference of the clocks, and a call's deadline.
+SIGNATURE_VALIDITY_SECONDS = env.float("SIGNATURE_VALIDITY_SECONDS", 30.0)
+CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", 10.0)
+REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + GATEWAY_DEADLINE_MS / 1000
+INTERVENTION_HOURS = env.float("INTERVENTION_HOURS", 24.0)  # an intervention that nobody approves for so long expires
+PARKED_REMINDER_SECONDS = env.float("PARKED_REMINDER_SECONDS", 900.0)  # an order that waits for a person for so long raises its alarm again
 SWEEP_SECONDS = env.float("SWEEP_SECONDS", 1.0)
 SWEEP_ROWS_MAX = env.int("SWEEP_ROWS_MAX", 200)
 SWEEP_GONE_SECONDS = env.float("SWEEP_GONE_SECONDS", 2.0)  # a queued clearing that nobody claims for so long may have lost its message

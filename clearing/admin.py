@@ -21,10 +21,10 @@ from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
 from clearing.admin_retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
 from clearing.flows import LAST_STEP
-from clearing.interventions import RETRYABLE_STATES
 from clearing.journey import VARIANTS, age, read_journey
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
+from clearing.waysout import RETRYABLE_STATES
 from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
