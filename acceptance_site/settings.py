@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dj_database_url
@@ -91,6 +92,12 @@ def zone(name: str) -> ZoneInfo:
         return ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError):
         raise ImproperlyConfigured(f"{name} is {value!r}: set it to a time zone's name, as Asia/Shanghai") from None
+
+
+def is_web_address(text: str) -> bool:
+    """Whether signed calls can be made to it."""
+    parts = urlsplit(text)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
 
 
 # --- Django -----------------------------------------------------------------------------------------------------------------------
@@ -273,6 +280,15 @@ BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
 LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"
 LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
+
+# --- Alarms: base/alarms.py ----------------------------------------------------------------------------------------------------------
+ALARM_WEBHOOK_URL = env.str("ALARM_WEBHOOK_URL", "")  # empty: log and metric alone
+ALARM_WEBHOOK_KEY = env.str("ALARM_WEBHOOK_KEY", "")
+ALARM_REPEAT_SECONDS = env.float("ALARM_REPEAT_SECONDS", 60.0)  # the same alarm about the same order isn't sent again sooner
+if ALARM_WEBHOOK_URL and not is_web_address(ALARM_WEBHOOK_URL):
+    raise ImproperlyConfigured(f"ALARM_WEBHOOK_URL is {ALARM_WEBHOOK_URL!r}: set it to http(s)://host[:port]/path, without user or password")
+if ALARM_WEBHOOK_URL and not ALARM_WEBHOOK_KEY:
+    raise ImproperlyConfigured("ALARM_WEBHOOK_KEY is not set: alarms are signed with it, so that the receiver knows them to be ours")
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------------------
 METRICS_DIR = env.str("METRICS_DIR", "")  # a folder that the processes of one machine share; empty: each process has its own

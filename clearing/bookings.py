@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import msgspec
 
+from base.readable import amount as amount_text
 from clearing.gateways import Action, Adjustment, Exchanged, Transfer, read_result
 
 USDT = "USDT"
@@ -24,6 +25,11 @@ class Booking:
     account: str
     asset: str
     amount: Decimal
+
+    @property
+    def signed(self) -> str:
+        """The amount as people read it."""
+        return amount_text(self.amount)
 
 
 @dataclass(frozen=True, slots=True)

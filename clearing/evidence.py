@@ -8,6 +8,7 @@ from decimal import ROUND_DOWN, Decimal, localcontext
 
 import msgspec
 
+from base.readable import amount
 from clearing.flows import PRECISION, USDT
 from clearing.gateways import Action, Exchange, Result, StoredRequest, Transfer, UnknownOutcome, read_answer
 from clearing.store_people import OutsideEvidence
@@ -36,7 +37,7 @@ def answer_from(stored: StoredRequest, evidence: OutsideEvidence, *, done_at_ms:
     try:
         return Confirmed(body, read_answer(stored, body))
     except UnknownOutcome as error:
-        raise Unfit(f"this doesn't answer what was asked for: {_wish(stored)}") from error
+        raise Unfit(f"this doesn't answer what was asked for: {wish(stored)}") from error
 
 
 def _own_fields(stored: StoredRequest, evidence: OutsideEvidence) -> dict[str, str]:
@@ -45,7 +46,7 @@ def _own_fields(stored: StoredRequest, evidence: OutsideEvidence) -> dict[str, s
             return {}
         case Action.TRANSFER:
             transfer = msgspec.json.decode(stored.body, type=Transfer)
-            return {"asset": transfer.asset, "amount": _text(_needed(evidence.amount, "the amount that was transferred"))}
+            return {"asset": transfer.asset, "amount": amount(_needed(evidence.amount, "the amount that was transferred"))}
         case Action.EXCHANGE:
             return _exchange_fields(msgspec.json.decode(stored.body, type=Exchange), evidence)
 
@@ -63,34 +64,30 @@ def _exchange_fields(asked: Exchange, evidence: OutsideEvidence) -> dict[str, st
         price = (usdt / coin).quantize(PRICE_UNIT, rounding=ROUND_DOWN)
     return {
         "sell_asset": asked.sell_asset,
-        "sold": _text(sold),
+        "sold": amount(sold),
         "buy_asset": asked.buy_asset,
-        "bought": _text(bought),
-        "price": _text(price),
-        "min_lot": _text(min_lot or Decimal(0)),
+        "bought": amount(bought),
+        "price": amount(price),
+        "min_lot": amount(min_lot or Decimal(0)),
     }
 
 
-def _needed(amount: Decimal | None, what: str) -> Decimal:
-    if amount is None:
+def _needed(known: Decimal | None, what: str) -> Decimal:
+    if known is None:
         raise Unfit(f"name {what}")
-    if amount < 0:
+    if known < 0:
         raise Unfit(f"{what} can't be negative")
-    return amount
+    return known
 
 
-def _text(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _wish(stored: StoredRequest) -> str:
+def wish(stored: StoredRequest) -> str:
+    """What was asked for, in words."""
     match stored.action:
         case Action.ADJUST:
             return "an adjustment"
         case Action.TRANSFER:
             transfer = msgspec.json.decode(stored.body, type=Transfer)
-            return f"a transfer of {_text(transfer.amount)} {transfer.asset} from {transfer.source} to {transfer.destination}"
+            return f"a transfer of {amount(transfer.amount)} {transfer.asset} from {transfer.source} to {transfer.destination}"
         case Action.EXCHANGE:
             asked = msgspec.json.decode(stored.body, type=Exchange)
-            return f"an exchange of at most {_text(asked.sell_amount)} {asked.sell_asset} into {asked.buy_asset}"
+            return f"an exchange of at most {amount(asked.sell_amount)} {asked.sell_asset} into {asked.buy_asset}"

@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 from django.db import transaction
 
+from base.readable import amount
 from clearing import pipeline, store_people
 from clearing.bookings import Booking, DoneOperation, to_make_whole
 from clearing.evidence import Confirmed, Unfit, answer_from
@@ -168,7 +169,7 @@ def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, 
 def _done_text(operation: Operation, following: Next) -> str:
     match following:
         case Finished(slippage_usdt):
-            then = f"all steps are done: the order is cleared, with a slippage of {slippage_usdt:f} USDT"
+            then = f"all steps are done: the order is cleared, with a slippage of {amount(slippage_usdt)} USDT"
         case Parks(code):
             then = f"the order stays parked ({code})"
         case Planned(step, part):

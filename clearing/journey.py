@@ -24,6 +24,10 @@ VARIANTS = {  # colours of a label: states of clearings and operations, and outc
     "parked": "danger",
     "rejected": "danger",
     "cleared": "success",
+    "executed": "success",
+    "requested": "warning",
+    "refused": "danger",
+    "failed": "danger",
     "done": "success",
 }
 

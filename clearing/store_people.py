@@ -118,7 +118,7 @@ def confirm_not_done(intervention_id: int, *, person: Person, response: bytes, c
 
 def void(intervention_id: int, *, person: Person, bookings: Sequence[Booking], generation: str) -> Decided:
     """The order is closed; the bookings are kept with the intervention."""
-    plain = msgspec.json.encode([{"account": one.account, "asset": one.asset, "amount": f"{one.amount:f}"} for one in bookings]).decode()
+    plain = msgspec.json.encode([{"account": one.account, "asset": one.asset, "amount": one.signed} for one in bookings]).decode()
     return _decided("clearing_void(%s, %s, %s, %s, %s, %s::jsonb, %s)", [intervention_id, person.name, person.id, *_times(), plain, generation])
 
 
