@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -268,8 +268,7 @@ class InterventionAdmin(ReadOnlyAdmin):
 
     def find(self, rows: QuerySet[Intervention], term: str) -> QuerySet[Intervention]:
         meant = SyncOrder.objects.filter(order_id__startswith=order_id_in(term)).values_list("pk", flat=True)
-        found = rows.filter(clearing__order__in=list(meant[:SEARCHED_ORDERS_MAX]))
-        return found or rows.filter(asked_by=term)
+        return rows.filter(Q(clearing__order__in=list(meant[:SEARCHED_ORDERS_MAX])) | Q(asked_by=term))
 
     @column("order", ordering="pk")
     def order_shown(self, intervention: Intervention) -> str:

@@ -1,7 +1,7 @@
 """Ways out that a second person approves: a hold released, a step confirmed as done or as not done, an order voided."""
 
 import threading
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import msgspec
@@ -12,14 +12,16 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, store, store_people
-from clearing.gateways import Action
+from clearing.gateways import Action, Adjusted, Done, SigningClock, StoredRequest
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, refuse, retry_by_hand
 from clearing.models import Attempt, Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, OperationState, State
+from clearing.steps import Runner
 from clearing.store_people import OutsideEvidence, Person
 from clearing.waysout import NotPossible
 from ops.sweep import sweep
+from tests.support.beside import beside
 from tests.support.orders import World, history, operation
 
 ANN, BEN = Person("ann", 1), Person("ben", 2)
@@ -574,9 +576,7 @@ class TestVoid:
         """Declared dead after three seconds, it may wake and sign until the end of the claim that it was given."""
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "frozen", gives_up=lambda: True)
-        connection.cursor().execute(
-            "INSERT INTO base_incarnation (name, role, host, pid, version, \"end\", ended_at) VALUES ('frozen', 'w', 'h', 1, '', 'dead', now())"
-        )
+        bury("frozen")
         store.requeue([clearing.pk], actor="sweep", generation="")
 
         until = store_people.on_its_way_until(clearing.pk)
@@ -622,23 +622,6 @@ class TestRetryIsKept:
         kept = Intervention.objects.get()
         assert (kept.kind, kept.state, kept.asked_by, kept.reason) == (K.RETRY, InterventionState.EXECUTED, "ann", "it was topped up")
         assert kept.outcome.endswith(":2:r1")
-
-
-def beside(act: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Runs it in a thread with a connection of its own; what it returned or raised is in the list once it has ended."""
-    found: list[object] = []
-
-    def run() -> None:
-        try:
-            found.append(act())
-        except Exception as error:
-            found.append(error)
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, found
 
 
 @pytest.mark.django_db(transaction=True)
@@ -727,3 +710,59 @@ class TestSameMoment:
 
         clearing.refresh_from_db()
         assert (found, clearing.state) == ([None], State.QUEUED)
+
+    def test_a_worker_that_was_declared_dead_sends_while_two_people_would_void_the_order(self, busy_world: World) -> None:
+        """It is frozen between taking the time and sending; nothing that people do is executed before its request can't be applied any more."""
+        clearing = busy_world.accept()
+        arrived, goes_on = threading.Event(), threading.Event()
+        frozen = FrozenCounter(busy_world, arrived, goes_on)
+        thread, _ = beside(lambda: frozen.runner().run(clearing.pk, clearing.epoch))
+        assert arrived.wait(10)
+        bury("frozen")
+        store.requeue([clearing.pk], actor="sweep", generation="")
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+        clearing = busy_world.run(clearing)
+        assert (clearing.state, operation(clearing, 1).state) == (State.PARKED, OperationState.UNKNOWN)
+        with pytest.raises(NotPossible, match="nobody knows"):
+            asked(clearing, K.VOID)
+        pk = asked(clearing, K.CONFIRM_NOT_DONE)
+
+        with pytest.raises(NotPossible, match="on its way"):
+            approve(pk, person=BEN)
+        goes_on.set()
+        thread.join(10)
+        shift_clock(LATER)
+        with pytest.raises(NotPossible, match="answered"):
+            approve(pk, person=BEN)
+        shift_clock(0)
+
+        clearing.refresh_from_db()
+        assert (clearing.state, busy_world.keys_applied(clearing)) == (State.PARKED, ["1"])
+
+
+@dataclass
+class FrozenCounter:
+    """A counter that a worker is about to send to; the call goes out when the test lets it."""
+
+    world: World
+    arrived: threading.Event
+    goes_on: threading.Event
+
+    def adjust(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted]:
+        self.arrived.set()
+        assert self.goes_on.wait(10)
+        return self.world.counterparties.gateways().counter.adjust(stored, clock)
+
+    def status(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted] | None:
+        return self.world.counterparties.gateways().counter.status(stored, clock)
+
+    def runner(self) -> Runner:
+        gateways = replace(self.world.counterparties.gateways(), counter=self)
+        return Runner(lambda: "frozen", gateways, lambda: False)
+
+
+def bury(name: str) -> None:
+    """Declared dead after three seconds of silence, long before its claim ends."""
+    sql = "INSERT INTO base_incarnation (name, role, host, pid, version, \"end\", ended_at) VALUES (%s, 'w', 'h', 1, '', 'dead', now())"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [name])
