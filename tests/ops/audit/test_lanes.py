@@ -113,7 +113,7 @@ class TestVoided:
         assert breaches([later, NEW], applied((NEW, "1234"))) == ["old was passed by new"]
 
     def test_it_holds_back_its_contracts_orders_no_longer(self) -> None:
-        sibling = replace(OLD, order_id="sibling", contract_id="c-1", place=(110, 0, 2), started_ms=400)
+        sibling = replace(OLD, order_id="sibling", contract_id="c-1", place=(110, 0, 2), started_ms=400, promoted_ms=170)
 
         found = breaches([self.VOIDED, sibling, NEW], applied((NEW, "1234"), (sibling, "1234")))
 
