@@ -103,6 +103,7 @@ class ClearingAdmin(ReadOnlyAdmin):
     list_select_related = ("order",)
     actions = ("retry_selected",)
     actions_detail = ("retry_this",)
+    change_form_outer_before_template = "clearing/desk.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         (
@@ -111,7 +112,8 @@ class ClearingAdmin(ReadOnlyAdmin):
                 "fields": (
                     ("state_shown", "step_shown", "age_shown"),
                     ("error_code", "hold_code", "slippage"),
-                    ("tries", "due_at", "claim", "restored"),
+                    ("tries", "due_at"),
+                    ("claim", "restored"),
                     ("accepted_at", "started_at", "cleared_at"),
                 )
             },
@@ -228,7 +230,7 @@ class ClearingAdmin(ReadOnlyAdmin):
 
 
 def _page(request: HttpRequest, clearing: Clearing, title: str) -> dict[str, Any]:
-    """What an order's page shows below its fields."""
+    """What an order's page shows above and below its fields."""
     journey: Journey = read_journey(clearing)
     return {"journey": journey, "desk": read_desk(request, clearing, journey), "title": title}
 
@@ -254,6 +256,7 @@ class ClearedOrderAdmin(SyncOrderAdmin):
     list_display = ("order_id", "user_id", "what", "quoted", "state_label", "step_shown", "age_shown", "error", "source_label", "created_shown")
     list_filter = (OrderStateFilter, *SyncOrderAdmin.list_filter)
     list_select_related = ("clearing",)
+    change_form_outer_before_template = "clearing/desk.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         ("Its clearing", {"fields": (("state_shown", "step_shown", "age_shown"), ("error", "slippage", "clearing_link"))}),

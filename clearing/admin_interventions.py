@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -12,6 +13,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
@@ -23,7 +25,7 @@ from base.filters import by_field
 from base.readable import amount, text_of
 from base.readonly import ReadOnlyAdmin, column
 from clearing.evidence import wish
-from clearing.gateways import Action, Counterparty, StoredRequest
+from clearing.gateways import Action, Counterparty, Exchange, StoredRequest, Transfer
 from clearing.interventions import NO_EVIDENCE, Effect, approve, ask, current_operation, effect_of, evidence_of, refuse, standing_of
 from clearing.journey import Journey
 from clearing.models import Clearing, Intervention, Operation
@@ -72,7 +74,7 @@ class Desk:
     """What people may do to an order, and what they have done to it."""
 
     ways: Sequence[Way]
-    interventions: Sequence[Intervention]
+    interventions: Sequence[tuple[Intervention, str]]  # newest first, each with the colour of its state
 
 
 def read_desk(request: HttpRequest, clearing: Clearing, journey: Journey) -> Desk:
@@ -80,7 +82,7 @@ def read_desk(request: HttpRequest, clearing: Clearing, journey: Journey) -> Des
     at_step = [shown.operation for shown in journey.operations if shown.operation.step == clearing.step]
     kinds = ways_out(standing_of(clearing, at_step[-1])) if at_step else []
     ways = [Way(TITLES[kind], MEANINGS[kind], way_url(clearing, kind)) for kind in kinds if may_ask(request, kind)]
-    return Desk(ways, list(clearing.interventions.order_by("-pk")[:SHOWN_MAX]))
+    return Desk(ways, [(shown, VARIANTS[shown.state]) for shown in clearing.interventions.order_by("-pk")[:SHOWN_MAX]])
 
 
 def may_ask(request: HttpRequest, kind: InterventionKind) -> bool:
@@ -161,10 +163,12 @@ def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> 
 
 def _amounts(operation: Operation) -> dict[str, forms.Field]:
     if operation.action == Action.TRANSFER:
-        return {"amount": _decimal("Amount transferred")}
+        transfer = msgspec.json.decode(bytes(operation.request), type=Transfer)
+        return {"amount": _decimal(f"{transfer.asset} transferred")}
     if operation.action == Action.EXCHANGE:
-        lot = _decimal("Minimum lot", required=False, help_text="The market's, in what was sold; only if not all was sold.")
-        return {"amount": _decimal("Sold"), "bought": _decimal("Bought"), "min_lot": lot}
+        exchange = msgspec.json.decode(bytes(operation.request), type=Exchange)
+        lot = _decimal(f"Minimum lot, {exchange.sell_asset}", required=False, help_text="The market's; only if not all was sold.")
+        return {"amount": _decimal(f"{exchange.sell_asset} sold"), "bought": _decimal(f"{exchange.buy_asset} bought"), "min_lot": lot}
     return {}
 
 
@@ -241,7 +245,7 @@ def _log(request: HttpRequest, clearing: Clearing, message: str) -> None:
 class InterventionAdmin(ReadOnlyAdmin):
     """Everything that people asked for, newest first."""
 
-    list_display = ("order_shown", "kind_shown", "state_label", "asked_by", "asked_at", "reason", "decided_by", "outcome")
+    list_display = ("order_shown", "kind_shown", "state_label", "asked_by", "asked_at", "reason", "decided_by")
     list_filter = (by_field("state", "state", InterventionState.choices), by_field("kind", "kind", InterventionKind.choices))
     search_fields = ("clearing__order__order_id", "asked_by")
     search_help_text = "Order id (or its beginning), or the whole name of who asked"
@@ -252,12 +256,14 @@ class InterventionAdmin(ReadOnlyAdmin):
             None,
             {
                 "fields": (
-                    ("kind_shown", "state_shown", "order_link"),
-                    ("asked_by", "asked_at", "expires_at"),
-                    ("reason", "reference"),
+                    ("kind_shown", "state_shown"),
+                    ("order_link", "reason"),
+                    ("asked_by", "asked_at"),
+                    ("expires_at", "reference"),
                     ("amount_shown", "bought_shown", "min_lot_shown"),
                     "document",
-                    ("decided_by", "decided_at", "outcome"),
+                    ("decided_by", "decided_at"),
+                    "outcome",
                 )
             },
         ),
@@ -289,7 +295,7 @@ class InterventionAdmin(ReadOnlyAdmin):
 
     @column("state")
     def state_shown(self, intervention: Intervention) -> str:
-        return intervention.state
+        return render_to_string("unfold/helpers/label.html", {"text": intervention.state, "variant": VARIANTS[intervention.state]})
 
     @column("amount")
     def amount_shown(self, intervention: Intervention) -> str:
@@ -356,7 +362,7 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
 class RefuseForm(forms.Form):
     """Why it is refused or withdrawn."""
 
-    reason = forms.CharField(min_length=5, max_length=200, widget=UnfoldAdminTextInputWidget())
+    reason = forms.CharField(min_length=5, max_length=200, label="Why not", widget=UnfoldAdminTextInputWidget())
 
 
 def _approve(request: HttpRequest, intervention: Intervention) -> None:

@@ -24,10 +24,6 @@ VARIANTS = {  # colours of a label: states of clearings and operations, and outc
     "parked": "danger",
     "rejected": "danger",
     "cleared": "success",
-    "executed": "success",
-    "requested": "warning",
-    "refused": "danger",
-    "failed": "danger",
     "done": "success",
 }
 

@@ -195,4 +195,4 @@ class Intervention(models.Model):
         indexes = [models.Index(fields=["expires_at"], condition=Q(state=InterventionState.REQUESTED), name="intervention_waiting")]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} of {self.clearing.order.order_id}"
+        return f"{self.clearing.order.order_id}: {self.get_kind_display()}"

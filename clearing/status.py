@@ -46,11 +46,11 @@ class OperationState(models.TextChoices):
 class InterventionKind(models.TextChoices):
     """What a person may ask for. All but a retry need a second person's approval."""
 
-    RETRY = "retry"
-    RELEASE_HOLD = "release_hold"  # the accepted contents stand
-    CONFIRM_DONE = "confirm_done"  # with evidence from outside; the order goes on behind the step
-    CONFIRM_NOT_DONE = "confirm_not_done"  # and never will be: a retry may raise the key's revision, or the order be voided
-    VOID = "void"
+    RETRY = "retry", "retry"
+    RELEASE_HOLD = "release_hold", "release of the hold"  # the accepted contents stand
+    CONFIRM_DONE = "confirm_done", "step confirmed as done"  # with evidence from outside; the order goes on behind the step
+    CONFIRM_NOT_DONE = "confirm_not_done", "step confirmed as not done"  # nor ever: a retry may raise the key's revision, or the order be voided
+    VOID = "void", "void"
 
 
 class InterventionState(models.TextChoices):
