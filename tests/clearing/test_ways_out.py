@@ -16,8 +16,9 @@ from clearing.gateways import Action, Adjusted, Done, SigningClock, StoredReques
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, refuse, retry_by_hand
 from clearing.models import Attempt, Clearing, Intervention
-from clearing.status import InterventionKind, InterventionState, OperationState, State
+from clearing.status import InterventionKind, InterventionState, OperationState, Outcome, State
 from clearing.steps import Runner
+from clearing.store import Evidence, Recorded
 from clearing.store_people import OutsideEvidence, Person
 from clearing.waysout import NotPossible
 from ops.sweep import sweep
@@ -678,7 +679,7 @@ class TestSameMoment:
         work = store.claim(following.pk, following.epoch, worker=lambda: "w", gives_up=lambda: True)
         assert work is not None
         assert work.step == 4
-        evidence = store.Evidence(store.Outcome.DONE, work.clock.measured_at, response=b"{}")
+        evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
 
         with transaction.atomic():
             retry_by_hand(clearing.pk, actor="cleo", reason="it was topped up")
@@ -689,7 +690,7 @@ class TestSameMoment:
 
         clearing.refresh_from_db()
         recorded = found[0]
-        assert isinstance(recorded, store.Recorded)
+        assert isinstance(recorded, Recorded)
         assert recorded.next is not None
         assert (recorded.outcome, recorded.next.id, clearing.state) == (State.CLEARED, clearing.pk, State.QUEUED)
 
@@ -699,7 +700,7 @@ class TestSameMoment:
         following = busy_world.run(busy_world.accept())
         work = store.claim(following.pk, following.epoch, worker=lambda: "w", gives_up=lambda: True)
         assert work is not None
-        evidence = store.Evidence(store.Outcome.DONE, work.clock.measured_at, response=b"{}")
+        evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
 
         with transaction.atomic():
             store.finish(work, evidence, Decimal(0), generation="")
