@@ -85,6 +85,8 @@ _steps = {1: _stages[Stage.STEP_1], 2: _stages[Stage.STEP_2], 3: _stages[Stage.S
 # --- Alarms -----------------------------------------------------------------------------------------------------------------------
 # What a person should look at, by the alarm's code (base/alarms.py; docs/runbook.md has a page for each).
 ALARMS = Counter("acceptance_alarms_total", "Alarms raised.", ["code"], registry=REGISTRY)
+# What became of them at the webhook: sent, failed (given up), dropped (too many waited), repeated (the same, too soon after the last).
+ALARM_WEBHOOK = Counter("acceptance_alarm_webhook_total", "Alarms for the webhook.", ["result"], registry=REGISTRY)
 
 
 # --- Read at the scrape -----------------------------------------------------------------------------------------------------------

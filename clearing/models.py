@@ -4,7 +4,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from base.clock import ServiceNow
-from clearing.status import ACTIVE, DUE, OperationState, Outcome, State
+from clearing.status import ACTIVE, DUE, InterventionKind, InterventionState, OperationState, Outcome, State
 from orders.models import SyncOrder
 
 
@@ -36,11 +36,13 @@ class Clearing(models.Model):
     tries = models.IntegerField(default=0, db_default=0, help_text="Everything tried since the last progress, asked or sent: the backoff's.")
     error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
+    held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set: a release refers to it.")
     slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
     accepted_at = models.DateTimeField(db_default=ServiceNow())
     started_at = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(db_default=ServiceNow())
     cleared_at = models.DateTimeField(null=True, blank=True)
+    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When people were last reminded that it waits for them.")
 
     class Meta:
         constraints = [
@@ -59,6 +61,7 @@ class Clearing(models.Model):
             models.Index(fields=["user_id"], condition=Q(state=State.RUNNING), name="clearing_running"),
             models.Index(fields=["due_at"], condition=Q(state__in=DUE), name="clearing_due"),
             models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),
+            models.Index(F("reminded_at").asc(nulls_first=True), condition=Q(state=State.PARKED), name="clearing_reminder"),
             models.Index(fields=["state", "created_ms"], condition=~Q(state=State.CLEARED), name="clearing_unfinished"),
             models.Index(F("cleared_at").desc(), condition=Q(state=State.CLEARED), name="clearing_cleared"),
             models.Index(fields=["user_id", "-created_ms"], name="clearing_user"),
@@ -145,8 +148,54 @@ class StatusChange(models.Model):
     step = models.SmallIntegerField()
     epoch = models.IntegerField()
     reason = models.CharField(max_length=200, blank=True, default="", db_default="")
-    actor = models.CharField(max_length=150)
+    actor = models.CharField(max_length=330, help_text="A process, a person, or who asked and who approved.")
     at = models.DateTimeField(db_default=ServiceNow())
 
     def __str__(self) -> str:
         return f"{self.from_state or 'new'} → {self.to_state}"
+
+
+class Intervention(models.Model):
+    """What a person asked for, on what grounds, who approved it, and what became of it (docs/decisions/0012). Never deleted.
+
+    It refers to the clearing as it was when it was asked for: `epoch`, `operation` and its state, the hold. Had any of these changed, it fails.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    clearing = models.ForeignKey(Clearing, models.PROTECT, related_name="interventions")
+    kind = models.CharField(max_length=16, choices=InterventionKind)
+    state = models.CharField(max_length=9, choices=InterventionState, default=InterventionState.REQUESTED, db_default=InterventionState.REQUESTED)
+    epoch = models.IntegerField()
+    operation = models.ForeignKey(Operation, models.PROTECT, related_name="+", db_index=False)
+    operation_state = models.CharField(max_length=8, choices=OperationState)
+    held_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=200)
+    reference = models.CharField(max_length=200, blank=True, db_default="", help_text="The counterparty's own, of what it did.")
+    amount = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True, help_text="Of a transfer; of an exchange, what was sold.")
+    bought = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
+    min_lot = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
+    document = models.TextField(blank=True, db_default="", help_text="Where the evidence lies, or what it says.")
+    asked_by = models.CharField(max_length=150)
+    asked_by_id = models.BigIntegerField(null=True, blank=True, help_text="The user's key: a name may be changed.")
+    asked_at = models.DateTimeField(db_default=ServiceNow())
+    expires_at = models.DateTimeField()
+    decided_by = models.CharField(max_length=150, blank=True, db_default="")
+    decided_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=500, blank=True, db_default="")
+    bookings = models.JSONField(default=list, blank=True, help_text="What people must book by hand after a void.")
+
+    class Meta:
+        permissions = [("approve_intervention", "Can approve an intervention")]
+        constraints = [
+            models.CheckConstraint(condition=Q(kind__in=InterventionKind.values), name="intervention_kind_known"),
+            models.CheckConstraint(condition=Q(state__in=InterventionState.values), name="intervention_state_known"),
+            models.CheckConstraint(
+                condition=Q(kind=InterventionKind.RETRY) | ~Q(state=InterventionState.EXECUTED) | ~Q(decided_by="") & ~Q(decided_by=F("asked_by")),
+                name="intervention_needs_two_people",
+            ),
+            models.UniqueConstraint(fields=["clearing"], condition=Q(state=InterventionState.REQUESTED), name="intervention_one_waiting"),
+        ]
+        indexes = [models.Index(fields=["expires_at"], condition=Q(state=InterventionState.REQUESTED), name="intervention_waiting")]
+
+    def __str__(self) -> str:
+        return f"{self.clearing.order.order_id}: {self.get_kind_display()}"

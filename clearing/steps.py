@@ -15,7 +15,7 @@ from acceptance_site.celery import RESUME_QUEUE
 from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_AWAY
-from clearing import pipeline, store
+from clearing import pipeline, store, store_people
 from clearing.calls import Held, KeyExpired, make_call, outcome_of
 from clearing.flows import Finished, Parks, Planned, after
 from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
@@ -93,6 +93,8 @@ class Runner:
             return recorded
 
     def _called(self, work: Work) -> Recorded:
+        if work.operation_state == OperationState.DONE:
+            return _finish_confirmed(work)
         evidence, answer = make_call(work, self.gateways)
         metrics.observe_attempt(work, evidence)
         return self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
@@ -119,6 +121,13 @@ def _parked_by_mistake(work: Work) -> Recorded:
     evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
     reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
     return _parked(work, store.settle(work, evidence, reaction, counted=False, generation=pipeline.generation()), INTERNAL_ERROR)
+
+
+def _finish_confirmed(work: Work) -> Recorded:
+    """People confirmed the last step, and the order's turn has come: it is cleared without a call. What follows other steps was written down then."""
+    finished = after(work.flow, work.order, work.step, work.exchanges, part=work.part)
+    assert isinstance(finished, Finished), f"step {work.step} is done, and nothing follows it"
+    return _cleared(work, store_people.finish_confirmed(work, finished.slippage_usdt, generation=pipeline.generation()))
 
 
 def _cleared(work: Work, recorded: Recorded) -> Recorded:

@@ -114,15 +114,16 @@ _DATABASE = (
 )
 _RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
 _RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
-_REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
+REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
-def _ref(row: Sequence[Any]) -> ClearingRef | None:
+def read_ref(row: Sequence[Any]) -> ClearingRef | None:
+    """A row's columns of REF; None where there is none."""
     return None if row[0] is None else ClearingRef(*row[:5])
 
 
 def _refs(rows: Sequence[Row]) -> list[ClearingRef]:
-    return [ref for row in rows if (ref := _ref(row))]
+    return [ref for row in rows if (ref := read_ref(row))]
 
 
 def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str, restored: bool = False) -> list[ClearingRef]:
@@ -153,8 +154,8 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
 
 def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[State | None, ClearingRef | None]:
     """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to publish next."""
-    rows = call(f"SELECT found_state, {_REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
-    return (State(rows[0][0]), _ref(rows[0][1:])) if rows else (None, None)
+    rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
+    return (State(rows[0][0]), read_ref(rows[0][1:])) if rows else (None, None)
 
 
 def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool]) -> Work | None:
@@ -210,7 +211,7 @@ def _exchanged(body: bytes) -> Exchanged:
 
 def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
-    _record(
+    recorded(
         "SELECT clearing_record_try(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
@@ -220,7 +221,7 @@ def record_attempt(work: Work, evidence: Evidence) -> None:
     )
 
 
-def _record(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
+def recorded(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
     """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts; the functions know their own commits again."""
     while True:
         try:
@@ -238,8 +239,8 @@ def _head(work: Work, evidence: Evidence) -> list[object]:
 def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
     """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
     asked_at = clock_gettime(CLOCK_BOOTTIME)
-    row = _record(
-        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {_REF.format('ref')}, {_REF.format('next')}"
+    row = recorded(
+        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {REF.format('ref')}, {REF.format('next')}"
         " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
@@ -250,7 +251,7 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
     )
     outcome, operation_id, now_ms, until_ms, sent_seconds_ago = row[:5]
     if outcome != State.RUNNING:
-        return Recorded(outcome, _ref(row[5:10]), _ref(row[10:]))
+        return Recorded(outcome, read_ref(row[5:10]), read_ref(row[10:]))
     following_work = Work(
         clearing_id=work.clearing_id,
         epoch=work.epoch,
@@ -276,31 +277,31 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = _record(
-        f"SELECT outcome, hold_code, {_REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+    row = recorded(
+        f"SELECT outcome, hold_code, {REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [*_head(work, evidence), evidence.response, slippage_usdt, generation],
     )
-    return Recorded(row[0], next=_ref(row[2:]), hold_code=row[1])
+    return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
 
 
 def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
     """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or unknown where the evidence demands it."""
-    row = _record(
-        f"SELECT outcome, {_REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+    row = recorded(
+        f"SELECT outcome, {REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
             *(*_head(work, evidence), evidence.outcome, evidence.code, evidence.detail, evidence.response),
             *(reaction.state, reaction.operation_state, reaction.delay_ms, int(counted), generation),
         ],
     )
-    return Recorded(row[0], next=_ref(row[1:]))
+    return Recorded(row[0], next=read_ref(row[1:]))
 
 
 def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[tuple[State, ClearingRef]]:
     """Takes back expired claims and queues what is due, of the candidates given. Returns (the state that each was found in, its ref)."""
-    rows = call(f"SELECT found_state, {_REF.format('ref')} FROM clearing_requeue(%s, %s, %s)", [list(ids), actor, generation])
-    return [(State(row[0]), ref) for row in rows if (ref := _ref(row[1:]))]
+    rows = call(f"SELECT found_state, {REF.format('ref')} FROM clearing_requeue(%s, %s, %s)", [list(ids), actor, generation])
+    return [(State(row[0]), ref) for row in rows if (ref := read_ref(row[1:]))]
 
 
 def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
@@ -365,18 +366,6 @@ def stalled_lanes(limit: int) -> list[str]:
         [limit],
     )
     return [row[0] for row in rows]
-
-
-def retry(
-    clearing_id: int, epoch: int, state: State, following: Planned | None, *, revision: int, actor: str, reason: str, generation: str
-) -> tuple[str, ClearingRef | None]:
-    """A person's retry; `following` takes the current operation's place. Returns ("waiting" | "queued" | "changed", whom to publish)."""
-    part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
-    row = call(
-        f"SELECT outcome, {_REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [clearing_id, epoch, state, actor, reason, part, revision, key, request, generation],
-    )[0]
-    return row[0], _ref(row[1:])
 
 
 def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from django.db import connection, transaction
+from django.urls import reverse
 
 from base.readable import duration
 from clearing.models import Clearing
-from clearing.status import State
+from clearing.status import InterventionState, State
 from ops.scrape import UNFINISHED, Shard, read_figures, read_shards
 
 PARKED_SHOWN = 10
@@ -17,21 +18,24 @@ LATENCY_SQL = """
         SELECT extract(epoch FROM cleared_at) - created_ms / 1000.0 AS seconds FROM clearing_clearing
         WHERE state = 'cleared' ORDER BY cleared_at DESC LIMIT 1000) newest
 """
+# What waits for a second person: a partial index gives it.
+APPROVALS_SQL = "SELECT count(*) FROM clearing_intervention WHERE state = 'requested' AND expires_at > (SELECT service_now())"
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure on the front page; `state` makes it a link to the list."""
+    """A figure on the front page; `link` leads to its list. `asks`: anything but 0 asks a person to look."""
 
     title: str
     value: str
     hint: str = ""
-    state: str = ""
+    link: str = ""
+    asks: bool = False
 
     @property
     def danger(self) -> bool:
         """Whether somebody should look."""
-        return self.state == State.PARKED and self.value != "0"
+        return self.asks and self.value != "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +65,16 @@ class Overview:
 
 
 def read() -> Overview:
-    """Six bounded queries. Raises django.db.DatabaseError."""
+    """Seven bounded queries. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         found, cleared, newest = read_figures(cursor)
         shards = [ShardLine.of(shard) for shard in read_shards(cursor)]
         cursor.execute(LATENCY_SQL)
         median, slow = cursor.fetchone() or (None, None)
+        cursor.execute(APPROVALS_SQL)
+        (approvals,) = cursor.fetchone() or (0,)
     parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]
-    tiles = [*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED)]
+    tiles = [*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED), _approvals(approvals)]
     return Overview(tiles, list(parked), shards)
 
 
@@ -83,4 +89,10 @@ def _speed(cleared: int, newest: tuple[float] | None, median: float | None, slow
 
 def _state_tile(state: State, found: tuple[int, float] | None) -> Tile:
     count, oldest = found or (0, 0.0)
-    return Tile(state.value, f"{count:,}", f"oldest {duration(oldest)}" if count else "", state.value)
+    link = f"{reverse('admin:clearing_clearing_changelist')}?state={state}"
+    return Tile(state.value, f"{count:,}", f"oldest {duration(oldest)}" if count else "", link, asks=state == State.PARKED)
+
+
+def _approvals(count: int) -> Tile:
+    link = f"{reverse('admin:clearing_intervention_changelist')}?state={InterventionState.REQUESTED}"
+    return Tile("to be approved", f"{count:,}", "interventions", link, asks=True)

@@ -16,21 +16,27 @@ from django.db import DatabaseError
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base import metrics
-from clearing import broker, pipeline, store
+from base.alarms import alarm
+from clearing import broker, pipeline, store, store_people
 from clearing.store import Unclaimed
 from ops import pulse
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
+REMINDED_ROWS_MAX = 20  # of one pass: people and webhooks take no more
+REMINDER_WINDOW_ROWS = 2_000  # of those that are due, to look for a CLOSE among
+EXPIRED_ROWS_MAX = 100
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
 def sweep() -> Counter[str]:
-    """One pass. Returns how many clearings were taken back, queued because they were due, sent again, and promoted in stalled lanes."""
+    """One pass. Returns how many clearings were taken back, queued because they were due, sent again, promoted in stalled
+    lanes; of how many people were reminded; and how many interventions expired.
+    """
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled):
+    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled, _expire, _remind):
         try:
             counts += stage(generation)
         except Exception as error:
@@ -114,3 +120,25 @@ def _promote_stalled(generation: str) -> Counter[str]:
     refs = store.promote_lanes(users, actor=ACTOR, generation=generation) if users else []
     pipeline.publish(refs)
     return Counter(stalled=len(refs))
+
+
+def _expire(_generation: str) -> Counter[str]:
+    """Interventions that nobody approved in time."""
+    return Counter(expired=store_people.expire(EXPIRED_ROWS_MAX))
+
+
+def _remind(_generation: str) -> Counter[str]:
+    """Orders that have waited for a person for PARKED_REMINDER_SECONDS raise their alarm again, a CLOSE first: its user isn't paid."""
+    waiting = store_people.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
+    for order in waiting:
+        message = "a closed order still needs a person: its user isn't paid" if order.direction == "CLOSE" else "an order still needs a person"
+        alarm(
+            "parked",
+            message,
+            order_id=order.order_id,
+            direction=order.direction,
+            error_code=order.error_code,
+            step=order.step,
+            waiting_seconds=round(order.waiting_seconds),
+        )
+    return Counter(reminded=len(waiting))

@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION clearing_note(
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, reason, actor)
-    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 150));
+    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 330));
 END
 $$;
 

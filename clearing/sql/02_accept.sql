@@ -56,7 +56,9 @@ BEGIN
     END IF;
     PERFORM clearing_lock_lanes(ARRAY[v.user_id]);
     SELECT * INTO v FROM clearing_clearing WHERE id = v.id FOR UPDATE;
-    UPDATE clearing_clearing SET hold_code = p_code WHERE id = v.id; -- changed_at of a running one is when its operation began
+    UPDATE clearing_clearing SET hold_code = p_code, held_at = v_now, -- changed_at of a running one is when its operation began
+            error_code = CASE WHEN state = 'parked' AND error_code = hold_code THEN p_code ELSE error_code END
+        WHERE id = v.id;
     IF v.state IN ('waiting', 'queued', 'retrying') AND (SELECT o.state = 'planned' FROM clearing_operation o
             WHERE o.clearing_id = v.id AND o.step = v.step ORDER BY o.part DESC, o.revision DESC LIMIT 1) THEN
         UPDATE clearing_clearing SET state = 'parked', error_code = p_code, due_at = NULL, changed_at = v_now WHERE id = v.id;

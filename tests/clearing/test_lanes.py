@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -13,7 +14,9 @@ from clearing import broker, store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
-from clearing.status import ACTIVE, State
+from clearing.status import ACTIVE, Outcome, State
+from clearing.store import Evidence, Recorded
+from tests.support.beside import beside
 from tests.support.orders import World
 
 
@@ -123,3 +126,70 @@ class TestSameMoment:
 
         assert sorted(found) == sorted(clearing.pk for clearing in clearings)
         assert set(Clearing.objects.values_list("state", "epoch")) == {(State.QUEUED, 2)}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestLocks:
+    """Clearing A and accepting B at the same moment, and who takes its locks first: each step by step, not by luck."""
+
+    def last_step(self, world: World) -> tuple[Clearing, Callable[[], Recorded]]:
+        """An order at its last step, claimed, and the recording of its end."""
+        world.stopping = lambda: len(world.counterparties.applied) >= 3
+        clearing = world.run(world.accept("1"))
+        work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+        assert work is not None
+        evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
+        return clearing, lambda: store.finish(work, evidence, Decimal(0), generation="")
+
+    def test_an_order_that_is_being_accepted_is_queued_by_the_one_that_is_cleared(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+
+        with transaction.atomic():
+            accepted = busy_world.accept("1")
+            thread, found = beside(finish)
+            thread.join(0.3)
+            assert not found, "it was cleared beside an acceptance that it couldn't see"
+        thread.join(10)
+
+        assert states(clearing, accepted) == [State.CLEARED, State.QUEUED]
+
+    def test_an_order_that_is_being_cleared_lets_the_one_that_is_accepted_be_queued(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+
+        with transaction.atomic():
+            finish()
+            thread, found = beside(partial(busy_world.accept, "1"))
+            thread.join(0.3)
+            assert not found
+        thread.join(10)
+
+        assert states(clearing, Clearing.objects.latest("pk")) == [State.CLEARED, State.QUEUED]
+
+    def test_a_finish_that_waits_for_its_lane_holds_no_row_that_a_sweep_could_wait_for(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until=clearing.accepted_at)
+
+        with transaction.atomic():
+            connection.cursor().execute("SELECT clearing_lock_lanes(ARRAY['1'])")
+            thread, found = beside(finish)
+            thread.join(0.3)
+            assert not found
+            taken = store.requeue([clearing.pk], actor="sweep", generation="")
+        thread.join(10)
+
+        (recorded,) = found
+        assert isinstance(recorded, Recorded)
+        assert ([state for state, _ in taken], recorded.outcome, states(clearing)) == ([State.RUNNING], "lost", [State.QUEUED])
+
+    def test_a_sweep_that_waits_for_a_lane_lets_the_finish_be_recorded(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until=clearing.accepted_at)
+
+        with transaction.atomic():
+            finish()
+            thread, found = beside(partial(store.requeue, [clearing.pk], actor="sweep", generation=""))
+            thread.join(0.3)
+            assert not found
+        thread.join(10)
+
+        assert (found, states(clearing)) == ([[]], [State.CLEARED])
