@@ -3,10 +3,11 @@
 from django.db import transaction
 
 from clearing import pipeline, store
-from clearing.calls import KEY_EXPIRED, KEY_REUSED
+from clearing.calls import KEY_EXPIRED
 from clearing.flows import EXCHANGE_STEP, OrderFacts, Planned, plan, unsold
 from clearing.gateways import Action, Exchanged, read_result
 from clearing.models import Clearing, Operation
+from clearing.outcomes import KEY_REUSED
 from clearing.status import OperationState, State
 
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)

@@ -14,9 +14,10 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError
 
-from acceptance_site.celery import RESUME_QUEUE, lane_queue
+from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
-from clearing import broker, pipeline, store
+from base.alarms import alarm
+from clearing import broker, pipeline, standing, store
 from clearing.store import Unclaimed
 from ops import pulse
 
@@ -57,7 +58,7 @@ def _bury_the_dead(_generation: str) -> Counter[str]:
 def _requeue(generation: str) -> Counter[str]:
     """In small transactions; where one fails, row by row, so that a bad row stops nobody else."""
     counts: Counter[str] = Counter()
-    candidates = store.interrupted(settings.SWEEP_ROWS_MAX)
+    candidates = [*store.orphaned(settings.SWEEP_ROWS_MAX), *_due()]
     for start in range(0, len(candidates), CHUNK_ROWS):
         chunk = candidates[start : start + CHUNK_ROWS]
         try:
@@ -69,10 +70,19 @@ def _requeue(generation: str) -> Counter[str]:
     return counts
 
 
+def _due() -> list[int]:
+    """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
+    rooms = standing.rooms(settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
+    return store.due(rooms, settings.SWEEP_ROWS_MAX, paused=standing.read().paused)
+
+
 def _requeue_rows(ids: list[int], generation: str) -> Counter[str]:
     found = store.requeue(ids, actor=ACTOR, generation=generation)
-    pipeline.publish([ref for _, ref in found], queue=RESUME_QUEUE)
-    return Counter(f"was_{state}" for state, _ in found)
+    pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
+    for row in found:
+        if row.parked_as:
+            alarm("parked", "an order needs a person", order_id=row.order_id, error_code=row.parked_as)
+    return Counter("parked" if row.parked_as else f"was_{row.found}" for row in found)
 
 
 @contextmanager
@@ -102,6 +112,8 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
         return oldest is None or oldest > suspect.queued_ms
 
     def is_gone(suspect: Unclaimed) -> bool:
+        if suspect.lane == pipeline.ALONE:
+            return suspect.generation != generation or is_past(SUSPECTS_QUEUE, suspect)
         if suspect.generation != generation or suspect.lane >= settings.CLEARING_LANES:
             return True
         return is_past(lane_queue(suspect.lane), suspect) and is_past(RESUME_QUEUE, suspect)

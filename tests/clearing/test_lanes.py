@@ -117,7 +117,7 @@ class TestSameMoment:
 
         def sweep() -> None:
             taken = store.requeue(store.interrupted(100), actor="sweep", generation="")
-            found.extend(ref.id for _, ref in taken)
+            found.extend(row.ref.id for row in taken if row.ref)
 
         at_once(sweep, sweep, sweep)
 
