@@ -19,6 +19,7 @@ from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
 from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
+from clearing.admin_counterparties import CounterpartyAdmin
 from clearing.admin_retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
 from clearing.flows import LAST_STEP
 from clearing.interventions import RETRYABLE_STATES
@@ -28,6 +29,7 @@ from clearing.status import ACTIVE, FINAL, State
 from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
+__all__ = ["CounterpartyAdmin"]  # registered by its import
 STATE_LABELS = {state: VARIANTS.get(state, "") for state in State}
 SEARCHED_ORDERS_MAX = 500
 ERROR_CODES_MAX = 100

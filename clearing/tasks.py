@@ -32,7 +32,7 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
 @cache
 def life() -> Life:
     """The worker's life, as claims and attempts name it."""
-    return Life("worker")
+    return Life("suspects" if os.environ.get("PROCESS_ROLE") == "worker-suspects" else "worker")  # its slots aren't counted as a worker's
 
 
 guard = Guard(lambda: life().name)  # of this process
