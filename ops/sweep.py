@@ -7,6 +7,7 @@ another one, or the clearing has been unclaimed for a while and both queues that
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
 
@@ -23,7 +24,17 @@ from ops import pulse
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
+LANES_A_PASS = 1_000  # of those with waiting orders, in turn: a net under something that never happens
+PAST_MS = 500  # a queue is past a message when it has come to one that much younger: workers hold some that they haven't claimed yet
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
+
+
+@dataclass(slots=True)
+class _Walk:
+    after: str = ""  # the user whose lane was looked at last
+
+
+_walk = _Walk()
 
 
 def sweep() -> Counter[str]:
@@ -109,7 +120,7 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
     def is_past(queue: str, suspect: Unclaimed) -> bool:
         oldest = passed(queue)
-        return oldest is None or oldest > suspect.queued_ms
+        return oldest is None or oldest > suspect.queued_ms + PAST_MS
 
     def is_gone(suspect: Unclaimed) -> bool:
         if suspect.lane == pipeline.ALONE:
@@ -122,7 +133,7 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
 
 def _promote_stalled(generation: str) -> Counter[str]:
-    users = store.stalled_lanes(settings.SWEEP_ROWS_MAX)
+    users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
     refs = store.promote_lanes(users, actor=ACTOR, generation=generation) if users else []
     pipeline.publish(refs)
     return Counter(stalled=len(refs))

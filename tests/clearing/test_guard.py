@@ -2,20 +2,23 @@
 
 import threading
 import time
-from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from base import metrics
+from base.db import call
+from clearing import broker, standing
 from clearing import guard as guard_module
-from clearing import standing, store
 from clearing.gateways import Action, Blocked, Retryable, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
+from clearing.gateways.http import Limits
 from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, Standing, StandingChange
 from clearing.outcomes import Health
 from clearing.status import Breaker, OperationState, State
+from clearing.steps import Runner
 from ops import probe
 from ops.sweep import sweep
 from tests.support.orders import World, operation, outcomes
@@ -114,15 +117,13 @@ class TestBreaker:
         worker = a_worker()
         fail(worker)
         assert blocked_by(worker) == "counterparty_down"
-        monkeypatch.setattr(standing, "read", lambda: (_ for _ in ()).throw(guard_module.DatabaseError("away")))
+        monkeypatch.setattr(standing, "read", lambda: (_ for _ in ()).throw(OperationalError("away")))
         worker._read_at = float("-inf")
 
         assert blocked_by(worker) == "counterparty_down"
 
     def test_reading_it_is_no_round_trip_for_each_call(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        reads: list[int] = []
-        real = standing.read
-        monkeypatch.setattr(standing, "read", lambda: (reads.append(1), real())[1])
+        reads = counted(monkeypatch, "read")
         monkeypatch.setattr(guard_module, "READ_SECONDS", 60.0)
         worker = a_worker()
 
@@ -215,7 +216,20 @@ class TestOrdersOfACounterpartyThatIsDown:
 
         assert breaker() == Breaker.OPEN
         assert waiting[-1].error_code == "counterparty_down"
-        assert sum(world.counterparties._faults[0].left for _ in [0]) == 95
+        assert world.counterparties._faults[0].left == 95
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Of a function of `standing`: each of its calls from now on."""
+    calls: list[object] = []
+    real = getattr(standing, name)
+
+    def counting(*arguments: object) -> object:
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(standing, name, counting)
+    return calls
 
 
 def make_due(*clearings: Clearing) -> None:
@@ -365,9 +379,7 @@ class TestRateLimit:
 
     def test_costs_a_round_trip_a_tenth_of_a_second_not_a_call(self, world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 1000.0, "trading": 0.0}
-        leases: list[int] = []
-        real = standing.lease_calls
-        monkeypatch.setattr(standing, "lease_calls", lambda *a: (leases.append(1), real(*a))[1])
+        leases = counted(monkeypatch, "lease_calls")
         worker = a_worker()
 
         assert [blocked_by(worker) for _ in range(100)] == [""] * 100
@@ -401,7 +413,7 @@ class TestSweepDispatchesNoMoreThanFits:
     def test_all_of_them_when_the_counterparty_is_well(self, waiting: list[Clearing]) -> None:
         assert sweep()["was_retrying"] == 8
 
-    def test_as_many_as_slots_are_free_when_it_is_full(self, waiting: list[Clearing], settings: Settings, django_db_blocker: Any) -> None:
+    def test_as_many_as_slots_are_free_when_it_is_full(self, waiting: list[Clearing], settings: Settings) -> None:
         settings.GATEWAY_CALLS_MAX = 3
         register_worker()
         standing.note_busy("fund")
@@ -429,7 +441,7 @@ class TestSweepDispatchesNoMoreThanFits:
 
 
 def register_worker() -> None:
-    store.call("INSERT INTO base_incarnation (name, role, host, pid, version) VALUES ('w1', 'worker', 'h', 1, '') RETURNING name", [])
+    call("INSERT INTO base_incarnation (name, role, host, pid, version) VALUES ('w1', 'worker', 'h', 1, '') RETURNING name", [])
 
 
 class TestSlots:
@@ -451,10 +463,6 @@ class TestOneSlowCounterparty:
     """Eight threads, four slots: trading answers in ten seconds, and every other step goes on."""
 
     def test_does_not_slow_the_healthy_steps(self, settings: Settings) -> None:
-        from clearing import broker
-        from clearing.gateways.http import Limits
-        from clearing.steps import Runner
-
         broker.client().flushdb()
         world = World()
         world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.LATENCY, latency_ms=10_000), times=1_000)
@@ -463,8 +471,6 @@ class TestOneSlowCounterparty:
         todo, lock, took = list(clearings), threading.Lock(), []
 
         def work() -> None:
-            from django.db import connection
-
             runner = Runner(lambda: "w", doors, lambda: False, world.guard)
             try:
                 while True:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import OperationalError
 
 from base import metrics
 from base.clock import shift_clock
@@ -185,7 +186,7 @@ class TestReading:
         known.of("fund", "timeout")
 
         def away(*_: object) -> list[Any]:
-            raise policies.DATABASE_AWAY[0]("connection refused")
+            raise OperationalError("connection refused")
 
         monkeypatch.setattr(policies, "call", away)
         monkeypatch.setattr(policies, "READ_SECONDS", 0)
