@@ -247,6 +247,11 @@ GATEWAY_KIND = env.str("GATEWAY_KIND", "http")  # "http", or the dotted path of 
 GATEWAY_DEADLINE_MS = env.int("GATEWAY_DEADLINE_MS", 5_000)  # of one call in total, connecting included
 GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterparty and process; below a worker's threads
 GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
+# Calls a second to each counterparty, of all processes together; 0: no limit.
+COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0) for name in ("counter", "fund", "trading")}
+# A breaker opens when so many calls of one process failed within the window, and half of all; far fewer would open it by chance.
+BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
+BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
 KEY_RETENTION_SECONDS = env.int("KEY_RETENTION_SECONDS", 6 * 24 * 3600)  # a day less than the contract's (docs/contracts/README.md)
 
 # --- Clearing ---------------------------------------------------------------------------------------------------------------------
@@ -258,6 +263,8 @@ CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders
 # would park the order of every user after one another.
 CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 500)
 CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"))  # of an order; more below the market's minimum lot parks it
+# An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the quote parks the order before step 4; 0: off.
+CLEARING_MAX_SLIPPAGE_BPS = env.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0))
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
 RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)

@@ -19,6 +19,7 @@ from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
 from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
+from clearing.admin_counterparties import CounterpartyAdmin
 from clearing.admin_interventions import InterventionAdmin, ask_page, read_desk
 from clearing.admin_retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
 from clearing.flows import LAST_STEP
@@ -29,7 +30,7 @@ from clearing.waysout import RETRYABLE_STATES
 from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
-__all__ = ["InterventionAdmin"]  # registered by its import
+__all__ = ["CounterpartyAdmin", "InterventionAdmin"]  # registered by their import
 STATE_LABELS = {state: VARIANTS.get(state, "") for state in State}
 SEARCHED_ORDERS_MAX = 500
 ERROR_CODES_MAX = 100

@@ -13,7 +13,7 @@ A clearing runs by the version of the flow that it was opened with, to its end: 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal, localcontext
 
 from django.conf import settings
@@ -48,6 +48,7 @@ class Planned:
     action: Action
     key: str
     request: bytes
+    parks: str = ""  # the order parks before it, and why; a retry goes on to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ CURRENT_FLOW = 1
 EXCHANGE_STEP = 3
 LAST_STEP = 4
 PARTIAL_EXECUTION = "partial_execution"
+SLIPPAGE_EXCEEDED = "slippage_exceeded"
+
+
+def dues() -> set[str]:
+    """Every `counterparty:step` that an order may be due for."""
+    return {f"{definition.counterparty}:{step}" for flow in FLOWS.values() for steps in flow.values() for step, definition in enumerate(steps, 1)}
 
 
 def sell_amount(order: OrderFacts) -> Decimal:
@@ -186,7 +193,14 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
             return Parks(PARTIAL_EXECUTION)
     if step == LAST_STEP:
         return Finished(slippage(order, parts))
-    return plan(flow, order, step + 1, parts)
+    following = plan(flow, order, step + 1, parts)
+    return replace(following, parks=SLIPPAGE_EXCEEDED) if step == EXCHANGE_STEP and exceeds_slippage(order, parts) else following
+
+
+def exceeds_slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> bool:
+    """Whether the market's price lies outside CLEARING_MAX_SLIPPAGE_BPS of the quote, on either side; never while that is off."""
+    limit = settings.CLEARING_MAX_SLIPPAGE_BPS
+    return bool(limit) and abs(slippage(order, parts)) * 10_000 > limit * order.quoted_usdt
 
 
 def slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:

@@ -1,11 +1,15 @@
 """The status table and its history. Written through `clearing/store.py` alone; the admin reads."""
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
 from base.clock import ServiceNow
-from clearing.status import ACTIVE, DUE, InterventionKind, InterventionState, OperationState, Outcome, State
+from clearing.policies import POLICY_OUTCOMES, refusals
+from clearing.status import ACTIVE, DUE, Breaker, InterventionKind, InterventionState, OperationState, Outcome, State
 from orders.models import SyncOrder
+
+COUNTERPARTIES = [(name, name) for name in ("counter", "fund", "trading")]
 
 
 class Clearing(models.Model):
@@ -34,6 +38,11 @@ class Clearing(models.Model):
     due_at = models.DateTimeField(null=True, blank=True)
     attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that surely failed and count.")
     tries = models.IntegerField(default=0, db_default=0, help_text="Everything tried since the last progress, asked or sent: the backoff's.")
+    tried_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these tries was made.")
+    deaths = models.SmallIntegerField(default=0, db_default=0, help_text="Workers that died while running it, since the last result.")
+    waits_for = models.CharField(
+        max_length=10, blank=True, default="", db_default="", help_text="counterparty:step that it is due for, until a worker claims it."
+    )
     error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set: a release refers to it.")
@@ -59,7 +68,8 @@ class Clearing(models.Model):
             models.Index(fields=["user_id", "created_ms", "shard", "sequence"], condition=Q(state=State.WAITING), name="clearing_waiting"),
             models.Index(fields=["lane", "queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
             models.Index(fields=["user_id"], condition=Q(state=State.RUNNING), name="clearing_running"),
-            models.Index(fields=["due_at"], condition=Q(state__in=DUE), name="clearing_due"),
+            models.Index(fields=["waits_for", "due_at"], condition=Q(state__in=DUE), name="clearing_due"),
+            models.Index(fields=["waits_for"], condition=Q(state=State.QUEUED) & ~Q(waits_for=""), name="clearing_redispatched"),
             models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),
             models.Index(F("reminded_at").asc(nulls_first=True), condition=Q(state=State.PARKED), name="clearing_reminder"),
             models.Index(fields=["state", "created_ms"], condition=~Q(state=State.CLEARED), name="clearing_unfinished"),
@@ -199,3 +209,102 @@ class Intervention(models.Model):
 
     def __str__(self) -> str:
         return f"{self.clearing.order.order_id}: {self.get_kind_display()}"
+
+
+class ErrorPolicy(models.Model):
+    """What people decided about an error of a counterparty, on top of the table in `clearing/outcomes.py`. An empty field: as everywhere."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
+    code = models.CharField(max_length=64, help_text="The error code as attempts show it: timeout, status_503, insufficient_funds, …")
+    outcome = models.CharField(
+        "class",
+        max_length=9,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(outcome.value, outcome.label) for outcome in POLICY_OUTCOMES],
+        help_text="Only less certain than the table has it: unknown means that the key is asked for before anything is sent again.",
+    )
+    attempts_max = models.PositiveIntegerField(
+        "attempts", null=True, blank=True, help_text="Sure failures before the order parks; else CLEARING_ATTEMPTS_MAX."
+    )
+    backoff_base_ms = models.PositiveIntegerField("backoff from, ms", null=True, blank=True, help_text="Else RETRY_BASE_MS.")
+    backoff_cap_ms = models.PositiveIntegerField("backoff up to, ms", null=True, blank=True, help_text="Else RETRY_CAP_MS.")
+    deadline_seconds = models.PositiveIntegerField(
+        "deadline, s", null=True, blank=True, help_text="Since the operation's first try; then the order parks, and what isn't known stays unknown."
+    )
+    reason = models.CharField(max_length=200, help_text="Why: whoever reads it next year wasn't there.")
+
+    class Meta:
+        verbose_name_plural = "error policies"
+        constraints = [models.UniqueConstraint(fields=["counterparty", "code"], name="policy_once")]
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}: {self.code}"
+
+    def clean(self) -> None:
+        """Raises ValidationError for what the table doesn't allow."""
+        problems = refusals(self.code, self.outcome, self.attempts_max, self.backoff_base_ms, self.backoff_cap_ms, self.deadline_seconds)
+        if problems:
+            raise ValidationError(problems)
+
+
+class Standing(models.Model):
+    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all is well. Written by `clearing/standing.py`."""
+
+    name = models.CharField(max_length=8, primary_key=True, choices=COUNTERPARTIES)
+    breaker = models.CharField(max_length=9, choices=Breaker, default=Breaker.CLOSED, db_default=Breaker.CLOSED)
+    cause = models.CharField(max_length=64, blank=True, default="", db_default="", help_text="The code of what opened its breaker.")
+    refuses = models.BooleanField(default=False, db_default=False, help_text="It refuses our signature or our rights.")
+    changed_at = models.DateTimeField(db_default=ServiceNow())
+    probe_at = models.DateTimeField(null=True, blank=True)
+    failures = models.SmallIntegerField(default=0, db_default=0, help_text="Trials after a probe that failed, in a row.")
+    quiet_until = models.DateTimeField(null=True, blank=True, help_text="Its Retry-After with a 429: nobody calls before.")
+    busy_until = models.DateTimeField(null=True, blank=True, help_text="Somebody found no slot: the sweep dispatches no more than are free.")
+    tokens = models.FloatField(default=0, db_default=0, help_text="Calls that its rate limit still allows.")
+    tokens_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "counterparty"
+        verbose_name_plural = "counterparties"
+        constraints = [models.CheckConstraint(condition=Q(breaker__in=Breaker.values), name="standing_breaker_known")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Pause(models.Model):
+    """A counterparty, or one step, that a person has paused. While the row is there nobody calls."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
+    step = models.SmallIntegerField(default=0, db_default=0, help_text="0: all of its steps.")
+    reason = models.CharField(max_length=200)
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=ServiceNow())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["counterparty", "step"], name="pause_once")]
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}{f', step {self.step}' if self.step else ''}"
+
+
+class StandingChange(models.Model):
+    """One change of a counterparty's breaker or pauses, written in the same statement as the change. Append-only."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8)
+    step = models.SmallIntegerField(default=0, db_default=0)
+    change = models.CharField(max_length=9, help_text="open, half_open, closed; paused, resumed.")
+    reason = models.CharField(max_length=200, blank=True, default="", db_default="")
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=ServiceNow())
+
+    class Meta:
+        verbose_name = "change of a counterparty"
+        verbose_name_plural = "changes of counterparties"
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}: {self.change}"

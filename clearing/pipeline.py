@@ -20,7 +20,7 @@ from django.conf import settings
 from kombu import Connection, Producer
 from kombu.exceptions import KombuError
 
-from acceptance_site.celery import RESUME_QUEUE, app, lane_queue
+from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, app, lane_queue
 from base import metrics
 from clearing import broker
 from clearing.flows import LAST_STEP
@@ -92,6 +92,7 @@ class _Away:
 
 _publisher = _Publisher()
 _away = _Away()
+ALONE = -1  # instead of a lane: a suspect, which goes to its own queue whatever the sender meant
 AWAY_SECONDS = 1.0  # after a failure, publishers don't wait for the broker so long: what they have is the sweep's
 _templates: dict[int, Template] = {}
 _templates_lock = threading.Lock()
@@ -105,8 +106,10 @@ def template(step: int) -> Template:
         return _templates[step]
 
 
-def queue_of(ref: ClearingRef) -> str:
-    """The lane's queue; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue."""
+def queue_of(ref: ClearingRef, wanted: str | None = None) -> str:
+    """The queue `wanted`, or the lane's; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue; of a suspect its own."""
+    if ref.lane == ALONE or wanted:
+        return SUSPECTS_QUEUE if ref.lane == ALONE else str(wanted)
     return lane_queue(ref.lane) if ref.lane < settings.CLEARING_LANES else RESUME_QUEUE
 
 
@@ -146,7 +149,7 @@ def _send(refs: Sequence[ClearingRef], queue: str | None) -> None:
             producer.publish(
                 body.encode(),
                 exchange="",
-                routing_key=queue or queue_of(ref),
+                routing_key=queue_of(ref, queue),
                 content_type="application/json",
                 content_encoding="utf-8",
                 headers=headers,

@@ -1,4 +1,4 @@
-"""The states of a clearing, of an operation and of an attempt, and what may follow what (design, section 4)."""
+"""The states of a clearing, of an operation, of an attempt and of a breaker, and what may follow what (design, section 4)."""
 
 from typing import Final
 
@@ -70,6 +70,14 @@ class Outcome(models.TextChoices):
     REJECTED = "rejected"  # finally, stored under its key
     UNKNOWN = "unknown"
     LOST = "lost"  # the worker that may have sent it lost its claim
+
+
+class Breaker(models.TextChoices):
+    """Of a counterparty (clearing/standing.py)."""
+
+    CLOSED = "closed"  # calls go through
+    OPEN = "open"  # none does; a probe asks again and again
+    HALF_OPEN = "half_open"  # a probe was answered: one call of each process tries
 
 
 def check_complete() -> None:

@@ -13,8 +13,9 @@ void               parked                      planned, rejected or done; but no
 
 from dataclasses import dataclass
 
-from clearing.calls import KEY_EXPIRED, KEY_REUSED
+from clearing.calls import KEY_EXPIRED
 from clearing.flows import LAST_STEP
+from clearing.outcomes import KEY_REUSED
 from clearing.status import InterventionKind, OperationState, State
 
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from acceptance_site.celery import OPS_QUEUE, clearing_queues
+from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 from base import metrics
 from clearing.status import FINAL, State
 
@@ -109,7 +109,7 @@ def read_database() -> Families:
 
 def read_broker() -> Families:
     """How long each queue is. Raises redis.RedisError."""
-    queues = [*clearing_queues(), OPS_QUEUE]
+    queues = [*clearing_queues(), SUSPECTS_QUEUE, OPS_QUEUE]
     with redis.Redis.from_url(settings.BROKER_URL, socket_timeout=1, socket_connect_timeout=1) as client:
         pipeline = client.pipeline(transaction=False)
         for queue in queues:

@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 
 from clearing.gateways import http
 from clearing.gateways.answers import read_answer, read_result
-from clearing.gateways.errors import ClaimEnded, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
+from clearing.gateways.errors import Blocked, ClaimEnded, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.ports import CounterGateway, FundGateway, Gateways, TradingGateway
 from clearing.gateways.types import (
     Action,
@@ -34,6 +34,7 @@ __all__ = [
     "Action",
     "Adjusted",
     "Adjustment",
+    "Blocked",
     "ClaimEnded",
     "CounterGateway",
     "Counterparty",

@@ -31,6 +31,11 @@ CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANG
     SELECT timestamptz 'epoch' + p_ms * interval '1 millisecond'
 $$;
 
+-- The queue of a clearing: its lane's, or -1 for one that was being run when its worker died, three times: it runs alone.
+CREATE OR REPLACE FUNCTION clearing_route(p_deaths int, p_lane int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_deaths >= 3 THEN -1 ELSE p_lane END
+$$;
+
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
 -- a parked order. The lane's lock must be held.
 CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
@@ -54,7 +59,7 @@ BEGIN
     UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, broker_generation = p_generation
         WHERE id = v.id AND state = 'waiting';
     PERFORM clearing_note(v.id, 'waiting', 'queued', v.step, v.epoch + 1, '', p_actor);
-    RETURN NEXT ROW(v.id, v.epoch + 1, v.step, v.lane, clearing_ms(v_now))::clearing_ref;
+    RETURN NEXT ROW(v.id, v.epoch + 1, v.step, clearing_route(v.deaths, v.lane), clearing_ms(v_now))::clearing_ref;
 END
 $$;
 

@@ -76,7 +76,7 @@ BEGIN
         END IF;
     ELSE
         PERFORM clearing_note(c.id, 'retrying', 'queued', c.step, c.epoch, p_reason, p_actor);
-        RETURN QUERY SELECT 'queued', ROW(c.id, c.epoch, c.step, c.lane, clearing_ms(v_now))::clearing_ref;
+        RETURN QUERY SELECT 'queued', ROW(c.id, c.epoch, c.step, clearing_route(c.deaths, c.lane), clearing_ms(v_now))::clearing_ref;
     END IF;
 END
 $$;

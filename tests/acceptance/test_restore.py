@@ -56,7 +56,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
         wait_until(lambda: service.cleared() > 0)
         postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
     service.audit()
-    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "beat")
+    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "worker-suspects", "beat")
     restore(database_url, backup)
 
     marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)

@@ -120,7 +120,7 @@ class TestSameMoment:
 
         def sweep() -> None:
             taken = store.requeue(store.interrupted(100), actor="sweep", generation="")
-            found.extend(ref.id for _, ref in taken)
+            found.extend(row.ref.id for row in taken if row.ref)
 
         at_once(sweep, sweep, sweep)
 
@@ -179,7 +179,7 @@ class TestLocks:
 
         (recorded,) = found
         assert isinstance(recorded, Recorded)
-        assert ([state for state, _ in taken], recorded.outcome, states(clearing)) == ([State.RUNNING], "lost", [State.QUEUED])
+        assert ([one.found for one in taken], recorded.outcome, states(clearing)) == ([State.RUNNING], "lost", [State.QUEUED])
 
     def test_a_sweep_that_waits_for_a_lane_lets_the_finish_be_recorded(self, busy_world: World) -> None:
         clearing, finish = self.last_step(busy_world)

@@ -759,7 +759,7 @@ class FrozenCounter:
 
     def runner(self) -> Runner:
         gateways = replace(self.world.counterparties.gateways(), counter=self)
-        return Runner(lambda: "frozen", gateways, lambda: False)
+        return Runner(lambda: "frozen", gateways, lambda: False, self.world.guard)
 
 
 def bury(name: str) -> None:

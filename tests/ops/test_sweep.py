@@ -168,7 +168,7 @@ class TestOthersGoOn:
 
     def test_a_stage_that_fails_stops_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        monkeypatch.setattr(store, "interrupted", lambda _: 1 / 0)
+        monkeypatch.setattr(store, "orphaned", lambda _: 1 / 0)
         shift_clock(3)
 
         with pytest.raises(ZeroDivisionError):

@@ -12,6 +12,7 @@ from base.clock import shift_clock
 from clearing import pipeline, store
 from clearing.flows import OrderFacts
 from clearing.gateways.fake import FakeCounterparties
+from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, Operation
 from clearing.steps import Runner
 from clearing.store import ClearingRef
@@ -26,6 +27,7 @@ class World:
 
     counterparties: FakeCounterparties = field(default_factory=FakeCounterparties)
     stopping: Callable[[], bool] = lambda: False
+    guard: Guard = field(default_factory=lambda: Guard(lambda: "test-worker"))
 
     def accept(self, user_id: str = "1001", **facts: Any) -> Clearing:
         """An accepted order with its clearing; orders without a time follow one another."""
@@ -69,7 +71,7 @@ class World:
 
     def runner(self) -> Runner:
         """A worker."""
-        return Runner(lambda: "test-worker", self.counterparties.gateways(), self.stopping)
+        return Runner(lambda: "test-worker", self.counterparties.gateways(), self.stopping, self.guard)
 
     def run(self, clearing: Clearing) -> Clearing:
         """A worker runs the queued clearing as far as it goes; the fresh row."""
