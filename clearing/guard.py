@@ -69,6 +69,7 @@ class _Lease:
     left: int = 0
     until: float = float("-inf")
     none_before: float = float("-inf")
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Guard:
@@ -141,19 +142,27 @@ class Guard:
         return self._windows.setdefault(counterparty, _Window())
 
     def _spend(self, counterparty: str) -> None:
-        """One call of its rate limit. Raises Blocked."""
+        """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease than for a slot."""
         rate = settings.COUNTERPARTY_RATES[counterparty]
         if not rate:
             return
-        with self._lock:  # leasing is a round trip, but only one in LEASE_SECONDS; the others would only wait for the same row
-            lease, now = self._leases.setdefault(counterparty, _Lease()), monotonic()
-            if now >= lease.until:
-                lease.left = 0
-            if not lease.left and now >= lease.none_before:
-                self._quietly(lambda: self._lease(lease, counterparty, rate))
-            if not lease.left:
-                raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
-            lease.left -= 1
+        lease = self._leases.setdefault(counterparty, _Lease())
+        if not lease.lock.acquire(timeout=settings.GATEWAY_SLOT_WAIT_MS / 1000):
+            raise Blocked(LIMITED)
+        try:
+            self._spend_one(lease, counterparty, rate)
+        finally:
+            lease.lock.release()
+
+    def _spend_one(self, lease: _Lease, counterparty: str, rate: float) -> None:
+        now = monotonic()
+        if now >= lease.until:
+            lease.left = 0
+        if not lease.left and now >= lease.none_before:
+            self._quietly(lambda: self._lease(lease, counterparty, rate))
+        if not lease.left:
+            raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
+        lease.left -= 1
 
     @staticmethod
     def _lease(lease: _Lease, counterparty: str, rate: float) -> None:

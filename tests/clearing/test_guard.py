@@ -394,6 +394,28 @@ class TestRateLimit:
         assert [blocked_by(worker) for _ in range(100)] == [""] * 100
         assert len(leases) == 1
 
+    def test_nobody_waits_for_another_threads_slow_lease(self, world: World, limited: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        leasing, leave = threading.Event(), threading.Event()
+
+        def slow(*_: object) -> tuple[int, float]:
+            leasing.set()
+            leave.wait(5)
+            return 1, 0.0
+
+        monkeypatch.setattr(standing, "lease_calls", slow)
+        worker = a_worker()
+        assert blocked_by(worker, "counter", 1) == ""
+        first = threading.Thread(target=blocked_by, args=(worker,))
+        first.start()
+        leasing.wait(5)
+        began = time.monotonic()
+
+        found = blocked_by(worker), blocked_by(worker, "trading", 3)
+
+        assert (found, time.monotonic() - began < 0.5) == (("counterparty_limited", ""), True)
+        leave.set()
+        first.join(5)
+
     def test_a_wish_for_quiet_is_everybodys(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
         world.counterparties.script(Action.TRANSFER, quiet)
