@@ -88,7 +88,7 @@ def _answer(work: Work, guard: Guard, call: Callable[[], T]) -> T | GatewayError
             raise
         except GatewayError as error:
             answer = error
-        guard.heard(counterparty, answer, made_at)
+        guard.heard(counterparty, work.stored.key, answer, made_at)
     if isinstance(answer, Blocked):
         raise answer
     return answer

@@ -1,8 +1,8 @@
 """What this process knows of the counterparties: asked before each call, told of each answer, without a round trip for either.
 
-    closed ──5 failures in 10 s, and half of the calls──▶ open ──a probe is answered──▶ half open ──a call goes well──▶ closed
-                                                           ▲                               │
-                                                           └────────── it fails ───────────┘
+    closed ──5 failures in 10 s, half of all calls──▶ open ──a probe is answered──▶ half open ──a call goes well──▶ closed
+                                                      ▲                               │
+                                                      └────────── it fails ───────────┘
 
 The state is everybody's and lies in PostgreSQL (`clearing/standing.py`); failures are counted here, since a counterparty that is down fails in
 every process. Refused signatures and rights open the breaker at once. What is blocked costs the order nothing: it waits, and the sweep sends it
@@ -34,6 +34,7 @@ READ_SECONDS: Final = 0.5  # how long a process believes what it read
 LEASE_SECONDS: Final = 0.1  # worth of calls that a process takes at once of a rate limit
 LEASE_KEPT_SECONDS: Final = 1.0
 FAILING_SHARE: Final = 0.5  # of the window's calls
+FAILING_KEYS_MIN: Final = 3  # operations that failed: one order that a counterparty stumbles over is no outage
 BUSY: Final = "counterparty_busy"
 PAUSED: Final = "counterparty_paused"
 DOWN: Final = "counterparty_down"
@@ -42,20 +43,21 @@ LIMITED: Final = "counterparty_limited"
 
 @dataclass(slots=True)
 class _Window:
-    """The last calls to one counterparty: when each was made, and whether it failed."""
+    """The last calls to one counterparty: when each was made, and the key of one that failed."""
 
-    calls: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=1000))
+    calls: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=1000))
     since: float = float("-inf")  # calls made before this moment say nothing of the breaker's present state
 
-    def add(self, made_at: float, now: float, *, failed: bool) -> bool:
+    def add(self, made_at: float, now: float, failed_key: str) -> bool:
         """Whether the breaker has to open."""
         if made_at < self.since:
             return False
-        self.calls.append((now, failed))
+        self.calls.append((now, failed_key))
         while self.calls and self.calls[0][0] < now - settings.BREAKER_WINDOW_SECONDS:
             self.calls.popleft()
-        failures = sum(1 for _, was in self.calls if was) if failed else 0
-        return failures >= settings.BREAKER_FAILURES_MIN and failures >= FAILING_SHARE * len(self.calls)
+        failures = [key for _, key in self.calls if key] if failed_key else []
+        enough = len(failures) >= settings.BREAKER_FAILURES_MIN and len(failures) >= FAILING_SHARE * len(self.calls)
+        return enough and len(set(failures)) >= FAILING_KEYS_MIN
 
     def restart(self, now: float) -> None:
         self.calls.clear()
@@ -67,6 +69,7 @@ class _Lease:
     left: int = 0
     until: float = float("-inf")
     none_before: float = float("-inf")
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Guard:
@@ -130,8 +133,8 @@ class Guard:
     def _read(self) -> None:
         found, now = standing.read(), monotonic()
         with self._lock:
-            for counterparty in found.breakers.keys() | self._known.breakers.keys():
-                if found.breaker(counterparty) != self._known.breaker(counterparty):
+            for counterparty, changed_at in found.changed_at.items():
+                if changed_at != self._known.changed_at.get(counterparty):
                     self._window(counterparty).restart(now)
             self._known = found
 
@@ -139,19 +142,27 @@ class Guard:
         return self._windows.setdefault(counterparty, _Window())
 
     def _spend(self, counterparty: str) -> None:
-        """One call of its rate limit. Raises Blocked."""
+        """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease than for a slot."""
         rate = settings.COUNTERPARTY_RATES[counterparty]
         if not rate:
             return
-        with self._lock:  # leasing is a round trip, but only one in LEASE_SECONDS; the others would only wait for the same row
-            lease, now = self._leases.setdefault(counterparty, _Lease()), monotonic()
-            if now >= lease.until:
-                lease.left = 0
-            if not lease.left and now >= lease.none_before:
-                self._quietly(lambda: self._lease(lease, counterparty, rate))
-            if not lease.left:
-                raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
-            lease.left -= 1
+        lease = self._leases.setdefault(counterparty, _Lease())
+        if not lease.lock.acquire(timeout=settings.GATEWAY_SLOT_WAIT_MS / 1000):
+            raise Blocked(LIMITED)
+        try:
+            self._spend_one(lease, counterparty, rate)
+        finally:
+            lease.lock.release()
+
+    def _spend_one(self, lease: _Lease, counterparty: str, rate: float) -> None:
+        now = monotonic()
+        if now >= lease.until:
+            lease.left = 0
+        if not lease.left and now >= lease.none_before:
+            self._quietly(lambda: self._lease(lease, counterparty, rate))
+        if not lease.left:
+            raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
+        lease.left -= 1
 
     @staticmethod
     def _lease(lease: _Lease, counterparty: str, rate: float) -> None:
@@ -159,8 +170,8 @@ class Guard:
         lease.until = monotonic() + LEASE_KEPT_SECONDS
         lease.none_before = monotonic() + wait_ms / 1000
 
-    def heard(self, counterparty: str, answer: object, made_at: float) -> None:
-        """Of each call that was admitted: what came of it. Never raises."""
+    def heard(self, counterparty: str, key: str, answer: object, made_at: float) -> None:
+        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never raises."""
         if isinstance(answer, Blocked):
             self._found_it_full(counterparty)
             return
@@ -171,14 +182,14 @@ class Guard:
         elif health == Health.LIMITING:
             self._be_quiet(counterparty, getattr(answer, "retry_after_ms", None))
         else:
-            self._count(counterparty, code, made_at, failed=health == Health.FAILING)
+            self._count(counterparty, code, made_at, key if health == Health.FAILING else "")
 
-    def _count(self, counterparty: str, code: str, made_at: float, *, failed: bool) -> None:
+    def _count(self, counterparty: str, code: str, made_at: float, failed_key: str) -> None:
         half_open = self._known.breaker(counterparty) == Breaker.HALF_OPEN
         with self._lock:
             window = self._window(counterparty)
             fresh = made_at >= window.since
-            opens = window.add(made_at, monotonic(), failed=failed) or (half_open and failed and fresh)
+            opens = window.add(made_at, monotonic(), failed_key) or (half_open and fresh and bool(failed_key))
         if opens:
             self._change(lambda: standing.open_breaker(counterparty, code, refuses=False, actor=self._actor()))
         elif half_open and fresh:

@@ -6,6 +6,7 @@ is read comes as milliseconds that are left.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -22,9 +23,9 @@ REFUSED_PROBE_SECONDS: Final = 10.0  # nothing but people mend that
 BUSY_SECONDS: Final = 3.0  # how long one worker's finding no slot holds for the sweep
 _READ: Final = """
     SELECT s.name, s.breaker, s.refuses, extract(epoch FROM s.quiet_until - service_now()) * 1000 > 0,
-           extract(epoch FROM s.quiet_until - service_now()) * 1000, s.busy_until > service_now(), NULL::int
+           extract(epoch FROM s.quiet_until - service_now()) * 1000, s.busy_until > service_now(), s.changed_at, NULL::int
     FROM clearing_standing s
-    UNION ALL SELECT p.counterparty, '', false, false, 0, false, p.step FROM clearing_pause p
+    UNION ALL SELECT p.counterparty, '', false, false, 0, false, NULL, p.step FROM clearing_pause p
 """
 _TAKE_PROBES: Final = """
     UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second')
@@ -45,6 +46,7 @@ class Standings:
     quiet_ms: Mapping[str, float] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     paused: frozenset[tuple[str, int]] = frozenset()  # (counterparty, step); step 0: all of them
+    changed_at: Mapping[str, datetime] = field(default_factory=dict)  # of the breakers, so that a change and back isn't missed
 
     def breaker(self, counterparty: str) -> Breaker:
         """Its breaker."""
@@ -58,13 +60,14 @@ class Standings:
 def read() -> Standings:
     """How they stand now. Raises OperationalError while PostgreSQL is away."""
     rows = call(_READ, [])
-    states = [row for row in rows if row[6] is None]
+    states = [row for row in rows if row[7] is None]
     return Standings(
         breakers={name: Breaker(breaker) for name, breaker, *_ in states if breaker != Breaker.CLOSED},
         refusing=frozenset(row[0] for row in states if row[2]),
         quiet_ms={row[0]: float(row[4]) for row in states if row[3]},
         busy=frozenset(row[0] for row in states if row[5]),
-        paused=frozenset((row[0], row[6]) for row in rows if row[6] is not None),
+        paused=frozenset((row[0], row[7]) for row in rows if row[7] is not None),
+        changed_at={row[0]: row[6] for row in states},
     )
 
 
@@ -170,9 +173,8 @@ def slots() -> int:
     return int(call(_WORKERS, [])[0][0]) * int(settings.GATEWAY_CALLS_MAX)
 
 
-def rooms(limit: int, seconds: float) -> dict[str, int]:
+def rooms(now: Standings, limit: int, seconds: float) -> dict[str, int]:
     """How many due orders a pass of the sweep, made every so many seconds, dispatches to each counterparty at most."""
-    now = read()
     tight = now.busy or any(breaker == Breaker.HALF_OPEN for breaker in now.breakers.values())
     taken, all_slots = (in_flight(), slots()) if tight else ({}, 0)
 

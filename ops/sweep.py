@@ -88,8 +88,9 @@ def _requeue(generation: str) -> Counter[str]:
 
 def _due() -> list[int]:
     """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
-    rooms = standing.rooms(settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
-    return store.due(rooms, settings.SWEEP_ROWS_MAX, paused=standing.read().paused)
+    now = standing.read()
+    rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
+    return store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
 
 
 def _requeue_rows(ids: list[int], generation: str) -> Counter[str]:

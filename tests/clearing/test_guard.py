@@ -40,9 +40,9 @@ def refused() -> Retryable:
 
 
 def fail(worker: Guard, counterparty: str = "fund", times: int = 5) -> None:
-    for _ in range(times):
+    for number in range(times):
         with worker.admitted(counterparty, 2):
-            worker.heard(counterparty, refused(), time.monotonic())
+            worker.heard(counterparty, f"O{number}:2", refused(), time.monotonic())
 
 
 def breaker(counterparty: str = "fund") -> str:
@@ -81,7 +81,7 @@ class TestBreaker:
 
         fail(worker, times=4)
         for _ in range(20):
-            worker.heard("fund", object(), time.monotonic())
+            worker.heard("fund", "O:2", object(), time.monotonic())
         fail(worker, times=4)
 
         assert breaker() == Breaker.CLOSED
@@ -90,7 +90,15 @@ class TestBreaker:
         worker = a_worker()
 
         for _ in range(20):
-            worker.heard("fund", UnknownOutcome("unreadable_body"), time.monotonic())
+            worker.heard("fund", "O:2", UnknownOutcome("unreadable_body"), time.monotonic())
+
+        assert breaker() == Breaker.CLOSED
+
+    def test_one_order_that_it_stumbles_over_is_no_outage(self, world: World) -> None:
+        worker = a_worker()
+
+        for _ in range(20):
+            worker.heard("fund", "O1:2", refused(), time.monotonic())
 
         assert breaker() == Breaker.CLOSED
 
@@ -108,8 +116,8 @@ class TestBreaker:
         worker._read_at = float("-inf")
         assert blocked_by(worker) == ""
 
-        for _ in range(20):
-            worker.heard("fund", refused(), began)
+        for number in range(20):
+            worker.heard("fund", f"O{number}:2", refused(), began)
 
         assert breaker() == Breaker.CLOSED
 
@@ -129,7 +137,7 @@ class TestBreaker:
 
         for _ in range(100):
             assert blocked_by(worker) == ""
-            worker.heard("fund", object(), time.monotonic())
+            worker.heard("fund", "O:2", object(), time.monotonic())
 
         assert len(reads) == 1
 
@@ -152,7 +160,7 @@ class TestHalfOpen:
 
     def test_a_good_one_closes_it(self, worker: Guard) -> None:
         with worker.admitted("fund", 2):
-            worker.heard("fund", object(), time.monotonic())
+            worker.heard("fund", "O:2", object(), time.monotonic())
 
         assert breaker() == Breaker.CLOSED
         assert blocked_by(worker) == ""
@@ -167,7 +175,7 @@ class TestHalfOpen:
 
     def test_every_change_is_kept(self, worker: Guard) -> None:
         with worker.admitted("fund", 2):
-            worker.heard("fund", object(), time.monotonic())
+            worker.heard("fund", "O:2", object(), time.monotonic())
 
         assert list(StandingChange.objects.order_by("id").values_list("change", "actor")) == [("open", "w"), ("half_open", "test"), ("closed", "w")]
 
@@ -186,6 +194,7 @@ class TestOrdersOfACounterpartyThatIsDown:
         probe_is_due()
         assert probe.probe_all(world.counterparties.gateways()) == 1
         assert sweep()["was_retrying"] == 1
+        world.guard = a_worker()  # half a second later
         world.run(clearing)
 
         assert (clearing.state, breaker()) == (State.CLEARED, Breaker.CLOSED)
@@ -194,7 +203,7 @@ class TestOrdersOfACounterpartyThatIsDown:
     def test_what_is_unknown_stays_unknown(self, world: World) -> None:
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.APPLY_THEN_TIMEOUT))
         clearing = world.run(world.accept())
-        fail(world.guard)
+        fail(world.guard, times=4)
 
         world.when_due(clearing)
 
@@ -385,6 +394,28 @@ class TestRateLimit:
         assert [blocked_by(worker) for _ in range(100)] == [""] * 100
         assert len(leases) == 1
 
+    def test_nobody_waits_for_another_threads_slow_lease(self, world: World, limited: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        leasing, leave = threading.Event(), threading.Event()
+
+        def slow(*_: object) -> tuple[int, float]:
+            leasing.set()
+            leave.wait(5)
+            return 1, 0.0
+
+        monkeypatch.setattr(standing, "lease_calls", slow)
+        worker = a_worker()
+        assert blocked_by(worker, "counter", 1) == ""
+        first = threading.Thread(target=blocked_by, args=(worker,))
+        first.start()
+        leasing.wait(5)
+        began = time.monotonic()
+
+        found = blocked_by(worker), blocked_by(worker, "trading", 3)
+
+        assert (found, time.monotonic() - began < 0.5) == (("counterparty_limited", ""), True)
+        leave.set()
+        first.join(5)
+
     def test_a_wish_for_quiet_is_everybodys(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
         world.counterparties.script(Action.TRANSFER, quiet)
@@ -407,6 +438,7 @@ class TestSweepDispatchesNoMoreThanFits:
         standing.set_pause("fund", 0, paused=True, reason="to gather them", actor="test")
         clearings = [world.run(world.accept(str(user))) for user in range(8)]
         standing.set_pause("fund", 0, paused=False, reason="go", actor="test")
+        world.guard = a_worker()
         make_due(*clearings)
         return clearings
 

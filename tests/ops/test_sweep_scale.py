@@ -108,7 +108,8 @@ class SimulatedQueues:
         rows = Clearing.objects.order_by("queued_at").values_list("pk", "lane", "queued_at")
         self.lanes: dict[int, list[tuple[int, int]]] = {lane: [] for lane in range(LANES)}
         for pk, lane, queued_at in rows:
-            self.lanes[lane].append((pk, int(queued_at.timestamp() * 1000) if queued_at else 0))
+            assert queued_at is not None
+            self.lanes[lane].append((pk, int(queued_at.timestamp() * 1000)))
         self.taken = dict.fromkeys(range(LANES), 0)
         self.claimed = dict.fromkeys(range(LANES), 0)
         self.held = held_a_lane
