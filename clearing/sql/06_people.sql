@@ -195,7 +195,7 @@ BEGIN
         WHERE id = (b.c).id AND state = 'parked' AND epoch = (b.c).epoch;
     PERFORM clearing_note((b.c).id, 'parked', v_state, (b.c).step, (b.c).epoch, b.reason, b.actor); -- to: waiting parked
     PERFORM clearing_decide(p_intervention, 'executed', p_person,
-        CASE v_state WHEN 'waiting' THEN 'the hold was released; the order goes on' ELSE 'the hold was released; the order stays parked for another reason' END);
+        'the hold was released; the order ' || CASE v_state WHEN 'waiting' THEN 'goes on' ELSE 'stays parked for another reason' END);
     SELECT * INTO v_next FROM clearing_promote((b.c).user_id, b.actor, p_generation);
     RETURN QUERY SELECT v_state, NULL::timestamptz, v_next;
 END
@@ -221,7 +221,8 @@ BEGIN
         RETURN QUERY SELECT CASE b.problem WHEN '' THEN 'too_early' ELSE b.problem END, v_until, NULL::clearing_ref;
         RETURN;
     END IF;
-    v_code := CASE WHEN p_code <> '' THEN p_code WHEN p_key IS NOT NULL THEN (b.c).hold_code ELSE '' END; -- what is done to the end clears, held or not
+    -- what is done to the end clears, held or not
+    v_code := CASE WHEN p_code <> '' THEN p_code WHEN p_key IS NOT NULL THEN (b.c).hold_code ELSE '' END;
     v_state := CASE v_code WHEN '' THEN 'waiting' ELSE 'parked' END;
     UPDATE clearing_clearing SET state = v_state, error_code = v_code, step = coalesce(p_step, step), attempts = 0, tries = 0, due_at = NULL,
             changed_at = service_now()
@@ -304,8 +305,8 @@ BEGIN
         WHERE id = (b.c).id AND state = 'parked' AND epoch = (b.c).epoch;
     UPDATE clearing_intervention SET bookings = p_bookings WHERE id = p_intervention;
     PERFORM clearing_note((b.c).id, 'parked', 'voided', (b.c).step, (b.c).epoch, b.reason, b.actor);
-    PERFORM clearing_decide(p_intervention, 'executed', p_person, CASE jsonb_array_length(p_bookings) WHEN 0 THEN 'voided; nothing was done, nothing is to be booked'
-        ELSE 'voided; these bookings are to be made by hand' END);
+    PERFORM clearing_decide(p_intervention, 'executed', p_person, CASE jsonb_array_length(p_bookings)
+        WHEN 0 THEN 'voided; nothing was done, nothing is to be booked' ELSE 'voided; these bookings are to be made by hand' END);
     SELECT * INTO v_next FROM clearing_promote((b.c).user_id, b.actor, p_generation);
     RETURN QUERY SELECT 'voided', NULL::timestamptz, v_next;
 END
@@ -368,7 +369,8 @@ BEGIN
     ), first AS (
         SELECT due.id FROM due JOIN orders_syncorder s ON s.id = due.order_id ORDER BY s.direction = 'CLOSE' DESC, due.changed_at LIMIT p_limit
     ), mine AS (
-        SELECT l.id FROM clearing_clearing l JOIN first ON first.id = l.id WHERE l.state = 'parked' AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
+        SELECT l.id FROM clearing_clearing l JOIN first ON first.id = l.id
+        WHERE l.state = 'parked' AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
         ORDER BY l.id FOR UPDATE OF l SKIP LOCKED
     ), reminded AS (
         UPDATE clearing_clearing r SET reminded_at = v_now FROM mine WHERE r.id = mine.id

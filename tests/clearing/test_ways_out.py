@@ -417,17 +417,21 @@ class TestConfirmedAsNotDone:
         assert (found.state, found.error_code) == (OperationState.REJECTED, "confirmed_not_done")
         assert (note["asked_by"], note["approved_by"], note["reason"], note["reference"]) == ("ann", "ben", REASON, "phone-17")
 
-    def test_a_pending_order_parks_when_it_is_asked_for_and_frees_its_lane(self, world: World) -> None:
+    def test_a_pending_order_parks_when_it_is_asked_for_and_frees_its_lane(
+        self, world: World, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+    ) -> None:
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.IN_PROGRESS, latency_ms=10_000_000))
         clearing = world.run(world.accept())
         following = world.accept()
         assert (clearing.state, following.state) == (State.PENDING, State.WAITING)
 
-        pk = asked(clearing, K.CONFIRM_NOT_DONE)
+        with django_capture_on_commit_callbacks(execute=True):
+            pk = asked(clearing, K.CONFIRM_NOT_DONE)
 
         clearing.refresh_from_db()
         following.refresh_from_db()
         assert (clearing.state, following.state) == (State.PARKED, State.QUEUED)
+        assert broker.length(lane_queue(following.lane)) == 1
         shift_clock(LATER)
         approve(pk, person=BEN)
         assert operation(clearing, 2).state == OperationState.REJECTED
