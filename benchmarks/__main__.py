@@ -61,12 +61,21 @@ def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
         os.environ.update({"RUN_DIR": str(folder), **stack.up()})
         os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
         django.setup()
-        from django.core.management import call_command
-
-        call_command("migrate", verbosity=0)
+        migrate(anew=not stack.is_named("DATABASE_URL"))
         return ON_SERVERS[options.figure](options, stack)
     finally:
         stack.down()
+
+
+def migrate(*, anew: bool) -> None:
+    """The service's tables; in a database of ours from nothing, since functions that were changed since the last run are of the same migration."""
+    from django.core.management import call_command
+    from django.db import connection
+
+    if anew:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    call_command("migrate", verbosity=0)
 
 
 def clearing_figure(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
