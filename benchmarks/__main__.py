@@ -1,4 +1,4 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps [--json]`: our figures beside the floor's, interleaved in one run; the ratios are what counts.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps [--json]`: our figures beside the floor's, in turn; the ratios count.
 
 `decode` needs no server. The others run on servers of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """

@@ -34,7 +34,8 @@ ORDERS_SQL = f"""
 """
 CLEARINGS_SQL = """
     INSERT INTO clearing_clearing (order_id, user_id, contract_id, created_ms, shard, sequence, flow, lane, state, step, epoch, cleared_at)
-    SELECT id, user_id, contract_id, created_ms, shard, sequence, 1, 0, 'cleared', 4, 1, received_at FROM orders_syncorder WHERE sequence BETWEEN %s AND %s
+    SELECT id, user_id, contract_id, created_ms, shard, sequence, 1, 0, 'cleared', 4, 1, received_at
+    FROM orders_syncorder WHERE sequence BETWEEN %s AND %s
 """
 
 

@@ -1,8 +1,8 @@
 """Time of a gap pass that finds nothing new: `run_gap_pass` itself, on a core of its own, over 0, 10, … and 1,000,000 orders that are known.
 
 The orders are in our tables, cleared, and at a small counter, a process reached by HTTP (benchmarks/counter.py) on the other core. 3,000 and 30,000
-rows are what the default overlap of 30 s holds at 100 and at 1,000 orders/s. The floor asks for the same pages, `json.loads`, and looks the ids up; it
-maps nothing and compares no contents.
+rows are what the default overlap of 30 s holds at 100 and at 1,000 orders/s. The floor asks for the same pages, `json.loads`, and looks the ids up;
+it maps nothing and compares no contents.
 """
 
 import json
@@ -21,8 +21,8 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from benchmarks.counter import BASE_MS, CLEARINGS_SQL, ORDERS_SQL
 from benchmarks.cores import pin
+from benchmarks.counter import BASE_MS, CLEARINGS_SQL, ORDERS_SQL
 from benchmarks.ingest import empty
 from ops.intake import run_gap_pass
 from orders.models import SyncOrder, Watermark
@@ -40,7 +40,7 @@ def figures(known: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
     with counter(known, log) as port:
         settings.COUNTERPARTY_URLS["counter"] = f"http://{LOOPBACK}:{port}"
         pin(core, os.getpid())
-        sides = {"floor": lambda start_ms: _naive(port, start_ms), "ours": _pass}
+        sides = {"floor": lambda start_ms: _naive(port, start_ms), "ours": lambda _: _pass()}
         return {"figure": "gaps", "known": known, "passes": {f"{rows:,}": _case(sides, known, rows, rounds) for rows in (*OVERLAPS, known)}}
 
 
@@ -72,7 +72,9 @@ def counter(rows: int, log: Path) -> Iterator[int]:
     """The counter's process; its port."""
     port = find_free(set())
     with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks.counter", str(port), str(rows)], stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.counter", str(port), str(rows)], stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
     try:
         _wait_for(f"http://{LOOPBACK}:{port}/v1/shards")
         yield port
@@ -115,7 +117,7 @@ def _seconds(act: Callable[[int], int], known: int, rows: int) -> float:
     return seconds
 
 
-def _pass(start_ms: int) -> int:
+def _pass() -> int:
     result = run_gap_pass()
     if result is None or result.failed or result.ingested.known != result.rows:
         raise RuntimeError(f"the pass failed: {result}")

@@ -43,7 +43,12 @@ _SECONDS = """
 
 def figures(orders: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
     """Of each case the medians over the rounds, and how many times the floor's time ours takes."""
-    return {"figure": "ingest", "orders": orders, "database": _durability(), "cases": {_name(rows): _case(rows, orders, rounds, core, log) for rows in ROWS_A_MESSAGE}}
+    return {
+        "figure": "ingest",
+        "orders": orders,
+        "database": _durability(),
+        "cases": {_name(rows): _case(rows, orders, rounds, core, log) for rows in ROWS_A_MESSAGE},
+    }
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -88,7 +93,14 @@ def _write(topic: str, rows: int, orders: int) -> None:
         for first in range(0, orders, rows):
             numbers = range(first, min(first + rows, orders))
             found = [
-                row(f"B{n:09d}", id=str(n), user_id=str(1_000_000 + n), contract_id=f"C{n:09d}", sequence=str(n), created_at=f"{created}.{n % 1000:03d}")
+                row(
+                    f"B{n:09d}",
+                    id=str(n),
+                    user_id=str(1_000_000 + n),
+                    contract_id=f"C{n:09d}",
+                    sequence=str(n),
+                    created_at=f"{created}.{n % 1000:03d}",
+                )
                 for n in numbers
             ]
             producer.send(topic, message(*found), partition=first // rows % 4)
@@ -101,7 +113,9 @@ def _run(side: str, topic: str, orders: int, core: int, log: Path) -> float:
     """Orders a second of one side. Raises RuntimeError when it left one out."""
     empty()
     with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, *SIDES[side]], env=_environment(side, topic, log), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, *SIDES[side]], env=_environment(side, topic, log), stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
         pin(core, process.pid)
         if process.wait(RUN_SECONDS_MAX):
             raise RuntimeError(f"{side} ended with {process.returncode}: look at {log}")
