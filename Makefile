@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench fuzz-decode lossy-intake kill-consumer test-kafka pins clean
+.PHONY: help setup demo up down test lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest
 BENCH ?= overhead burst
 
 help: ## show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 13
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 setup: ## make .venv with the pinned packages (quick when nothing changed)
 	@if [[ "$$(cat $(VENV)/.setup 2>/dev/null)" == "$(SETUP_KEY)" ]] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
@@ -60,6 +60,9 @@ lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 
 bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 	@for name in $(BENCH); do echo "$$name:"; $(PY) -m benchmarks "$$name" || exit; done
+
+bench-intake: ## the intake's figures: decoder, consumer, gap pass over a million known orders (some ten minutes)
+	@$(MAKE) bench BENCH="decode ingest gaps"
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)

@@ -14,7 +14,8 @@ A clearing runs by the version of the flow that it was opened with, to its end: 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, localcontext
+from functools import cache
 
 from django.conf import settings
 
@@ -22,6 +23,7 @@ from clearing.gateways import Action, Adjustment, Counterparty, Exchange, Exchan
 
 USDT = "USDT"
 PRECISION = 80  # digits: more than the widest product of two columns has
+_WIDE = Context(prec=PRECISION)
 SLIPPAGE_UNIT = Decimal("0.00000001")
 
 
@@ -80,8 +82,12 @@ class Step:
 
 def cut(amount: Decimal, asset: str) -> Decimal:
     """The amount at its asset's scale, cut downwards."""
-    with localcontext(prec=PRECISION):
-        return amount.quantize(Decimal(1).scaleb(-settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN)
+    return amount.quantize(_unit(settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN, context=_WIDE)
+
+
+@cache
+def _unit(scale: int) -> Decimal:
+    return Decimal(1).scaleb(-scale)
 
 
 def _adjust(order: OrderFacts, _: Sequence[Exchanged]) -> Request:

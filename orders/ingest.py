@@ -6,9 +6,9 @@ network call happens in a transaction here, and `publish` is called after the co
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 from django.conf import settings
@@ -49,6 +49,17 @@ _RAISE_NEWEST = """
 
 class IntakeFault(Exception):  # noqa: N818 - named by what it tells
     """A mistake of ours: the rows are valid and PostgreSQL takes them, but what follows from them fails. Nothing of them is stored."""
+
+
+class Hashed(NamedTuple):
+    """An arrival with its order's canonical hash."""
+
+    arrival: Arrival
+    order_hash: str
+
+    @property
+    def order_id(self) -> str:
+        return self.arrival.order.order_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,7 @@ def ingest(
     these are quarantined with an alarm, and the others go on.
     """
     run = _Ingest(source, open_clearings, hold, publish, fence or _no_fence)
-    arrivals = [item for item in batch if isinstance(item, Arrival)]
+    arrivals = run.hashed([item for item in batch if isinstance(item, Arrival)])
     for start in range(0, len(arrivals), settings.INTAKE_BATCH_ROWS_MAX):
         run.accept(arrivals[start : start + settings.INTAKE_BATCH_ROWS_MAX])
     run.look_into([item for item in batch if isinstance(item, Suspect)])
@@ -137,13 +148,27 @@ class _Ingest(Generic[Ref]):
         self._fence = fence
         self._faults: list[tuple[Bad, IntakeFault]] = []
 
-    def accept(self, arrivals: Sequence[Arrival]) -> None:
+    def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
+        """Each with its canonical hash. What isn't from Kafka is nearly always known: it is compared at once, and only the rest is returned.
+
+        No transaction is needed for that: an order's row is never changed.
+        """
+        found = [Hashed(arrival, canonical_hash(arrival.order)) for arrival in arrivals]
+        if self._source is Source.KAFKA:
+            return found
+        held = _stored_hashes({hashed.order_id for hashed in found})
+        for repeat in found:
+            if repeat.order_id in held:
+                self._compare(repeat, held)
+        return [hashed for hashed in found if hashed.order_id not in held]
+
+    def accept(self, arrivals: Sequence[Hashed]) -> None:
         """Stores the new ones among them; a row that the database refuses, or that we fail with, is found by halving, and put away alone."""
         try:
             stored = self._store(arrivals)
         except (*ROW_REFUSALS, IntakeFault) as error:
             if len(arrivals) == 1:
-                self._set_aside(arrivals[0], error)
+                self._set_aside(arrivals[0].arrival, error)
                 return
             middle = len(arrivals) // 2
             self.accept(arrivals[:middle])
@@ -187,23 +212,22 @@ class _Ingest(Generic[Ref]):
         for bad in found:
             self._note(bad, new=id(bad) in new)
 
-    def _store(self, arrivals: Sequence[Arrival]) -> "_Stored[Ref]":
-        first: dict[str, Arrival] = {}
-        for arrival in arrivals:
-            first.setdefault(arrival.order.order_id, arrival)
-        hashes = {order_id: canonical_hash(arrival.order) for order_id, arrival in first.items()}
+    def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
+        first: dict[str, Hashed] = {}
+        for hashed in arrivals:
+            first.setdefault(hashed.order_id, hashed)
         with transaction.atomic(durable=True):
             self._fence()
-            keys = _insert(first, hashes, self._source)
+            keys = _insert(first.values(), self._source)
             refs: Sequence[Ref] = []
             if keys:
-                accepted = [AcceptedOrder(keys[order_id], arrival.order) for order_id, arrival in first.items() if order_id in keys]
+                accepted = [AcceptedOrder(keys[order_id], hashed.arrival.order) for order_id, hashed in first.items() if order_id in keys]
                 refs = self._opened(accepted)
                 _raise_watermarks(accepted)
             elsewhere = _stored_hashes(first.keys() - keys.keys())
-        held = {**hashes, **elsewhere}
-        repeats = [arrival for arrival in arrivals if arrival.order.order_id not in keys or first[arrival.order.order_id] is not arrival]
-        return _Stored([first[order_id].order for order_id in keys], refs, repeats, held)
+        repeats = [hashed for hashed in arrivals if hashed.order_id not in keys or first[hashed.order_id] is not hashed]
+        held = {order_id: hashed.order_hash for order_id, hashed in first.items()} | elsewhere
+        return _Stored([first[order_id].arrival.order for order_id in keys], refs, repeats, held)
 
     def _opened(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
         """Their clearings. The rows themselves were taken: whatever fails from here on is ours, unless the database is away."""
@@ -222,17 +246,16 @@ class _Ingest(Generic[Ref]):
         for order in stored.accepted:
             metrics.observe(metrics.Stage.COUNTER_TO_ACCEPTED, now_ms - order.created_ms)
         for repeat in stored.repeats:
-            self._compare(repeat, stored.hashes)
+            self._compare(repeat, stored.held)
         if stored.refs and not self._published(stored.refs):
             self.result.unpublished += len(stored.refs)
 
-    def _compare(self, repeat: Arrival, hashes: dict[str, str]) -> None:
-        order_id = repeat.order.order_id
-        ours, theirs = hashes.get(order_id), canonical_hash(repeat.order)
+    def _compare(self, repeat: Hashed, held: dict[str, str]) -> None:
+        ours, theirs = held.get(repeat.order_id), repeat.order_hash
         if ours == theirs:
             self.result.known += 1
         else:
-            self._set_apart(Bad(CONTENTS_DIFFER, f"canonical hash {theirs}, ours is {ours}", order_id, repeat.origin))
+            self._set_apart(Bad(CONTENTS_DIFFER, f"canonical hash {theirs}, ours is {ours}", repeat.order_id, repeat.arrival.origin))
 
     def _set_apart(self, bad: Bad) -> None:
         """The message into quarantine and the hold onto the order's clearing, in one transaction; the same message again does neither."""
@@ -269,18 +292,18 @@ class _Ingest(Generic[Ref]):
 class _Stored(Generic[Ref]):
     accepted: Sequence[NewOrder]
     refs: Sequence[Ref]
-    repeats: Sequence[Arrival]
-    hashes: dict[str, str]
+    repeats: Sequence[Hashed]
+    held: dict[str, str]  # canonical hashes by order id
 
 
-def _insert(first: dict[str, Arrival], hashes: dict[str, str], source: Source) -> dict[str, int]:
+def _insert(orders: Iterable[Hashed], source: Source) -> dict[str, int]:
     """Inserts what isn't there, in the order of its keys. Returns the new rows' primary keys by order id."""
     rows = [
         (
             *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
-            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, hashes[order.order_id], *arrival.origin.place),
+            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash, *arrival.origin.place),
         )
-        for arrival in first.values()
+        for arrival, order_hash in orders
         for order in (arrival.order,)
     ]
     with connection.cursor() as cursor:

@@ -17,7 +17,7 @@ from clearing.models import Clearing
 from clearing.status import ACTIVE, Outcome, State
 from clearing.store import Evidence, Recorded
 from tests.support.beside import beside
-from tests.support.orders import World
+from tests.support.orders import World, history
 
 
 def states(*clearings: Clearing) -> list[str]:
@@ -59,6 +59,72 @@ class TestOrder:
 
         with pytest.raises(IntegrityError, match="clearing_one_active_per_user"), transaction.atomic():
             Clearing.objects.filter(pk=second.pk).update(state=State.QUEUED)
+
+
+def park(clearing: Clearing) -> None:
+    """By a hold, as intake sets it."""
+    store.hold(clearing.order.order_id, "contents_differ", actor="test", generation=broker.last_generation())
+
+
+class TestAcceptedTogether:
+    """Orders of many users in one transaction: whoever has an empty lane gets it at once, whoever hasn't is judged as if the order came alone."""
+
+    def test_the_oldest_of_each_user_is_queued_and_published_whatever_order_they_come_in(self, world: World) -> None:
+        (young, old, other, middle), refs = world.accept_together(("1", "A", 3_000), ("1", "B", 1_000), ("2", "C", 9_000), ("1", "D", 2_000))
+
+        assert states(young, old, other, middle) == [State.WAITING, State.QUEUED, State.QUEUED, State.WAITING]
+        assert {(ref.id, ref.epoch) for ref in refs} == {(old.pk, 1), (other.pk, 1)}
+
+    def test_of_the_same_millisecond_the_lower_sequence_is_queued(self, world: World) -> None:
+        (first, second), _ = world.accept_together(("1", "A", 1_000), ("1", "B", 1_000))
+
+        assert states(first, second) == [State.QUEUED, State.WAITING]
+
+    def test_the_history_is_that_of_an_order_that_waited_and_was_promoted(self, world: World) -> None:
+        (head, behind), _ = world.accept_together(("1", "A", 1_000), ("1", "B", 2_000))
+
+        assert history(head) == [("", "waiting", 1), ("waiting", "queued", 1)]
+        assert history(behind) == [("", "waiting", 1)]
+        assert (head.epoch, head.queued_at is not None, head.broker_generation != "") == (1, True, True)
+        assert (behind.epoch, behind.queued_at, behind.broker_generation) == (0, None, "")
+
+    def test_who_has_an_active_order_waits_though_it_is_older(self, world: World) -> None:
+        active = world.accept("1", created_ms=5_000)
+
+        (older, others), refs = world.accept_together(("1", "A", 1_000), ("2", "B", 1_000))
+
+        assert states(active, older, others) == [State.QUEUED, State.WAITING, State.QUEUED]
+        assert [ref.id for ref in refs] == [others.pk]
+
+    def test_cleared_orders_leave_a_lane_empty(self, world: World) -> None:
+        world.run(world.accept("1"))
+
+        (following,), refs = world.accept_together(("1", "A", 0))
+
+        assert states(following) == [State.QUEUED]
+        assert [ref.id for ref in refs] == [following.pk]
+
+    def test_behind_a_parked_order_those_of_its_contract_wait_and_the_oldest_of_the_others_goes(self, world: World) -> None:
+        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        park(parked)
+
+        (same_contract, next_one, last, elsewhere), refs = world.accept_together(
+            ("1", "P", 2_000), ("1", "A", 3_000), ("1", "B", 4_000), ("2", "P", 5_000)
+        )
+
+        assert states(parked, same_contract, next_one, last) == [State.PARKED, State.WAITING, State.QUEUED, State.WAITING]
+        assert {ref.id for ref in refs} == {next_one.pk, elsewhere.pk}
+
+    def test_an_older_order_that_waits_goes_before_the_new_ones(self, world: World) -> None:
+        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        park(parked)
+        waiting = world.accept("1", contract_id="P", created_ms=2_000)
+        Clearing.objects.filter(pk=parked.pk).update(state=State.CLEARED)  # its wake-up lost, as nothing should lose it
+
+        (new,), refs = world.accept_together(("1", "A", 3_000))
+
+        assert states(waiting, new) == [State.QUEUED, State.WAITING]
+        assert [ref.id for ref in refs] == [waiting.pk]
 
 
 @pytest.fixture

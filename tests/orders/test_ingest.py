@@ -430,3 +430,25 @@ def test_a_new_order_is_a_plain_value() -> None:
     assert isinstance(item.order, NewOrder)
     with pytest.raises(AttributeError):
         item.order.order_id = "O2"  # type: ignore[misc]
+
+
+class TestRowsOfTheInterface:
+    def test_known_ones_are_looked_up_and_nothing_is_written(self, doors: Doors) -> None:
+        orders = inserts(f"O{number:03d}" for number in range(30))
+        doors.take(orders)
+
+        with CaptureQueriesContext(connection) as queries:
+            result = doors.take_from_gap(orders)
+
+        assert (result.known, result.accepted) == (30, 0)
+        assert [query["sql"].split()[0] for query in queries.captured_queries] == ["SELECT"]
+
+    def test_among_known_ones_a_new_and_a_changed_one_are_found(self, doors: Doors) -> None:
+        known, other = inserts(["O1", "O2"])
+        doors.take([known, other])
+        (new,) = inserts(["O3"])
+
+        result = doors.take_from_gap([known, new, changed(other, quantity=Decimal(2)), new])
+
+        assert (result.accepted, result.known, result.quarantined) == (1, 2, 1)
+        assert (doors.opened[2:], doors.held) == (["O3"], [("O2", "contents_differ")])
