@@ -96,8 +96,9 @@ class TestReadsFewRows:
             plan = json.loads(answer) if isinstance(answer, str) else answer
             visited[name] = rows_visited(plan[0]["Plan"])
 
-        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run
-        assert {name: rows for name, rows in visited.items() if rows > 5_000} == {}, visited
+        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run; what is finished or parked costs nothing
+        most = {"orphaned": 250, "due": 250, "unclaimed": 5_100, "stalled": 4_000, "in flight": 2_250}
+        assert {name: rows for name, rows in visited.items() if rows > most[name]} == {}, visited
 
 
 class SimulatedQueues:
