@@ -279,6 +279,8 @@ LEADERSHIP = zookeeper(
     username=env.str("ZOOKEEPER_USER", ""),
     password=env.str("ZOOKEEPER_PASSWORD", ""),
 )
+LEADER_LEASE_SECONDS = LEADERSHIP.session_seconds if LEADERSHIP else env.float("LEADER_LEASE_SECONDS", 4.0)  # of silence, until another takes over
+FENCE_MS_MAX = env.int("FENCE_MS_MAX", 3_000)  # of a transaction under a term: a frozen leader's keeps the next one waiting no longer
 
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
