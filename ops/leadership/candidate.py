@@ -60,7 +60,7 @@ class Leadership(Protocol):
         """Acts no more from this very moment, and hands over at once. Returns when that is done, or after RESIGN_SECONDS_MAX."""
 
     def members(self) -> list[str]:
-        """Names of those who stand, the leader or the next one first. Raises an error of its server's."""
+        """Names of those who stand, the leader or the next one first; none while we aren't connected. Raises an error of its server's."""
 
 
 class Candidate(ABC):

@@ -55,12 +55,13 @@ class ZooKeeperCandidate(Candidate):
 
     def members(self) -> list[str]:
         client = self._client
-        if client is None:
-            return []
-        names = []
-        for node in sorted(self._get(client.get_children_async(self._folder)), key=_sequence):
-            with contextlib.suppress(NoNodeError):
-                names.append(self._get(client.get_async(f"{self._folder}/{node}"))[0].decode())
+        names: list[str] = []
+        if client is None or not client.connected:
+            return names
+        with contextlib.suppress(NoNodeError):
+            for node in sorted(self._get(client.get_children_async(self._folder)), key=_sequence):
+                with contextlib.suppress(NoNodeError):
+                    names.append(self._get(client.get_async(f"{self._folder}/{node}"))[0].decode())
         return names
 
     def _stand(self) -> float:
