@@ -201,6 +201,26 @@ class TestGapPass:
 
         assert Quarantined.objects.count() == 0
 
+    def test_of_an_old_term_holds_nothing(self, world: World) -> None:
+        counter, doors = Counter(), Doors()
+        counter.commit("A", RULES.since_ms + 1)
+        GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run()
+        counter.rows[0].clear()
+        counter.commit("A", RULES.since_ms + 1, quantity="0.7")
+        calls: list[int] = []
+
+        def over_after_the_first() -> None:
+            """The batch's transaction passes, and the hold's comes under another's term."""
+            calls.append(1)
+            fence_of(CURRENT if len(calls) == 1 else CURRENT - 1)()
+
+        doors.fence = over_after_the_first
+
+        with pytest.raises(TermOutdated):
+            GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run(since_ms=RULES.since_ms)
+
+        assert (doors.held, Quarantined.objects.count()) == ([], 0)
+
     def test_of_an_old_term_moves_no_position(self, world: World) -> None:
         with pytest.raises(TermOutdated):
             GapPass(Counter(), lambda _: IngestResult(), RULES, OVERLAP, 3, fence_of(CURRENT - 1)).run()
