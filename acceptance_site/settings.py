@@ -21,6 +21,7 @@ from environs import Env
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
 from base.kafka import KafkaSecurity, WrongSecurity
+from base.zookeeper import WrongAddress, ZooKeeperAddress, parse_address
 
 django_stubs_ext.monkeypatch()
 
@@ -69,6 +70,14 @@ def kafka_security(**variables: str) -> KafkaSecurity:
         raise ImproperlyConfigured(str(error)) from None
 
 
+def zookeeper(**variables: Any) -> ZooKeeperAddress | None:
+    """Where leadership is settled; None: in PostgreSQL."""
+    try:
+        return parse_address(**variables)
+    except WrongAddress as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
 def columns(name: str) -> dict[str, str]:
     """The variable, a JSON object of our column names and theirs."""
     try:
@@ -83,6 +92,14 @@ def columns(name: str) -> dict[str, str]:
     if len(set(taken.values())) < len(taken):
         raise ImproperlyConfigured(f"{name} gives two of our columns the same one of theirs: {found!r}")
     return found
+
+
+def at_least(name: str, default: float, *, least: float) -> float:
+    """The variable, a number that isn't smaller than `least`."""
+    value: float = env.float(name, default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name} is {value:g}: set it to {least:g} or more")
+    return value
 
 
 def zone(name: str) -> ZoneInfo:
@@ -282,6 +299,17 @@ ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to t
 
 # --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with -------------------------------------
 BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
+
+# --- Leadership -------------------------------------------------------------------------------------------------------------------
+# Unset: a lease in PostgreSQL, which needs no further server.
+LEADERSHIP = zookeeper(
+    url=env.str("LEADERSHIP_URL", ""),
+    session_seconds=env.float("ZOOKEEPER_SESSION_SECONDS", 4.0),
+    username=env.str("ZOOKEEPER_USER", ""),
+    password=env.str("ZOOKEEPER_PASSWORD", ""),
+)
+LEADER_LEASE_SECONDS = at_least("LEADER_LEASE_SECONDS", 4.0, least=1.0)  # of silence, until another takes over
+FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transaction under a term: a frozen leader's keeps the next waiting no longer
 
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

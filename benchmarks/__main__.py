@@ -1,6 +1,7 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps [--json]`: our figures beside the floor's, in turn; the ratios count.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover [--json]`: our figures beside the floor's, in turn; the ratios count.
 
-`decode` needs no server. The others run on servers of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on servers of
+the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -24,13 +25,14 @@ Figures = dict[str, Any]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["decode", *ON_SERVERS])
+    parser.add_argument("figure", choices=["decode", "handover", *ON_SERVERS])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, default=100.0, help="orders/s of overhead")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
     )
+    parser.add_argument("--hand-overs", type=int, default=50, help="how often the leader is ended, each way (handover)")
     parser.add_argument("--threads", type=int, default=16, help="threads of a worker")
     parser.add_argument("--processes", type=int, default=1, help="workers")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
@@ -39,7 +41,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    found, lines = decoded(options) if options.figure == "decode" else on_servers(options)
+    makers = {"decode": decoded, "handover": hand_over_times}
+    found, lines = makers.get(options.figure, on_servers)(options)
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
     return 0
 
@@ -50,6 +53,19 @@ def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
 
     found = decode.figures(10 * options.rounds)
     return found, decode.lines(found)
+
+
+def hand_over_times(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """Seconds without a leader."""
+    from benchmarks import handover
+    from stack.zookeeper import missing
+
+    reason = missing()
+    if reason:
+        print(f"without ZooKeeper: {reason}", file=sys.stderr)
+    kinds = [kind for kind in handover.KINDS if kind == "lease" or not reason]
+    found = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
+    return found, handover.lines(found)
 
 
 def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:

@@ -9,6 +9,7 @@ import structlog
 from django.conf import settings
 
 from base.db import call
+from base.fence import Fence, fenced, no_fence
 from clearing import standing
 from clearing.gateways import Action, Counterparty, GatewayError, Gateways, StoredRequest, gateways
 from clearing.outcomes import Health
@@ -30,19 +31,25 @@ class _Now:
         return self.now_ms
 
 
-def probe_all(doors: Gateways | None = None) -> int:
-    """Probes every counterparty whose time has come. Returns how many answered. Two at once never probe the same one."""
-    probes = standing.take_probes(settings.GATEWAY_DEADLINE_MS / 1000 + standing.PROBE_SECONDS)
-    return sum(_probe(probe, doors or gateways()) for probe in probes)
+def probe_all(doors: Gateways | None = None, fence: Fence = no_fence) -> int:
+    """Probes every counterparty whose time has come. Returns how many answered. Two at once never probe the same one.
+
+    Every write is under the fence. Raises TermOutdated.
+    """
+    with fenced(fence):
+        probes = standing.take_probes(settings.GATEWAY_DEADLINE_MS / 1000 + standing.PROBE_SECONDS)
+    return sum(_probe(probe, doors or gateways(), fence) for probe in probes)
 
 
-def _probe(probe: Probe, doors: Gateways) -> bool:
+def _probe(probe: Probe, doors: Gateways, fence: Fence) -> bool:
     clock = _Now(call("SELECT clearing_ms(service_now())", [])[0][0])
     try:
         doors.ask(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
     except GatewayError as error:
         if error.health in {Health.FAILING, Health.REFUSING}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)
-            standing.put_off(probe, error.code, refuses=error.health == Health.REFUSING)
+            with fenced(fence):
+                standing.put_off(probe, error.code, refuses=error.health == Health.REFUSING)
             return False
-    return standing.half_open(probe.counterparty, actor=ACTOR)
+    with fenced(fence):
+        return standing.half_open(probe.counterparty, actor=ACTOR)

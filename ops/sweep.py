@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
 from typing import TypeVar
 
@@ -19,9 +19,11 @@ from django.db import DatabaseError
 from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
 from base.alarms import alarm
+from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing import broker, pipeline, standing, store, store_people
 from clearing.store import ClearingRef, Unclaimed
 from ops import pulse
+from ops.alone import alone
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
@@ -32,6 +34,8 @@ T = TypeVar("T")
 LANES_A_PASS = 1_000  # of those with waiting orders, in turn: a net under something that never happens
 PAST_MS = 500  # a queue is past a message when it has come to one that much younger: workers hold some that they haven't claimed yet
 SENT_ROWS = 200  # marked as sent again in one transaction, without a lane's lock
+SWEEP_LOCK = 0x7377656570  # "sweep": on a slow database the next one isn't added to the one that runs
+IDLE_SECONDS_MAX = 5.0  # between two statements of a sweep: a frozen one keeps the others waiting no longer
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
@@ -43,16 +47,26 @@ class _Walk:
 _walk = _Walk()
 
 
-def sweep() -> Counter[str]:
+def sweep_alone(fence: Fence) -> Counter[str] | None:
+    """One pass, unless one is under way: then None. Raises what `sweep` raises."""
+    with alone(SWEEP_LOCK, idle_seconds_max=IDLE_SECONDS_MAX) as ours:
+        return sweep(fence) if ours else None
+
+
+def sweep(fence: Fence = no_fence) -> Counter[str]:
     """One pass. Returns how many clearings were taken back, queued because they were due, sent again, promoted in stalled
     lanes; of how many people were reminded; and how many interventions expired.
+
+    Every write is under the fence. Raises TermOutdated as soon as that is over, and what the last stage that failed raised.
     """
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
     for stage in (_bury_the_dead, _take_back, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
         try:
-            counts += stage(generation)
+            counts += stage(generation, fence)
+        except TermOutdated:
+            raise
         except Exception as error:
             log.exception("a stage of the sweep failed", stage=stage.__name__, fix="nothing: the next pass tries again")
             failed = error
@@ -65,17 +79,17 @@ def sweep() -> Counter[str]:
     return counts
 
 
-def _bury_the_dead(_generation: str) -> Counter[str]:
+def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
     """Before the requeue, which takes back what the dead had claimed."""
     beats = pulse.living()
-    dead = [name for name in pulse.watch.dead(beats, monotonic()) if pulse.bury(name, beats[name])]
+    dead = [name for name in pulse.watch.dead(beats, monotonic()) if pulse.bury(name, beats[name], fence)]
     for name in dead:
         log.warning("a process went silent", incarnation=name, fix="nothing: its claims are taken back")
     return Counter(buried=len(dead))
 
 
-def _take_back(generation: str) -> Counter[str]:
-    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation))
+def _take_back(generation: str, fence: Fence) -> Counter[str]:
+    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 
 def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counter[str]]) -> Counter[str]:
@@ -92,16 +106,17 @@ def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counte
     return counts
 
 
-def _queue_due(generation: str) -> Counter[str]:
+def _queue_due(generation: str, fence: Fence) -> Counter[str]:
     """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
     now = standing.read()
     rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
     due = store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
-    return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation))
+    return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 
-def _requeue_rows(ids: Sequence[int], generation: str) -> Counter[str]:
-    found = store.requeue(ids, actor=ACTOR, generation=generation)
+def _requeue_rows(ids: Sequence[int], generation: str, fence: Fence) -> Counter[str]:
+    with fenced(fence):
+        found = store.requeue(ids, actor=ACTOR, generation=generation)
     pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
     for row in found:
         if row.parked_as:
@@ -118,13 +133,15 @@ def suppress_logged(row: object) -> Iterator[None]:
         log.exception("a clearing can't be queued again", row=row)
 
 
-def _send_gone(generation: str) -> Counter[str]:
+def _send_gone(generation: str, fence: Fence) -> Counter[str]:
     suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
-    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(store.resend(chunk, generation=generation), "sent_again"))
+    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(partial(store.resend, chunk, generation=generation), "sent_again", fence))
 
 
-def _send(refs: Sequence[ClearingRef], action: str) -> Counter[str]:
+def _send(queue: Callable[[], Sequence[ClearingRef]], action: str, fence: Fence) -> Counter[str]:
+    with fenced(fence):
+        refs = queue()
     pipeline.publish(refs)
     return Counter({action: len(refs)})
 
@@ -148,19 +165,25 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
     return [suspect for suspect in suspects if is_gone(suspect)]
 
 
-def _promote_stalled(generation: str) -> Counter[str]:
+def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:
     users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
-    return _in_chunks(users, CHUNK_ROWS, lambda chunk: _send(store.promote_lanes(chunk, actor=ACTOR, generation=generation), "stalled"))
+
+    def promote(chunk: Sequence[str]) -> Counter[str]:
+        return _send(partial(store.promote_lanes, chunk, actor=ACTOR, generation=generation), "stalled", fence)
+
+    return _in_chunks(users, CHUNK_ROWS, promote)
 
 
-def _expire(_generation: str) -> Counter[str]:
+def _expire(_generation: str, fence: Fence) -> Counter[str]:
     """Interventions that nobody approved in time."""
-    return Counter(expired=store_people.expire(EXPIRED_ROWS_MAX))
+    with fenced(fence):
+        return Counter(expired=store_people.expire(EXPIRED_ROWS_MAX))
 
 
-def _remind(_generation: str) -> Counter[str]:
+def _remind(_generation: str, fence: Fence) -> Counter[str]:
     """Orders that have waited for a person for PARKED_REMINDER_SECONDS raise their alarm again, a CLOSE first: its user isn't paid."""
-    waiting = store_people.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
+    with fenced(fence):
+        waiting = store_people.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
     for order in waiting:
         message = "a closed order still needs a person: its user isn't paid" if order.direction == "CLOSE" else "an order still needs a person"
         alarm(
