@@ -1,0 +1,79 @@
+"""Guards of the service, broken on purpose, each in every process: an explorer that finds nothing then is blind."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from clearing import calls, pipeline, steps, store
+from clearing.status import OperationState
+from tests.crashpoints.process import MUTATION
+
+
+def no_lost_attempt() -> None:
+    """The sweep takes claims back without saying that the dead worker may have sent the operation."""
+    real = store.requeue
+
+    def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
+        store.call(
+            "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id",
+            [list(ids)],
+        )
+        return real(ids, actor=actor, generation=generation)
+
+    store.requeue = requeue
+
+
+def never_asks() -> None:
+    """What may have been sent is sent again without a question."""
+    real = calls.make_call
+
+    def make_call(work: store.Work, gateways: Any) -> Any:
+        return real(replace(work, operation_state=OperationState.PLANNED), gateways)
+
+    steps.make_call = make_call
+
+
+def another_key_after_a_death() -> None:
+    """An operation that may have been sent gets a key of its own, as one who doesn't know keys would do it."""
+    real = calls.make_call
+
+    def make_call(work: store.Work, gateways: Any) -> Any:
+        if work.operation_state != OperationState.PLANNED:
+            key = f"{work.stored.key}:r1"
+            body = work.stored.body.replace(work.stored.key.encode(), key.encode())
+            work = replace(work, operation_state=OperationState.PLANNED, stored=replace(work.stored, key=key, body=body))
+        return real(work, gateways)
+
+    steps.make_call = make_call
+
+
+def never_sends_again() -> None:
+    """The sweep never looks for gone messages."""
+    store.unclaimed = lambda *_, **__: []
+
+
+def publishes_in_the_transaction() -> None:
+    """Intake publishes before its commit."""
+    from ops import intake
+
+    real = intake.open_clearings
+
+    def open_clearings(accepted: Any, **options: Any) -> Any:
+        refs = real(accepted, **options)
+        pipeline.publish(refs)
+        return refs
+
+    intake.open_clearings = open_clearings
+    intake._take.__defaults__ = (open_clearings,)
+
+
+MUTATIONS: Final[dict[str, Callable[[], None]]] = {
+    mutate.__name__: mutate for mutate in (no_lost_attempt, never_asks, another_key_after_a_death, never_sends_again, publishes_in_the_transaction)
+}
+
+
+def apply(name: str) -> None:
+    """Every process breaks this guard when it begins."""
+    if name not in MUTATIONS:
+        raise SystemExit(f"no mutation is named {name!r}: there are {', '.join(MUTATIONS)}")
+    MUTATION.append(MUTATIONS[name])
