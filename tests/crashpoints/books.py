@@ -6,7 +6,7 @@ the database: an operation is written down before its first call, and no step is
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -97,6 +97,16 @@ class Books(FakeCounterparties):
         self._late: list[Call] = []
         self._call: Call | None = None
         self.writes_down: Callable[[str], Sequence[Any] | None] = _operation
+
+    def copy(self) -> "Books":
+        """The same books once more, from where they may go another way."""
+        other = Books()
+        other.scripts = [replace(script) for script in self.scripts]
+        other.seen = {key: replace(seen) for key, seen in self.seen.items()}
+        other.applied, other.rows, other.broken, other._late = list(self.applied), list(self.rows), list(self.broken), list(self._late)
+        for name, service in self._services.items():
+            other._services[name]._keys = {key: replace(kept) for key, kept in service._keys.items()}
+        return other
 
     def pick_fault(self, operation: str, order_id: str) -> Fault | None:
         """Of the scripts, by the step that the call's key names."""

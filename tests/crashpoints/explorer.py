@@ -9,17 +9,16 @@ from functools import partial
 from typing import Final
 
 import redis
-from django.apps import apps
 from django.conf import settings
-from django.db import connection
 
-from tests.crashpoints import checks, outcomes, service
+from tests.crashpoints import checks, service
 from tests.crashpoints.clock import clock
-from tests.crashpoints.points import Ending, Plan, Point, points_of
+from tests.crashpoints.outcomes import BY_NAME
+from tests.crashpoints.points import Ending, Plan, Point, apart, points_of
 from tests.crashpoints.process import Host
 from tests.crashpoints.scenarios import GROUPS, Group, Life
+from tests.crashpoints.stage import Stage
 
-APPS: Final = ("base", "orders", "clearing", "ops", "admin")
 BEFORE_MS: Final = 60_000  # the orders were made so long ago
 
 
@@ -29,6 +28,7 @@ class Case:
 
     group: str
     points: tuple[Point, ...] = ()
+    dies_apart: bool = True  # no other boundary leaves the same behind
 
 
 @dataclass(slots=True)
@@ -47,17 +47,17 @@ class Explorer:
     """Runs cases, one after another."""
 
     def __init__(self) -> None:
-        self._broker = redis.Redis.from_url(settings.BROKER_URL)
         self._groups = {group.name: group for group in GROUPS}
-        self._reset_sql = _reset_sql()
+        self._broker = redis.Redis.from_url(settings.BROKER_URL)
+        self._stage = Stage(self._broker)
+        self._begun: _Begun | None = None
 
     def run(self, case: Case) -> Result:
-        """Runs a case from an empty database to its checks."""
+        """Runs a case to its checks."""
         started = time.monotonic()
-        self._reset()
         result = Result(case)
         try:
-            self._run(self._groups[case.group], result)
+            self._run(self._begin(self._groups[case.group]), result)
         except _Unexpected as error:
             result.violations.append(str(error))
         if result.violations:
@@ -65,22 +65,35 @@ class Explorer:
         result.seconds = time.monotonic() - started
         return result
 
-    def _run(self, group: Group, result: Result) -> None:
-        scenario, points = group.scenario, result.case.points
-        host = self._host(group)
-        snapshots = [kept for life in scenario.lives if (kept := _lived(host, life))]
+    def _begin(self, group: Group) -> "_Begun":
+        """Where the group's cases begin; the processes before the act run once."""
+        if self._begun is None or self._begun.group is not group:
+            self._begun = None
+            self._stage.empty()
+            host = self._host(group)
+            snapshots = [kept for life in group.scenario.lives if (kept := _lived(host, life))]
+            self._stage.keep()
+            self._begun = _Begun(group, host, snapshots)
+        else:
+            self._stage.bring_back()
+        return _Begun(group, self._begun.host.copy(), list(self._begun.snapshots))
+
+    @staticmethod
+    def _run(begun: "_Begun", result: Result) -> None:
+        group, host, snapshots = begun.group, begun.host, begun.snapshots
+        case, scenario, points = result.case, group.scenario, result.case.points
         host.books.scripts += group.behaviour.at(group.step)
         acted = host.run(scenario.act, Plan(points[0] if points else None, records=not points))
         _note(result, acted, dies=bool(points))
         snapshots.append(checks.snapshot())
+        records = scenario.double and len(points) == 1 and case.dies_apart
         for dies_at in (*points[1:2], None):
-            records = scenario.double and len(points) == 1
             plan = Plan(dies_at, records) if dies_at or records else None
             recovered = host.run(partial(service.recover, again=scenario.again), plan)
             _note(result, recovered, dies=dies_at is not None)
             snapshots.append(checks.snapshot())
         host.books.arrive_all()
-        result.next_points = points_of(acted.trace) if not points else points_of(recovered.trace) if records else []
+        result.next_points = points_of(acted.trace) if not points else apart(points_of(recovered.trace)) if records else []
         result.violations += checks.violations(group, host.books, snapshots)
 
     def _host(self, group: Group) -> Host:
@@ -92,22 +105,21 @@ class Explorer:
             host.log.messages = scenario.messages(scenario.orders, start_ms)
         host.settings = {**scenario.settings, **group.behaviour.settings}
         for name, step in scenario.before:
-            host.books.scripts += _behaviour(name).at(step)
+            host.books.scripts += BY_NAME[name].at(step)
         return host
 
-    def _reset(self) -> None:
-        clock.ahead_seconds = 0
-        self._broker.flushdb()
-        with connection.cursor() as cursor:
-            cursor.execute(self._reset_sql)
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A group at the moment before its act."""
+
+    group: Group
+    host: Host
+    snapshots: list[checks.Snapshot]
 
 
 class _Unexpected(Exception):  # noqa: N818 - named by what it tells
     """A process ended as it shouldn't have."""
-
-
-def _behaviour(name: str) -> outcomes.Behaviour:
-    return outcomes.BY_NAME[name]
 
 
 def _lived(host: Host, life: Life) -> checks.Snapshot | None:
@@ -125,19 +137,6 @@ def _note(result: Result, ending: Ending, *, dies: bool) -> None:
     if ending.died != dies:
         result.covered = False
         raise _Unexpected(f"it never came to {result.case.points[-1]}")
-
-
-def _reset_sql() -> str:
-    """Empties every table of the service, and fills again what its migrations had filled. Foreign keys are looked at at the end."""
-    tables = [model._meta.db_table for app in APPS for model in apps.get_app_config(app).get_models()]
-    statements = [f'DELETE FROM "{table}"' for table in tables]
-    with connection.cursor() as cursor:
-        for table in tables:
-            cursor.execute(f'SELECT EXISTS (SELECT FROM "{table}")')
-            if cursor.fetchone()[0]:
-                cursor.execute(f'CREATE TABLE IF NOT EXISTS "crash_seed_{table}" AS TABLE "{table}"')
-                statements.append(f'INSERT INTO "{table}" SELECT * FROM "crash_seed_{table}"')
-    return "; ".join(statements)
 
 
 def named(cases: Sequence[str]) -> list[Group]:

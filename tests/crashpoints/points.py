@@ -62,6 +62,11 @@ def points_of(trace: Iterable[Event]) -> list[Point]:
     return [point for event in trace for point in event.points()]
 
 
+def apart(points: Sequence[Point]) -> list[Point]:
+    """Those that leave different things behind: to die before an effect is to die after the one before it, unless something slips past the doors."""
+    return [point for place, point in enumerate(points) if not place or point.phase != Phase.BEFORE]
+
+
 @dataclass(slots=True)
 class Ending:
     """How a process ended: at its point, by itself, or by a mistake that `error` tells."""

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -35,6 +36,12 @@ class Host:
         self.log = Log()
         self.settings: Mapping[str, object] = {}
         self._ending = Ending()
+
+    def copy(self) -> "Host":
+        """The same once more, for another case that begins here."""
+        other = Host(self.broker)
+        other.books, other.log, other.settings = self.books.copy(), replace(self.log), self.settings
+        return other
 
     def run(self, body: Callable[["Process"], None], plan: Plan | None = None) -> Ending:
         """Runs a process to its end. With a plan its doors are watched from the first effect of `body` on."""
@@ -86,14 +93,12 @@ class Host:
 
     def _on_take(self, _: object) -> object:
         """The next message, gone from the broker by now; b"" when there is none."""
-        for queue in clearing_queues():
-            message = self.broker.rpop(queue)
-            if message is not None:
-                return message
-        return b""
+        queues = clearing_queues()
+        found: Any = self.broker.lmpop(len(queues), *queues, direction="RIGHT")
+        return found[1][0] if found else b""
 
     def _on_waiting(self, _: object) -> object:
-        return sum(int(self.broker.llen(queue)) for queue in clearing_queues())  # type: ignore[arg-type]
+        return self.broker.exists(*clearing_queues())
 
     def _on_wipe(self, _: object) -> object:
         return bool(self.broker.flushdb())

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from tests.crashpoints.explorer import Case, Result
+from tests.crashpoints.points import apart
 
 SHOWN_MAX: Final = 10
 SINGLES_SHARE: Final = 0.75  # of a sample; the rest are deaths of the recovery
@@ -45,7 +46,8 @@ class Report:
 
     def following(self, result: Result) -> list[Case]:
         """The cases that die one boundary further."""
-        cases = [Case(result.case.group, (*result.case.points, point)) for point in result.next_points]
+        alone = set(apart(result.next_points))
+        cases = [Case(result.case.group, (*result.case.points, point), point in alone) for point in result.next_points]
         before = self.numbers.get(result.case, "")
         self.numbers |= {case: f"{before}{',' if before else ''}{number}" for number, case in enumerate(cases, 1)}
         return cases

@@ -158,7 +158,7 @@ def _steps() -> list[Scenario]:
         Scenario(name="steps/in_place", orders=PAIR, act=service.work_one, settings=ONE_A_MESSAGE, variants=_every()),
         Scenario(name="steps/close", orders=(CLOSING,), act=service.work_one, variants=closing),
         Scenario(name="steps/chain", orders=(A1,), act=_work_all, settings=PLAIN_CHAIN, variants=(*chained, ("partial", 3))),
-        Scenario(name="steps/twice", orders=(A1,), act=service.work_one, variants=(("done", 1), ("timeout", 2)), double=True),
+        Scenario(name="steps/twice", orders=(A1,), act=service.work_one, double=True),
         Scenario(name="handover/in_place", orders=(A1, A2, A3), act=_work_all, variants=(("done", 1), ("rejected", 2), ("partial_for_good", 3))),
         Scenario(name="handover/published", orders=(A1, A2, A3), act=_work_all, settings=ONE_A_MESSAGE, variants=(("done", 1), ("rejected", 2))),
     ]

@@ -15,12 +15,13 @@ from typing import Any, Final
 from celery import signals
 from celery.app.trace import build_tracer
 from celery.worker import state as worker_state
-from django.db import connection, transaction
+from django.contrib.auth.models import User
+from django.db import connection
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
-from clearing import interventions, pipeline, store, tasks
+from clearing import admin_retry, pipeline, store, tasks
 from clearing.models import Clearing
 from clearing.status import ACTIVE, State
 from ops import intake
@@ -31,7 +32,7 @@ from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
 PARTITION: Final = TopicPartition("counter.sync_order", 0)
-PAUSES: Final = (0, 1, 1, 1, 2, 4, 8, 16, 32, 60, 120, 300)  # seconds between two rounds of recovery
+PAUSES: Final = (0, 3, 11, 20, 40, 60, 120, 300)  # seconds between two rounds of recovery: at once, messages gone, claims ended, due
 INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask the counter, which scenarios of intake bring
 MESSAGES_MAX: Final = 200
 
@@ -158,12 +159,13 @@ def watch_die(process: Process) -> None:
 
 
 # --- a person -----------------------------------------------------------------------------------------------------------------------
-def retry(_: Process, order_id: str = "A1", states: Sequence[State] = (State.PARKED, State.RETRYING)) -> None:
+def retry(process: Process, order_id: str = "A1", states: Sequence[State] = (State.PARKED, State.RETRYING)) -> None:
     """Somebody presses "Retry" for an order that is parked or retrying; whoever comes back later finds it gone on, or does it again."""
-    found = Clearing.objects.filter(order__order_id=order_id, state__in=states).first()
-    if found is not None:
-        with transaction.atomic():
-            interventions.retry_by_hand(found.pk, actor="anna", reason="the account has its money now")
+    with process.doors.paused():
+        anna, _ = User.objects.get_or_create(username="anna")
+        found = list(Clearing.objects.select_related("order").filter(order__order_id=order_id, state__in=states))
+    request: Any = SimpleNamespace(user=anna, _messages=SimpleNamespace(add=lambda *_: None))
+    admin_retry._retry_all(request, found, "the account has its money now")
 
 
 def mark_restored(_: Process, ahead_ms: int = 3_600_000) -> None:
