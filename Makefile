@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench fuzz-decode pins clean
+.PHONY: help setup demo up down test lint bench fuzz-decode crashpoints pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -63,6 +63,9 @@ bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
+
+crashpoints: setup ## processes die at every boundary between two effects (SAMPLE=1000 SEED=7: some of them; SCENARIO=sweep: one kind)
+	@$(PY) -m tests.crashpoints $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 from django.db import connection
 
-from base.http import AnswerLost, HttpAnswer, HttpError, NotSent
-from clearing.gateways.fake import Fault, FakeCounterparties
+from base.http import AnswerLost, HttpAnswer, NotSent
+from clearing.gateways.fake import FakeCounterparties, Fault
 from clearing.gateways.types import Counterparty
 from tests.crashpoints.clock import clock
 
@@ -83,6 +83,7 @@ class Seen:
 
     sent: int = 0
     asked: int = 0
+    doubtful: bool = False  # the last sending may have been applied, and nobody has asked since
 
 
 class Books(FakeCounterparties):
@@ -122,12 +123,9 @@ class Books(FakeCounterparties):
         """The answer to a call; what was still on its way under the same key arrives right after it."""
         if not call.key:
             return self._interface(call)
-        seen = self.seen.setdefault(call.key, Seen())
-        seen.sent += call.method == "POST"
-        seen.asked += call.method == "GET"
-        if call.method == "POST":
-            self._held_against_the_database(call)
+        seen = self._note(call)
         answer = self._serve(call)
+        seen.doubtful = call.method == "POST" and not _surely_nothing(answer)
         self._arrive([late for late in self._late if late.key == call.key])
         return answer
 
@@ -135,10 +133,17 @@ class Books(FakeCounterparties):
         """The call has left a process that is dead by now; it arrives later."""
         if call.key:
             self._late.append(call)
-            seen = self.seen.setdefault(call.key, Seen())
-            seen.sent += call.method == "POST"
-            if call.method == "POST":
-                self._held_against_the_database(call)
+            self._note(call).doubtful = call.method == "POST"
+
+    def _note(self, call: Call) -> Seen:
+        seen = self.seen.setdefault(call.key, Seen())
+        seen.sent += call.method == "POST"
+        seen.asked += call.method == "GET"
+        if call.method == "POST":
+            if seen.doubtful:
+                self.broken.append(f"{call.key} was sent again, and nobody had asked what became of it")
+            self._held_against_the_database(call)
+        return seen
 
     def arrive_all(self) -> None:
         """Whatever is on its way arrives now."""
@@ -156,8 +161,7 @@ class Books(FakeCounterparties):
             answer: HttpAnswer = service.request(
                 call.method, call.path, body=call.body, headers=call.headers, deadline_ms=call.deadline_ms, timestamp_ms=call.timestamp_ms
             )
-        except HttpError as error:
-            assert isinstance(error, (NotSent, AnswerLost))
+        except (NotSent, AnswerLost) as error:
             return type(error)(error.code, error.detail)
         return answer
 
@@ -210,6 +214,11 @@ def _operation(key: str) -> Sequence[Any] | None:
         cursor.execute(_WRITTEN_DOWN, [key])
         row: Sequence[Any] | None = cursor.fetchone()
         return row
+
+
+def _surely_nothing(answer: Answer) -> bool:
+    """Whether the answer says that the call wasn't applied, and may simply be made again."""
+    return isinstance(answer, NotSent) or (isinstance(answer, HttpAnswer) and answer.status in {401, 403, 429})
 
 
 def _json(content: Mapping[str, Any]) -> HttpAnswer:

@@ -40,7 +40,13 @@ def violations(group: Group, books: Books, snapshots: Sequence[Snapshot]) -> lis
     found = [*books.broken, *_accepted(group), *_evidence_kept(snapshots), *_claims_lost(snapshots), *_users_in_order(group, books)]
     for clearing in Clearing.objects.select_related("order").order_by("id"):
         name = clearing.order.order_id
-        problems = [*_ended(group, clearing), *_history(clearing), *_operations(clearing), *_effects(clearing, books), *_evidence_of_calls(clearing, books)]
+        problems = [
+            *_ended(group, clearing),
+            *_history(clearing),
+            *_operations(clearing),
+            *_effects(clearing, books),
+            *_evidence_of_calls(clearing, books),
+        ]
         found += [f"{name}: {problem}" for problem in problems]
     return found
 
@@ -184,7 +190,8 @@ def account() -> Iterator[str]:
     for clearing in Clearing.objects.select_related("order").order_by("id"):
         yield f"{clearing.order.order_id}: {clearing.state} {clearing.error_code}, step {clearing.step}, epoch {clearing.epoch}"
         for change in StatusChange.objects.filter(clearing=clearing).order_by("id"):
-            yield f"    {change.from_state or 'new':>8} -> {change.to_state:<8} step {change.step} epoch {change.epoch} {change.actor}: {change.reason}"
+            states = f"{change.from_state or 'new':>8} -> {change.to_state:<8}"
+            yield f"    {states} step {change.step} epoch {change.epoch} {change.actor}: {change.reason}"
         for attempt in Attempt.objects.filter(operation__clearing=clearing).select_related("operation").order_by("id"):
             asked = "asked" if attempt.asked else "sent"
             yield f"    attempt {attempt.operation.key} {asked} by {attempt.worker} (epoch {attempt.epoch}): {attempt.outcome} {attempt.code}"

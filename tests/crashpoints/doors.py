@@ -120,7 +120,7 @@ class Doors:
     def _database(self) -> None:
         inherited = connections["default"]
         _inherited.append(inherited)
-        own = inherited.copy()
+        own: Any = inherited.copy()
         connections["default"] = own
         own.execute_wrappers.append(self._statement)
         commit, rollback = own._commit, own._rollback
@@ -140,7 +140,7 @@ class Doors:
             self._inside.clear()
             rollback()
 
-        own._commit, own._rollback = _commit, _rollback  # type: ignore[method-assign]
+        own._commit, own._rollback = _commit, _rollback
 
     def _statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Mapping[str, Any]) -> Any:
         label = label_of(str(sql))

@@ -141,4 +141,4 @@ def _note(result: Result, ending: Ending, *, dies: bool) -> None:
 
 def named(cases: Sequence[str]) -> list[Group]:
     """The groups whose names begin so; all where nothing is named."""
-    return [group for group in GROUPS if not cases or any(group.name == name or group.name.startswith(f"{name}/") for name in cases)]
+    return [group for group in GROUPS if not cases or any(group.name.startswith(name) for name in cases)]

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, Final
 
+from base import db
 from clearing import calls, pipeline, steps, store
 from clearing.status import OperationState
 from tests.crashpoints.process import MUTATION
+
+_FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
+
+
+def _replace(module: ModuleType, name: str, function: Callable[..., Any]) -> None:
+    assert hasattr(module, name), f"{module.__name__} has no {name} any more: break the guard where it is now"
+    setattr(module, name, function)
 
 
 def no_lost_attempt() -> None:
@@ -14,13 +23,10 @@ def no_lost_attempt() -> None:
     real = store.requeue
 
     def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
-        store.call(
-            "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id",
-            [list(ids)],
-        )
+        db.call(_FORGET, [list(ids)])
         return real(ids, actor=actor, generation=generation)
 
-    store.requeue = requeue
+    _replace(store, "requeue", requeue)
 
 
 def never_asks() -> None:
@@ -30,7 +36,7 @@ def never_asks() -> None:
     def make_call(work: store.Work, gateways: Any) -> Any:
         return real(replace(work, operation_state=OperationState.PLANNED), gateways)
 
-    steps.make_call = make_call
+    _replace(steps, "make_call", make_call)
 
 
 def another_key_after_a_death() -> None:
@@ -44,27 +50,24 @@ def another_key_after_a_death() -> None:
             work = replace(work, operation_state=OperationState.PLANNED, stored=replace(work.stored, key=key, body=body))
         return real(work, gateways)
 
-    steps.make_call = make_call
+    _replace(steps, "make_call", make_call)
 
 
 def never_sends_again() -> None:
     """The sweep never looks for gone messages."""
-    store.unclaimed = lambda *_, **__: []
+    _replace(store, "unclaimed", lambda *_, **__: [])
 
 
 def publishes_in_the_transaction() -> None:
     """Intake publishes before its commit."""
-    from ops import intake
+    real = store.accept
 
-    real = intake.open_clearings
-
-    def open_clearings(accepted: Any, **options: Any) -> Any:
-        refs = real(accepted, **options)
+    def accept(*args: Any, **kwargs: Any) -> Any:
+        refs = real(*args, **kwargs)
         pipeline.publish(refs)
         return refs
 
-    intake.open_clearings = open_clearings
-    intake._take.__defaults__ = (open_clearings,)
+    _replace(store, "accept", accept)
 
 
 MUTATIONS: Final[dict[str, Callable[[], None]]] = {

@@ -39,8 +39,8 @@ class Pool:
                 slot.send(case)
                 busy.add(slot)
         while busy:
-            for slot in wait(list(busy)):
-                assert isinstance(slot, Connection)
+            ready: Any = wait(list(busy))
+            for slot in ready:
                 result = _received(slot)
                 busy.discard(slot)
                 if (case := next(waiting, None)) is not None:
@@ -98,8 +98,8 @@ def _serve(channel: "Connection[Any, Any]", database: str, number: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         connection.settings_dict["NAME"] = database
         broker = urlsplit(settings.BROKER_URL)
-        settings.BROKER_URL = broker._replace(path=f"/{int(broker.path.strip('/') or 0) + number}").geturl()
-        app.conf.broker_url = settings.BROKER_URL
+        own = broker._replace(path=f"/{int(broker.path.strip('/') or 0) + number}").geturl()
+        settings.BROKER_URL = app.conf.broker_url = own  # type: ignore[misc]
         explorer = Explorer()
         while True:
             channel.send(explorer.run(channel.recv()))

@@ -62,7 +62,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether every boundary was covered and nothing was found."""
-        return self.total == self.covered and not self.violated
+        return 0 < self.total == self.covered and not self.violated
 
     @property
     def last_line(self) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+from clearing import store, tasks
 from clearing.models import Clearing, StatusChange
 from clearing.status import State
 from tests.crashpoints import service
@@ -146,8 +147,25 @@ def _intake() -> list[Scenario]:
     few = {"INTAKE_BATCH_ROWS_MAX": 2}
     return [
         Scenario(name="ingest/consumer", orders=together, lives=(), act=service.consume, again=service.consume, double=True),
-        Scenario(name="ingest/mixed", orders=together, lives=(), act=service.consume, again=service.consume, settings=few, ends=held, messages=_mixed_messages),
-        Scenario(name="ingest/gap", orders=together, lives=(), act=service.gap_pass, again=service.gap_pass, by_interface=True, settings={"GAP_PAGE_ROWS": 2}),
+        Scenario(
+            name="ingest/mixed",
+            orders=together,
+            lives=(),
+            act=service.consume,
+            again=service.consume,
+            settings=few,
+            ends=held,
+            messages=_mixed_messages,
+        ),
+        Scenario(
+            name="ingest/gap",
+            orders=together,
+            lives=(),
+            act=service.gap_pass,
+            again=service.gap_pass,
+            by_interface=True,
+            settings={"GAP_PAGE_ROWS": 2},
+        ),
     ]
 
 
@@ -219,13 +237,11 @@ def _sweeps() -> list[Scenario]:
 
 def _stop_with_a_claim(process: Process) -> None:
     """A worker that ended while it held a claim: what it couldn't hand back any more."""
-    from clearing import tasks
-
     service.be_a_worker()
     with process.doors.paused():
         found = Clearing.objects.get(order__order_id="A1")
         process.ask("take")
-        service.store.claim(found.pk, found.epoch, worker=lambda: tasks.life().name, gives_up=lambda: True)
+        store.claim(found.pk, found.epoch, worker=lambda: tasks.life().name, gives_up=lambda: True)
         tasks.life().end()
 
 
@@ -234,7 +250,9 @@ def _stopping() -> list[Scenario]:
         Scenario(name="handback/before_claim", orders=PAIR, act=partial(service.work_until_stopped, calls=0)),
         Scenario(name="handback/mid_step", orders=PAIR, act=partial(service.work_until_stopped, calls=2), double=True),
         Scenario(name="handback/last_step", orders=PAIR, act=partial(service.work_until_stopped, calls=4)),
-        Scenario(name="handback/unknown", orders=PAIR, act=partial(service.work_until_stopped, calls=1), variants=(("reset", 1), ("refused_once", 2))),
+        Scenario(
+            name="handback/unknown", orders=PAIR, act=partial(service.work_until_stopped, calls=1), variants=(("reset", 1), ("refused_once", 2))
+        ),
     ]
 
 

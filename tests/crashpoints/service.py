@@ -37,13 +37,17 @@ INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask th
 MESSAGES_MAX: Final = 200
 
 
+def _half(_: Any) -> float:
+    return 0.5
+
+
 def prepare() -> None:
     """Once, before anything forks: what every process would otherwise build again."""
     app.loader.import_default_modules()
     app.finalize()
     for step in range(1, 5):
         pipeline.template(step)
-    random.SystemRandom.random = lambda _: 0.5  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
+    random.SystemRandom.random = _half  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
     consumer.COMMIT_SECONDS = 0  # type: ignore[misc] # offsets are committed after every batch
 
 
@@ -79,7 +83,7 @@ class _LogConsumer:
 
 def consume(process: Process) -> None:
     """The consumer, until it has read the whole log."""
-    reader = BinlogConsumer(lambda: _LogConsumer(process), intake.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=0.0)  # type: ignore[arg-type, return-value]
+    reader = BinlogConsumer(lambda: _LogConsumer(process), intake.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=0.0)
     assert reader.run() == ExitCode.STOPPED
 
 
@@ -125,17 +129,22 @@ def work_one(process: Process) -> None:
     assert work(process, 1) == 1, "there was no message to run"
 
 
+def _be_told_to_stop() -> None:
+    flags: Any = worker_state
+    flags.should_stop = 0  # as a warm shutdown sets it
+
+
 def work_until_stopped(process: Process, calls: int) -> None:
     """A worker that is told to stop (SIGTERM) when its nth call is answered, and ends as a stopping worker does."""
     left = iter(range(calls - 1))
 
     def stop(event: Event) -> None:
         if event.label.startswith("call") and next(left, None) is None:
-            worker_state.should_stop = 0
+            _be_told_to_stop()
 
     process.doors.listeners.append(stop)
     if not calls:
-        worker_state.should_stop = 0
+        _be_told_to_stop()
     work_one(process)
     signals.worker_shutdown.send(sender=None)
 
