@@ -20,7 +20,7 @@ import django
 
 from stack.launcher import Stack
 from stack.rundir import default_folder, take
-from tests.support.servers import forget_durability
+from tests.support.servers import forget_durability, forget_messages
 
 EPILOG = """examples:
   python -m tests.crashpoints                                    everything
@@ -63,6 +63,8 @@ def servers() -> Iterator[None]:
         variables = stack.up()
         if not stack.is_named("DATABASE_URL"):
             forget_durability(variables["DATABASE_URL"])
+        if not stack.is_named("BROKER_URL"):
+            forget_messages(variables["BROKER_URL"])
         os.environ.update({"RUN_DIR": str(folder), **variables, **addresses})
         os.environ["DATABASE_STATEMENT_MS_MAX"] = "0"  # of the migrations
         django.setup()

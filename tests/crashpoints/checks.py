@@ -1,6 +1,7 @@
 """What must be true when it is quiet again, whoever died and wherever: the rules of the design, read from the database and from the books."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -35,19 +36,48 @@ def snapshot() -> Snapshot:
     return Snapshot(dict(_rows(_EVIDENCE)), _rows(_HELD))
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the database has of the orders, read once."""
+
+    clearings: Sequence[Clearing]
+    operations: Mapping[int, Sequence[Operation]]  # by clearing
+    attempts: Mapping[int, Sequence[Attempt]]  # by operation
+    changes: Mapping[int, Sequence[StatusChange]]  # by clearing
+
+
+def read_facts() -> Facts:
+    """As the database is now."""
+    operations, attempts, changes = defaultdict(list), defaultdict(list), defaultdict(list)
+    for operation in Operation.objects.order_by("id"):
+        operations[operation.clearing_id].append(operation)
+    for attempt in Attempt.objects.order_by("id"):
+        attempts[attempt.operation_id].append(attempt)
+    for change in StatusChange.objects.order_by("id"):
+        changes[change.clearing_id].append(change)
+    return Facts(list(Clearing.objects.select_related("order").order_by("id")), operations, attempts, changes)
+
+
 def violations(group: Group, books: Books, snapshots: Sequence[Snapshot]) -> list[str]:
     """Everything that isn't as it must be, in words."""
-    found = [*books.broken, *_accepted(group), *_evidence_kept(snapshots), *_claims_lost(snapshots), *_users_in_order(group, books)]
-    for clearing in Clearing.objects.select_related("order").order_by("id"):
-        name = clearing.order.order_id
+    facts = read_facts()
+    found = [
+        *books.broken,
+        *_accepted(group, facts),
+        *_evidence_kept(snapshots),
+        *_claims_lost(facts, snapshots),
+        *_users_in_order(group, books, facts),
+    ]
+    for clearing in facts.clearings:
+        operations, changes = facts.operations[clearing.pk], facts.changes[clearing.pk]
         problems = [
             *_ended(group, clearing),
-            *_history(clearing),
-            *_operations(clearing),
-            *_effects(clearing, books),
-            *_evidence_of_calls(clearing, books),
+            *_history(clearing, changes),
+            *_operations(clearing, operations),
+            *_effects(clearing, operations, books),
+            *_evidence_of_calls(operations, facts, books),
         ]
-        found += [f"{name}: {problem}" for problem in problems]
+        found += [f"{clearing.order.order_id}: {problem}" for problem in problems]
     return found
 
 
@@ -57,15 +87,13 @@ def _rows(sql: str) -> list[Any]:
         return list(cursor.fetchall())
 
 
-def _accepted(group: Group) -> Iterator[str]:
-    """Rule 2: each order once."""
+def _accepted(group: Group, facts: Facts) -> Iterator[str]:
+    """Rule 2: each order once, with one clearing."""
     expected = sorted(order.order_id for order in group.scenario.orders)
-    for name, found in (
-        ("orders", SyncOrder.objects.order_by("order_id").values_list("order_id", flat=True)),
-        ("clearings", Clearing.objects.order_by("order__order_id").values_list("order__order_id", flat=True)),
-    ):
-        if list(found) != expected:
-            yield f"the {name} are {list(found)} and not {expected}"
+    orders = sorted(SyncOrder.objects.values_list("order_id", flat=True))
+    cleared = sorted(clearing.order.order_id for clearing in facts.clearings)
+    if not orders == cleared == expected:
+        yield f"the orders are {orders}, with clearings of {cleared}, and not {expected}"
 
 
 def _ended(group: Group, clearing: Clearing) -> Iterator[str]:
@@ -76,10 +104,10 @@ def _ended(group: Group, clearing: Clearing) -> Iterator[str]:
         yield f"it ended as {clearing.state} {clearing.error_code}".rstrip() + f", and not as {' or '.join(sorted(expected))}"
 
 
-def _history(clearing: Clearing) -> Iterator[str]:
+def _history(clearing: Clearing, changes: Sequence[StatusChange]) -> Iterator[str]:
     """Rule 9 and the table of transitions: each change goes on from the one before, as it may."""
     state, epoch, step = "", 0, 1
-    for change in StatusChange.objects.filter(clearing=clearing).order_by("id"):
+    for change in changes:
         said = f"{change.from_state or 'new'} -> {change.to_state} at step {change.step}, epoch {change.epoch}"
         if change.from_state != state:
             yield f"history: {said} comes after {state or 'nothing'}"
@@ -94,16 +122,16 @@ def _history(clearing: Clearing) -> Iterator[str]:
         yield f"history ends at {state}, epoch {epoch}, step {step}; the row is {clearing.state}, epoch {clearing.epoch}, step {clearing.step}"
 
 
-def _operations(clearing: Clearing) -> Iterator[str]:
+def _operations(clearing: Clearing, operations: Sequence[Operation]) -> Iterator[str]:
     """No operation is left open; of a cleared order all are done."""
-    for operation in Operation.objects.filter(clearing=clearing).order_by("id"):
-        ended = {OperationState.DONE} if clearing.state == State.CLEARED else set(OperationState) - {OperationState.OPEN}
-        replaced = Operation.objects.filter(clearing=clearing, step=operation.step, part=operation.part, revision__gt=operation.revision).exists()
-        if operation.state not in ended and not replaced:
+    newest = {(operation.step, operation.part): operation for operation in operations}  # the last revision of each
+    ended = {OperationState.DONE} if clearing.state == State.CLEARED else set(OperationState) - {OperationState.OPEN}
+    for operation in newest.values():
+        if operation.state not in ended:
             yield f"operation {operation.key} was left {operation.state}"
 
 
-def _effects(clearing: Clearing, books: Books) -> Iterator[str]:
+def _effects(clearing: Clearing, operations: Sequence[Operation], books: Books) -> Iterator[str]:
     """Rules 4, 5 and 12: each step once, in order, and exactly the residue that the flow leaves."""
     order_id = clearing.order.order_id
     for (step, part), count in books.effects(order_id).items():
@@ -113,9 +141,9 @@ def _effects(clearing: Clearing, books: Books) -> Iterator[str]:
     steps = [step_of(effect.key) for effect in applied]
     if steps != sorted(steps):
         yield f"the steps took effect in the order {steps}"
-    confirmed = set(Operation.objects.filter(clearing=clearing, state=OperationState.DONE).values_list("key", flat=True))
-    if confirmed - {effect.key for effect in applied}:
-        yield f"confirmed without an effect: {sorted(confirmed - {effect.key for effect in applied})}"
+    confirmed = {operation.key for operation in operations if operation.state == OperationState.DONE}
+    if imagined := sorted(confirmed - {effect.key for effect in applied}):
+        yield f"confirmed without an effect: {imagined}"
     if clearing.state == State.CLEARED:
         yield from _residue(clearing, {step: [effect for effect in applied if step_of(effect.key) == step] for step in (1, 2, 3, 4)})
 
@@ -138,16 +166,14 @@ def _residue(clearing: Clearing, effects: dict[int, list[Any]]) -> Iterator[str]
         yield f"its slippage is {clearing.slippage_usdt}, and not {gain:.8f}"
 
 
-def _evidence_of_calls(clearing: Clearing, books: Books) -> Iterator[str]:
+def _evidence_of_calls(operations: Sequence[Operation], facts: Facts, books: Books) -> Iterator[str]:
     """Rule 7: whatever may have been sent has left an attempt: its own, or `lost`."""
-    for operation in Operation.objects.filter(clearing=clearing).order_by("id"):
-        attempts = list(Attempt.objects.filter(operation=operation))
-        sent = sum(not attempt.asked and attempt.outcome != Outcome.LOST for attempt in attempts)
-        lost = sum(attempt.outcome == Outcome.LOST for attempt in attempts)
+    for operation in operations:
         seen = books.seen.get(operation.key)
         if seen is None:
             continue
-        if not attempts or (seen.sent and not sent + lost and operation.state != OperationState.DONE):
+        sent = [attempt for attempt in facts.attempts[operation.pk] if not attempt.asked]
+        if not facts.attempts[operation.pk] or (seen.sent and not sent and operation.state != OperationState.DONE):
             yield f"{operation.key} was called and no attempt says so"
         if seen.sent and operation.first_sent_at is None:
             yield f"{operation.key} was sent and doesn't say when"
@@ -162,36 +188,41 @@ def _evidence_kept(snapshots: Sequence[Snapshot]) -> Iterator[str]:
                 yield f"{name} was there when the process died, and {'is gone' if name not in now else 'was changed'}"
 
 
-def _claims_lost(snapshots: Sequence[Snapshot]) -> Iterator[str]:
+def _claims_lost(facts: Facts, snapshots: Sequence[Snapshot]) -> Iterator[str]:
     """Rule 7: taking a claim over appends an attempt `lost`, since the dead worker may have sent the operation."""
     for kept in snapshots:
         for clearing_id, epoch, worker, operation_id in kept.held:
-            if not Attempt.objects.filter(operation_id=operation_id, epoch=epoch, worker=worker, outcome=Outcome.LOST).exists():
+            lost = (attempt for attempt in facts.attempts[operation_id] if attempt.outcome == Outcome.LOST)
+            if not any((attempt.epoch, attempt.worker) == (epoch, worker) for attempt in lost):
                 yield f"clearing {clearing_id} was held by a dead worker (epoch {epoch}), and no attempt says that the claim was lost"
 
 
-def _users_in_order(group: Group, books: Books) -> Iterator[str]:
+def _users_in_order(group: Group, books: Books, facts: Facts) -> Iterator[str]:
     """Rule 8: a user's orders one after another, the oldest first; an order that parks steps aside, and may come back after the next."""
+    parked = {
+        clearing.order.order_id for clearing in facts.clearings if any(change.to_state == State.PARKED for change in facts.changes[clearing.pk])
+    }
     for user in sorted({order.user_id for order in group.scenario.orders}):
         expected = [order.order_id for order in sorted(group.scenario.orders, key=lambda o: o.sequence) if order.user_id == user]
-        began = list(dict.fromkeys(effect.order_id for effect in books.applied if effect.order_id in expected))
+        turns = [effect.order_id for effect in books.applied if effect.order_id in expected]
+        began = list(dict.fromkeys(turns))
         if began != [order_id for order_id in expected if order_id in began]:
             yield f"the orders of user {user} began in the order {began}"
-        turns = [effect.order_id for effect in books.applied if effect.order_id in expected]
-        for order_id in expected:
-            places = [place for place, found in enumerate(turns) if found == order_id]
-            parked = StatusChange.objects.filter(clearing__order__order_id=order_id, to_state=State.PARKED).exists()
-            if places and places != list(range(places[0], places[0] + len(places))) and not parked:
+        for order_id in set(turns) - parked:
+            first, count = turns.index(order_id), turns.count(order_id)
+            if turns[first : first + count] != [order_id] * count:
                 yield f"the orders of user {user} took turns: {turns}"
 
 
 def account() -> Iterator[str]:
     """The history and the attempts of every order, for people."""
-    for clearing in Clearing.objects.select_related("order").order_by("id"):
+    facts = read_facts()
+    for clearing in facts.clearings:
         yield f"{clearing.order.order_id}: {clearing.state} {clearing.error_code}, step {clearing.step}, epoch {clearing.epoch}"
-        for change in StatusChange.objects.filter(clearing=clearing).order_by("id"):
+        for change in facts.changes[clearing.pk]:
             states = f"{change.from_state or 'new':>8} -> {change.to_state:<8}"
             yield f"    {states} step {change.step} epoch {change.epoch} {change.actor}: {change.reason}"
-        for attempt in Attempt.objects.filter(operation__clearing=clearing).select_related("operation").order_by("id"):
-            asked = "asked" if attempt.asked else "sent"
-            yield f"    attempt {attempt.operation.key} {asked} by {attempt.worker} (epoch {attempt.epoch}): {attempt.outcome} {attempt.code}"
+        for operation in facts.operations[clearing.pk]:
+            for attempt in facts.attempts[operation.pk]:
+                asked = "asked" if attempt.asked else "sent"
+                yield f"    attempt {operation.key} {asked} by {attempt.worker} (epoch {attempt.epoch}): {attempt.outcome} {attempt.code}"

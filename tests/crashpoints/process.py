@@ -4,6 +4,7 @@ The host forks one after another and serves it meanwhile, in one thread: counter
 (as BRPOP with early acknowledgement: what was taken is gone). Database and broker are real servers.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -154,6 +155,7 @@ def _live(channel: Connection, body: Callable[[Process], None], plan: Plan | Non
     """A whole life. Never returns."""
     code = 1
     try:
+        gc.disable()  # a short life; and what it would touch is its parent's memory, which would be copied
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for name, value in overrides.items():
             setattr(settings, name, value)

@@ -37,7 +37,7 @@ INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask th
 MESSAGES_MAX: Final = 200
 
 
-def _half(_: Any) -> float:
+def _half(self: object) -> float:
     return 0.5
 
 
