@@ -123,6 +123,7 @@ class Exploration:
     def run(self, groups: Sequence[str]) -> None:
         """Runs everything that was asked for."""
         from tests.crashpoints.explorer import Case
+        from tests.crashpoints.report import SINGLES_SHARE
 
         firsts = self._through([Case(name) for name in groups])
         self._say(f"{len(groups)} scenarios, {len(firsts)} boundaries of {len({case.points[-1].kind for case in firsts})} kinds; seed {self.seed}")
@@ -131,7 +132,7 @@ class Exploration:
                 self._say(f"{case.group} {self._report.numbers[case]}: {case.points[-1]}")
             return
         size = self._options.sample
-        seconds = self._through(self._chosen(firsts, 0, None if size is None else int(size * 0.75)))
+        seconds = self._through(self._chosen(firsts, 0, None if size is None else int(size * SINGLES_SHARE)))
         if seconds:
             self._say(f"{self._report.total} done; {len(seconds)} boundaries of the recoveries after them")
         self._through(self._chosen(seconds, 1, None if size is None else size - self._report.total))

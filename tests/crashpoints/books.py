@@ -62,8 +62,8 @@ class Call:
 
 
 def step_of(key: str) -> int:
-    """The step in an idempotency key, `{order_id}:{step}[.{part}][:r{n}]`."""
-    return int(key.split(":")[1].partition(".")[0])
+    """The step in an idempotency key, `{order_id}:{step}[.{part}][:r{n}]`; 0 of a key that is no order's."""
+    return int(key.split(":")[1].partition(".")[0]) if ":" in key else 0
 
 
 @dataclass(slots=True)

@@ -18,13 +18,14 @@ from typing import Any, Final
 import redis
 from django.conf import settings
 
-from acceptance_site.celery import clearing_queues
+from acceptance_site.celery import OPS_QUEUE, app
 from tests.crashpoints.books import Books, Call, Log
 from tests.crashpoints.clock import clock
 from tests.crashpoints.doors import EXIT_DIED, Doors
 from tests.crashpoints.points import Ending, Plan
 
 SILENT_SECONDS_MAX: Final = 30.0  # without a word from a process it hangs
+QUEUES: Final = [queue.name for queue in app.conf.task_queues if queue.name != OPS_QUEUE]
 MUTATION: Final[list[Callable[[], None]]] = []  # what breaks a guard on purpose, in each process
 
 
@@ -93,13 +94,12 @@ class Host:
         self.books.send_late(call)
 
     def _on_take(self, _: object) -> object:
-        """The next message, gone from the broker by now; b"" when there is none."""
-        queues = clearing_queues()
-        found: Any = self.broker.lmpop(len(queues), *queues, direction="RIGHT")
-        return found[1][0] if found else b""
+        """(queue, the next message), gone from the broker by now; b"" when there is none."""
+        found: Any = self.broker.lmpop(len(QUEUES), *QUEUES, direction="RIGHT")
+        return (found[0].decode(), found[1][0]) if found else ("", b"")
 
     def _on_waiting(self, _: object) -> object:
-        return self.broker.exists(*clearing_queues())
+        return self.broker.exists(*QUEUES)
 
     def _on_wipe(self, _: object) -> object:
         return bool(self.broker.flushdb())

@@ -10,16 +10,17 @@ from tests.crashpoints.explorer import Case, Result
 from tests.crashpoints.points import apart
 
 SHOWN_MAX: Final = 10
-SINGLES_SHARE: Final = 0.75  # of a sample; the rest are deaths of the recovery
+SINGLES_SHARE: Final = 0.75  # of a sample; the rest are deaths of the recovery, too
 
 
 def sample(cases: Sequence[Case], size: int, random: Random) -> list[Case]:
     """So many of the cases, at random, but of every kind of boundary and of every group at least one."""
+    places = {case: place for place, case in enumerate(cases)}
     shuffled = random.sample(cases, len(cases))
     kinds = {case.points[-1].kind: case for case in reversed(shuffled)}
     groups = {case.group: case for case in reversed(shuffled)}
     chosen = list(dict.fromkeys([*kinds.values(), *groups.values(), *shuffled]))
-    return chosen[: max(size, len(kinds))]
+    return sorted(chosen[: max(size, len(kinds))], key=places.__getitem__)  # in their order, so that cases of one scenario follow one another
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ def _stall(_: Process) -> None:
 
 
 def _lose_messages(process: Process) -> None:
-    while process.ask("take"):
+    while process.ask("take")[1]:
         pass
 
 

@@ -32,7 +32,7 @@ from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
 PARTITION: Final = TopicPartition("counter.sync_order", 0)
-PAUSES: Final = (0, 3, 11, 20, 40, 60, 120, 300)  # seconds between two rounds of recovery: at once, messages gone, claims ended, due
+PAUSES: Final = (0, 3, 11, 20, 40, *[60] * 20)  # seconds between two rounds of recovery: at once, messages gone, claims ended, due
 INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask the counter, which scenarios of intake bring
 MESSAGES_MAX: Final = 200
 
@@ -100,13 +100,13 @@ def be_a_worker() -> None:
     tasks.life()._heart = threading.current_thread()
 
 
-def run_message(process: Process, raw: bytes) -> None:
+def run_message(queue: str, raw: bytes) -> None:
     """Runs a message as Celery's worker does, by its own tracer."""
     message = json.loads(raw)
     args, kwargs, embed = json.loads(base64.b64decode(message["body"]))
     headers = message["headers"]
     task = app.tasks[headers["task"]]
-    request = {**headers, **embed, "hostname": "crash@points", "delivery_info": {}, "is_eager": False}
+    request = {**headers, **embed, "hostname": "crash@points", "delivery_info": {"exchange": "", "routing_key": queue}, "is_eager": False}
     tracer: Callable[..., Any] = build_tracer(task.name, task, app=app)
     outcome = tracer(headers["id"], args, kwargs, request)
     assert outcome.info is None, f"{task.name} failed: {outcome.info}"
@@ -116,10 +116,10 @@ def work(process: Process, messages_max: int = MESSAGES_MAX) -> int:
     """A worker takes messages and runs them until there are none, or so many. Returns how many it ran."""
     be_a_worker()
     for number in range(messages_max):
-        raw: bytes = process.ask("take")
+        queue, raw = process.ask("take")
         if not raw:
             return number
-        run_message(process, raw)
+        run_message(queue, raw)
     assert messages_max < MESSAGES_MAX, "the messages don't come to an end"
     return messages_max
 
