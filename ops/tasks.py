@@ -7,6 +7,7 @@ from django.conf import settings
 from base.db import drop_broken_connection
 from ops.intake import run_gap_pass, run_reconcile
 from ops.patience import Patience
+from ops.probe import probe_all
 from ops.sweep import sweep as run_sweep
 from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
@@ -20,6 +21,13 @@ def sweep() -> None:
     """Dispatches what was interrupted."""
     drop_broken_connection()
     run_sweep()
+
+
+@shared_task(name="ops.probe")
+def probe() -> None:
+    """Asks the counterparties that aren't called whether they are back."""
+    drop_broken_connection()
+    probe_all()
 
 
 @shared_task(name="ops.gap_pass")

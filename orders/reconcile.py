@@ -19,7 +19,7 @@ from base.clock import ServiceNow
 from base.db import drop_broken_connection
 from orders.arrivals import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
 from orders.gaps import interface_origin
-from orders.ingest import IngestResult
+from orders.ingest import IngestResult, IntakeFault
 from orders.interface import CounterTables, InterfaceFailed, Position, Table
 from orders.mapping import Rules, stated_order_id
 from orders.models import ReconcileRun, SyncOrder
@@ -73,7 +73,7 @@ class Reconcile:
             for hour in _parts(window, HOUR_MS):
                 for minute in self._differing(run, hour):
                     self._compare(run, minute)
-        except (InterfaceFailed, DatabaseError) as error:
+        except (InterfaceFailed, IntakeFault, DatabaseError) as error:
             drop_broken_connection()
             run.error = str(error).strip()
         run.save()

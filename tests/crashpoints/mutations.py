@@ -33,8 +33,8 @@ def never_asks() -> None:
     """What may have been sent is sent again without a question."""
     real = calls.make_call
 
-    def make_call(work: store.Work, gateways: Any) -> Any:
-        return real(replace(work, operation_state=OperationState.PLANNED), gateways)
+    def make_call(work: store.Work, *others: Any) -> Any:
+        return real(replace(work, operation_state=OperationState.PLANNED), *others)
 
     _replace(steps, "make_call", make_call)
 
@@ -43,12 +43,12 @@ def another_key_after_a_death() -> None:
     """An operation that may have been sent gets a key of its own, as one who doesn't know keys would do it."""
     real = calls.make_call
 
-    def make_call(work: store.Work, gateways: Any) -> Any:
+    def make_call(work: store.Work, *others: Any) -> Any:
         if work.operation_state != OperationState.PLANNED:
             key = f"{work.stored.key}:r1"
             body = work.stored.body.replace(work.stored.key.encode(), key.encode())
             work = replace(work, operation_state=OperationState.PLANNED, stored=replace(work.stored, key=key, body=body))
-        return real(work, gateways)
+        return real(work, *others)
 
     _replace(steps, "make_call", make_call)
 

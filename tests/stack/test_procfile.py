@@ -9,7 +9,7 @@ from stack.rundir import CHECKOUT
 
 class TestProcfile:
     def test_names_the_processes_of_the_service_the_sandbox_first(self) -> None:
-        assert list(read_procfile(CHECKOUT / "Procfile")) == ["sandbox", "web", "consumer", "worker", "worker-ops", "beat"]
+        assert list(read_procfile(CHECKOUT / "Procfile")) == ["sandbox", "web", "consumer", "worker", "worker-ops", "worker-suspects", "beat"]
 
     def test_a_line_that_is_no_process_is_refused_by_its_number(self, tmp_path: Path) -> None:
         file = tmp_path / "Procfile"
