@@ -31,6 +31,7 @@ EPILOG = """examples:
 
 exit code: 0 all covered and nothing found; 1 not all covered, or a violation"""
 RUNS_MAX = 9
+TELL_SECONDS = 30.0
 
 
 def arguments() -> argparse.Namespace:
@@ -139,10 +140,13 @@ class Exploration:
 
     def _through(self, cases: Sequence[Any]) -> list[Any]:
         """Runs the cases. Returns those that die one boundary further."""
-        following = []
-        for result in self._slots.run(cases):
+        following, told = [], time.monotonic()
+        for number, result in enumerate(self._slots.run(cases), 1):
             self._report.add(result)
             following += self._report.following(result)
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self._say(f"{number} of {len(cases)}")
         return following
 
     def _chosen(self, cases: Sequence[Any], level: int, size: int | None) -> Sequence[Any]:

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from clearing import store, tasks
 from clearing.models import Clearing, StatusChange
-from clearing.status import State
-from tests.crashpoints import service
+from clearing.status import InterventionKind, State
+from tests.crashpoints import people, service
 from tests.crashpoints.outcomes import BEHAVIOURS, BY_NAME, CLEARED, Behaviour
 from tests.crashpoints.points import Phase, Point
 from tests.crashpoints.process import Process
 from tests.orders.messages import interface_row, message, row, updated
 
 Body = Callable[[Process], None]
+K = InterventionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +260,23 @@ def _stopping() -> list[Scenario]:
 def _people() -> list[Scenario]:
     parked = (Life(service.consume), Life(service.work_one))
     parts = {**ONE_A_MESSAGE, "CLEARING_ATTEMPTS_MAX": 2}
-    common: dict[str, Any] = {"orders": PAIR, "lives": parked, "act": service.retry, "again": service.retry, "settings": parts}
+    common: dict[str, Any] = {"orders": PAIR, "lives": parked, "act": people.retry, "again": people.retry, "settings": parts}
     return [
         Scenario(name="people/retry_refused", before=(("refused_twice_and_parked", 2),), **common),
         Scenario(name="people/retry_rejected", before=(("rejected_once", 2),), **common),
         Scenario(name="people/retry_partial", before=(("partial_thrice", 3),), **common),
         Scenario(name="people/retry_retrying", before=(("busy", 2),), **common),
+        _intervention(K.CONFIRM_DONE, before=(("timeout", 2),)),
+        _intervention(K.CONFIRM_NOT_DONE, before=(("reset", 2),), then_retry=True),
+        _intervention(K.VOID, before=(("rejected_once", 2),), ends={"A1": frozenset({"voided"})}),
+        _intervention(K.RELEASE_HOLD, lives=(Life(service.consume), Life(people.hold))),
     ]
+
+
+def _intervention(kind: InterventionKind, *, then_retry: bool = False, **more: Any) -> Scenario:
+    act = people.intervention(kind, then_retry=then_retry)
+    lives = (Life(service.consume), Life(service.work_one))
+    return Scenario(**{"name": f"people/{kind}", "orders": PAIR, "lives": lives, "act": act, "again": act, "settings": ONE_A_MESSAGE, **more})
 
 
 def _restore() -> list[Scenario]:

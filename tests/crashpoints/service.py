@@ -7,7 +7,7 @@ import base64
 import json
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -15,15 +15,14 @@ from typing import Any, Final
 from celery import signals
 from celery.app.trace import build_tracer
 from celery.worker import state as worker_state
-from django.contrib.auth.models import User
 from django.db import connection
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
-from clearing import admin_retry, pipeline, store, tasks
+from clearing import pipeline, store, tasks
 from clearing.models import Clearing
-from clearing.status import ACTIVE, State
+from clearing.status import ACTIVE
 from ops import intake
 from orders import consumer
 from orders.consumer import BinlogConsumer, ExitCode
@@ -167,16 +166,7 @@ def watch_die(process: Process) -> None:
         sweep(process)
 
 
-# --- a person -----------------------------------------------------------------------------------------------------------------------
-def retry(process: Process, order_id: str = "A1", states: Sequence[State] = (State.PARKED, State.RETRYING)) -> None:
-    """Somebody presses "Retry" for an order that is parked or retrying; whoever comes back later finds it gone on, or does it again."""
-    with process.doors.paused():
-        anna, _ = User.objects.get_or_create(username="anna")
-        found = list(Clearing.objects.select_related("order").filter(order__order_id=order_id, state__in=states))
-    request: Any = SimpleNamespace(user=anna, _messages=SimpleNamespace(add=lambda *_: None))
-    admin_retry._retry_all(request, found, "the account has its money now")
-
-
+# --- an operator -------------------------------------------------------------------------------------------------------------------
 def mark_restored(_: Process, ahead_ms: int = 3_600_000) -> None:
     """The operator says that the database was restored."""
     now_ms = Clearing.objects.order_by("-created_ms").values_list("created_ms", flat=True)[0]
