@@ -94,6 +94,8 @@ class Explorer:
             snapshots.append(checks.snapshot())
         host.books.arrive_all()
         result.next_points = points_of(acted.trace) if not points else apart(points_of(recovered.trace)) if records else []
+        if not points and not result.next_points:
+            result.violations.append("nothing happened in which it could have died")
         result.violations += checks.violations(group, host.books, snapshots)
 
     def _host(self, group: Group) -> Host:

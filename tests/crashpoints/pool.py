@@ -67,8 +67,8 @@ def pool(jobs: int) -> Iterator[Pool]:
     slots: list[Connection[Any, Any]] = []
     try:
         _make_databases(url, names)
-        clock.install()
         service.prepare()
+        clock.install()  # into all that is loaded by now
         gc.collect()
         gc.freeze()  # forks share these pages for ever
         for number, name in enumerate(names):

@@ -223,6 +223,7 @@ def _sweeps() -> list[Scenario]:
     due = (Life(service.consume), Life(service.work_one))
     stopped = (Life(service.consume), Life(_stop_with_a_claim))
     everything = (*killed, Life(service.work_one, _call(4, Phase.AFTER)), Life(_lose_messages))
+    thrice = (Life(service.consume), *(Life(service.work_one, _call(1, Phase.BEFORE)), Life(service.watch_die)) * 3)
     late, soon = partial(_sweep_later, seconds=15), partial(_sweep_later, seconds=3)
     return [
         Scenario(name="sweep/dead_worker", orders=PAIR, lives=killed, act=service.watch_die, double=True),
@@ -233,6 +234,7 @@ def _sweeps() -> list[Scenario]:
         Scenario(name="sweep/stalled_lane", orders=PAIR, lives=(*unpublished, Life(_stall)), act=service.sweep, double=True),
         Scenario(name="sweep/due", orders=PAIR, lives=due, before=(("reset", 2),), act=partial(_sweep_later, seconds=60), double=True),
         Scenario(name="sweep/everything", orders=(A1, A2, B1), lives=everything, act=late, double=True),
+        Scenario(name="sweep/suspect", orders=PAIR, lives=thrice, act=service.work_one, ends={"A1": frozenset({CLEARED, "poison"})}),
     ]
 
 
