@@ -36,9 +36,7 @@ class TestItSees:
         [
             ("no_lost_attempt", "steps/close/done@1"),
             ("never_asks", "steps/close/done@1"),
-            ("another_key_after_a_death", "steps/close/done@1"),
             ("never_sends_again", "ingest/gap"),
-            ("publishes_in_the_transaction", "ingest/gap"),
         ],
     )
     def test_a_guard_that_was_broken_on_purpose(self, guard: str, scenario: str) -> None:
