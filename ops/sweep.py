@@ -5,11 +5,12 @@ another one, or the clearing has been unclaimed for a while and both queues that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 from django.conf import settings
@@ -19,7 +20,7 @@ from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
 from base.alarms import alarm
 from clearing import broker, pipeline, standing, store, store_people
-from clearing.store import Unclaimed
+from clearing.store import ClearingRef, Unclaimed
 from ops import pulse
 
 log = structlog.get_logger(__name__)
@@ -27,8 +28,10 @@ ACTOR = "sweep"
 REMINDED_ROWS_MAX = 20  # of one pass: people and webhooks take no more
 REMINDER_WINDOW_ROWS = 2_000  # of those that are due, to look for a CLOSE among
 EXPIRED_ROWS_MAX = 100
+T = TypeVar("T")
 LANES_A_PASS = 1_000  # of those with waiting orders, in turn: a net under something that never happens
 PAST_MS = 500  # a queue is past a message when it has come to one that much younger: workers hold some that they haven't claimed yet
+SENT_ROWS = 200  # marked as sent again in one transaction, without a lane's lock
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
@@ -47,7 +50,7 @@ def sweep() -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled, _expire, _remind):
+    for stage in (_bury_the_dead, _take_back, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
         try:
             counts += stage(generation)
         except Exception as error:
@@ -71,29 +74,33 @@ def _bury_the_dead(_generation: str) -> Counter[str]:
     return Counter(buried=len(dead))
 
 
-def _requeue(generation: str) -> Counter[str]:
+def _take_back(generation: str) -> Counter[str]:
+    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation))
+
+
+def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counter[str]]) -> Counter[str]:
     """In small transactions; where one fails, row by row, so that a bad row stops nobody else."""
     counts: Counter[str] = Counter()
-    candidates = [*store.orphaned(settings.SWEEP_ROWS_MAX), *_due()]
-    for start in range(0, len(candidates), CHUNK_ROWS):
-        chunk = candidates[start : start + CHUNK_ROWS]
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
         try:
-            counts += _requeue_rows(chunk, generation)
+            counts += act(chunk)
         except DatabaseError:
             for row in chunk:
                 with suppress_logged(row):
-                    counts += _requeue_rows([row], generation)
+                    counts += act([row])
     return counts
 
 
-def _due() -> list[int]:
+def _queue_due(generation: str) -> Counter[str]:
     """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
     now = standing.read()
     rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
-    return store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    due = store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation))
 
 
-def _requeue_rows(ids: list[int], generation: str) -> Counter[str]:
+def _requeue_rows(ids: Sequence[int], generation: str) -> Counter[str]:
     found = store.requeue(ids, actor=ACTOR, generation=generation)
     pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
     for row in found:
@@ -103,20 +110,23 @@ def _requeue_rows(ids: list[int], generation: str) -> Counter[str]:
 
 
 @contextmanager
-def suppress_logged(clearing_id: int) -> Iterator[None]:
+def suppress_logged(row: object) -> Iterator[None]:
     """Lets the pass go on after a row that the database refuses."""
     try:
         yield
     except DatabaseError:
-        log.exception("a clearing can't be queued again", clearing_id=clearing_id)
+        log.exception("a clearing can't be queued again", row=row)
 
 
 def _send_gone(generation: str) -> Counter[str]:
     suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
-    refs = store.resend(gone, generation=generation) if gone else []
+    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(store.resend(chunk, generation=generation), "sent_again"))
+
+
+def _send(refs: Sequence[ClearingRef], action: str) -> Counter[str]:
     pipeline.publish(refs)
-    return Counter(sent_again=len(refs))
+    return Counter({action: len(refs)})
 
 
 def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
@@ -140,9 +150,7 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
 def _promote_stalled(generation: str) -> Counter[str]:
     users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
-    refs = store.promote_lanes(users, actor=ACTOR, generation=generation) if users else []
-    pipeline.publish(refs)
-    return Counter(stalled=len(refs))
+    return _in_chunks(users, CHUNK_ROWS, lambda chunk: _send(store.promote_lanes(chunk, actor=ACTOR, generation=generation), "stalled"))
 
 
 def _expire(_generation: str) -> Counter[str]:

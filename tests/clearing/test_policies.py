@@ -135,7 +135,7 @@ class TestNumbers:
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.RESET), times=3)
         clearing = world.run(world.accept())
 
-        so_much_later(world, clearing, 59)
+        so_much_later(world, clearing, 30)
         assert clearing.state == State.UNKNOWN
         so_much_later(world, clearing, 121)
 

@@ -31,7 +31,8 @@ from tests.support.waiting import wait_until
 
 NEVER_SECONDS: Final = "86400"
 USERS: Final = 400
-AUDIT_WAIT_SECONDS: Final = 140
+AUDIT_WAIT_SECONDS: Final = 420  # for what piled up while the consumer was away
+AUDIT_SECONDS: Final = 120  # for the reading itself
 SOURCES_SQL: Final = "SELECT source, count(*) FROM orders_syncorder GROUP BY source"
 EPILOG: Final = """example:
   python -m tests.endurance.kills --orders 20000 --kills 50 --seed 1 --json
@@ -81,7 +82,7 @@ class Run:
             started = time.monotonic()
             with service.placing(self.orders, users=min(USERS, self.orders), rate=int(self.rate), seed=self.seed, seconds=self._placing_seconds_max):
                 self._kill(service, outcome, on_progress)
-            ended = service.manage("audit", "--json", f"--wait={AUDIT_WAIT_SECONDS}", check=False)
+            ended = service.manage("audit", "--json", f"--wait={AUDIT_WAIT_SECONDS}", check=False, seconds=AUDIT_WAIT_SECONDS + AUDIT_SECONDS)
             outcome.seconds = round(time.monotonic() - started, 1)
             outcome.audit_exit_code = ended.returncode
             outcome.audit = _short(json.loads(ended.stdout)) if ended.stdout.startswith("{") else {}

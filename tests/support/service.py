@@ -28,11 +28,11 @@ class LiveService:
     folder: Path
     environment: Mapping[str, str]
 
-    def manage(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of manage.py to its end."""
+    def manage(self, *arguments: str, check: bool = True, seconds: float = COMMAND_SECONDS_MAX, **more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of manage.py to its end, so long at most."""
         command = [sys.executable, "manage.py", *arguments]
         environment = {**self.environment, **more}
-        ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
+        ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
         assert not check or ended.returncode == 0, f"{' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
         return ended
 
