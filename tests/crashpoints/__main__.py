@@ -97,12 +97,14 @@ def main() -> int:
         if options.mutate:
             mutations.apply(options.mutate)
         repeats = f"{Path(sys.executable).name} -m tests.crashpoints{f' --mutate {options.mutate}' if options.mutate else ''}"
-        found = report.Report(repeats)
+        found = report.Report(repeats, quiet=options.json)
         with pool.pool(options.jobs) as slots:
             started = time.monotonic()
             explored = Exploration(options, slots, found)
             explored.run([group.name for group in groups])
             seconds = time.monotonic() - started
+    if options.list:
+        return 1 if found.violated else 0
     if options.json:
         print(found.as_json(seconds=round(seconds, 1), seed=explored.seed, groups=len(groups)))
     else:

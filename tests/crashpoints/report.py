@@ -28,6 +28,7 @@ class Report:
     """The results so far."""
 
     repeats: str  # the beginning of the command that repeats a case
+    quiet: bool = False  # violations are told at the end alone
     numbers: dict[Case, str] = field(default_factory=dict)  # what --point calls a case
     total: int = 0
     covered: int = 0
@@ -42,7 +43,7 @@ class Report:
         self.slowest_seconds = max(self.slowest_seconds, result.seconds)
         if result.violations and result.covered:
             self.violated.append(result)
-        if result.violations and len(self.violated) <= SHOWN_MAX:
+        if result.violations and len(self.violated) <= SHOWN_MAX and not self.quiet:
             print("\n".join(self.lines(result)), flush=True)
 
     def following(self, result: Result) -> list[Case]:
@@ -72,7 +73,12 @@ class Report:
     def as_json(self, **more: Any) -> str:
         """The figures and every violation."""
         found = [
-            {"group": result.case.group, "points": [str(point) for point in result.case.points], "violations": result.violations}
+            {
+                "group": result.case.group,
+                "points": [str(point) for point in result.case.points],
+                "violations": result.violations,
+                "account": result.account,
+            }
             for result in self.violated
         ]
         return json.dumps({"covered": self.covered, "total": self.total, "violations": len(self.violated), "found": found, **more}, indent=2)
