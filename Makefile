@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka crashpoints pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -71,6 +71,9 @@ bench-intake: ## the intake's figures: decoder, consumer, gap pass over a millio
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
+
+crashpoints: setup ## processes die at every boundary between two effects (SAMPLE=1000 SEED=7: some of them; SCENARIO=sweep: one kind)
+	@$(PY) -m tests.crashpoints $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders and delays (ORDERS=100000 RATE=300 SEED=1): each gets in once, in time
 	@$(PY) -m tests.endurance.lossy --orders $(or $(ORDERS),100000) --rate $(or $(RATE),300) --seed $(or $(SEED),1) $(if $(JSON),--json)

@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from clearing import pipeline
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
 from clearing.waysout import RETRYABLE_STATES, NotPossible
@@ -74,6 +75,7 @@ def _back(chosen: Sequence[Clearing]) -> str:
 
 
 def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str) -> None:
+    pipeline.generation()  # read here, where no transaction is open, it is known inside
     retried = []
     for clearing in chosen:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.db import connection
 
 GENERATION_KEY = "clearing:generation"
 GENERATION_SECONDS = 1.0  # how long a process believes what it read; a wiped broker is noticed within the sweep's next passes
@@ -32,8 +33,11 @@ _known = _Known()
 
 
 def generation() -> str:
-    """The broker's generation as last read, at most a second ago; what was last known where it doesn't answer. Never raises."""
-    if monotonic() - _known.read_at > GENERATION_SECONDS:
+    """The broker's generation as last read, at most a second ago; what was last known where it doesn't answer. Never raises.
+
+    Inside a transaction it isn't asked either (design, rule 6): whoever opens one reads it before.
+    """
+    if not connection.in_atomic_block and monotonic() - _known.read_at > GENERATION_SECONDS:
         _known.read_at = monotonic()  # first, so that one thread asks and the others go on with what is known
         with suppress(redis.RedisError):
             read_generation()

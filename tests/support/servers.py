@@ -1,6 +1,7 @@
 """What the tests ask of their own servers beyond what an operator would."""
 
 import psycopg2
+import redis
 
 
 def forget_durability(database_url: str) -> None:
@@ -13,3 +14,10 @@ def forget_durability(database_url: str) -> None:
             cursor.execute("SELECT pg_reload_conf()")
     finally:
         connection.close()
+
+
+def forget_messages(broker_url: str) -> None:
+    """The broker of a test that never restarts it: without a file on a disk that others keep busy."""
+    client = redis.Redis.from_url(broker_url)
+    client.config_set("appendonly", "no")
+    client.close()

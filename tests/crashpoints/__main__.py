@@ -1,0 +1,168 @@
+"""`python -m tests.crashpoints`: lets processes die at every boundary between two effects, and looks whether anything was lost, doubled,
+reordered or stranded.
+
+A first run of each scenario finds its boundaries; then each of them is run once, with the death there. The servers are the run's own
+(.run/crashpoints), or those that the environment names.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import django
+
+from stack.launcher import Stack
+from stack.rundir import default_folder, take
+from tests.support.servers import forget_durability, forget_messages
+
+EPILOG = """examples:
+  python -m tests.crashpoints                                    everything
+  python -m tests.crashpoints --sample 600 --seed 7              so many of them, of every kind at least one
+  python -m tests.crashpoints --scenario sweep                   the scenarios whose names begin so
+  python -m tests.crashpoints --scenario steps/in_place/reset@2 --point 12,3    one case: dies at 12, the recovery at 3
+  python -m tests.crashpoints --scenario steps/in_place --mutate no_lost_attempt    a guard broken on purpose: must find violations
+
+exit code: 0 all covered and nothing found; 1 not all covered, or a violation"""
+RUNS_MAX = 9
+TELL_SECONDS = 30.0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crashpoints", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="about so many boundaries; every kind is among them")
+    parser.add_argument("--seed", type=int, help="of the sample; printed when it isn't given")
+    parser.add_argument("--scenario", action="append", metavar="NAME", help="only scenarios whose names begin so; may be repeated")
+    parser.add_argument("--point", metavar="K[,J]", help="only this boundary of one scenario, and J of the recovery after it")
+    parser.add_argument("--mutate", metavar="NAME", help="break a guard on purpose (tests/crashpoints/mutations.py)")
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 2), help="processes (%(default)s)")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and, of each, its boundaries")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    return parser.parse_args()
+
+
+@contextmanager
+def servers() -> Iterator[None]:
+    """PostgreSQL and a broker, and an environment in which nothing else is reached."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    addresses = {f"{name.upper()}_URL": f"http://{name}" for name in ("counter", "fund", "trading")}
+    os.environ.update({**addresses, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "METRICS_DIR": "", "GATEWAY_KIND": "http"})
+    os.environ.setdefault("LOG_LEVEL", "CRITICAL")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+    folder, _lock = reserve_folder()
+    stack = Stack(folder, os.environ)
+    try:
+        variables = stack.up()
+        if not stack.is_named("DATABASE_URL"):
+            forget_durability(variables["DATABASE_URL"])
+        if not stack.is_named("BROKER_URL"):
+            forget_messages(variables["BROKER_URL"])
+        os.environ.update({"RUN_DIR": str(folder), **variables, **addresses})
+        os.environ["DATABASE_STATEMENT_MS_MAX"] = "0"  # of the migrations
+        django.setup()
+        yield
+    finally:
+        stack.down()
+
+
+def reserve_folder() -> tuple[Path, Any]:
+    """The first folder that no other run holds; the kernel frees it when we end. `make down` knows the lock's name."""
+    for number in range(1, RUNS_MAX + 1):
+        folder = default_folder(os.environ) / ("crashpoints" if number == 1 else f"crashpoints-{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "pytest.lock").open("a")
+        if take(lock.fileno()):
+            return folder, lock
+        lock.close()
+    raise SystemExit(f"{RUNS_MAX} runs are under way in this checkout: wait for one to end")
+
+
+def main() -> int:
+    options = arguments()
+    with servers():
+        from tests.crashpoints import explorer, mutations, pool, report
+
+        groups = explorer.named(options.scenario or [])
+        if not groups:
+            raise SystemExit(f"no scenario is named {options.scenario}: see --list")
+        if options.mutate:
+            mutations.apply(options.mutate)
+        repeats = f"{Path(sys.executable).name} -m tests.crashpoints{f' --mutate {options.mutate}' if options.mutate else ''}"
+        found = report.Report(repeats, quiet=options.json)
+        with pool.pool(options.jobs) as slots:
+            started = time.monotonic()
+            explored = Exploration(options, slots, found)
+            explored.run([group.name for group in groups])
+            seconds = time.monotonic() - started
+    if options.list:
+        return 1 if found.violated else 0
+    if options.json:
+        print(found.as_json(seconds=round(seconds, 1), seed=explored.seed, groups=len(groups)))
+    else:
+        print(f"{seconds:.0f} s, the slowest case {found.slowest_seconds:.1f} s")
+        print(found.last_line)
+    return 0 if found.passed else 1
+
+
+class Exploration:
+    """One run: recorded lives, then the deaths, then the deaths of those who mend."""
+
+    def __init__(self, options: argparse.Namespace, slots: Any, found: Any) -> None:
+        self._options = options
+        self._slots = slots
+        self._report = found
+        self.seed = options.seed if options.seed is not None else int(time.time())
+        self._random = Random(self.seed)
+
+    def run(self, groups: Sequence[str]) -> None:
+        """Runs everything that was asked for."""
+        from tests.crashpoints.explorer import Case
+        from tests.crashpoints.report import SINGLES_SHARE
+
+        firsts = self._through([Case(name) for name in groups])
+        self._say(f"{len(groups)} scenarios, {len(firsts)} boundaries of {len({case.points[-1].kind for case in firsts})} kinds; seed {self.seed}")
+        if self._options.list:
+            for case in firsts:
+                self._say(f"{case.group} {self._report.numbers[case]}: {case.points[-1]}")
+            return
+        size = self._options.sample
+        seconds = self._through(self._chosen(firsts, 0, None if size is None else int(size * SINGLES_SHARE)))
+        if seconds:
+            self._say(f"{self._report.total} done; {len(seconds)} boundaries of the recoveries after them")
+        self._through(self._chosen(seconds, 1, None if size is None else size - self._report.total))
+
+    def _through(self, cases: Sequence[Any]) -> list[Any]:
+        """Runs the cases. Returns those that die one boundary further."""
+        following, told = [], time.monotonic()
+        for number, result in enumerate(self._slots.run(cases), 1):
+            self._report.add(result)
+            following += self._report.following(result)
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self._say(f"{number} of {len(cases)}")
+        return following
+
+    def _chosen(self, cases: Sequence[Any], level: int, size: int | None) -> Sequence[Any]:
+        from tests.crashpoints.report import sample
+
+        if self._options.point:
+            wanted = self._options.point.split(",")
+            return [case for case in cases if self._report.numbers[case].split(",") == wanted[: level + 1]]
+        return cases if size is None else sample(cases, size, self._random)
+
+    def _say(self, text: str) -> None:
+        if not self._options.json:
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What people do, as the admin does it for them: a retry, and the ways out that a second person approves. Who comes back later finds what was
+done, and does the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Final
+
+from django.contrib.auth.models import User
+from django.db import transaction
+
+from clearing import admin_retry, broker, interventions, store
+from clearing.models import Clearing, Intervention
+from clearing.status import InterventionKind, InterventionState, State
+from clearing.store_people import OutsideEvidence, Person
+from tests.crashpoints.process import Process
+
+ANN, BEN = Person("ann", 1), Person("ben", 2)
+REASON: Final = "the fund's people said so by phone"
+BY_PHONE: Final = OutsideEvidence(reference="phone-17", document="call of 10:32 with Ms. Wu, recorded as 4711")
+TRANSFERRED: Final = Decimal("3050.12")  # by step 2 of A1
+LATER_SECONDS: Final = 120  # beyond any request that may be on its way
+
+
+def retry(process: Process, order_id: str = "A1", states: Sequence[State] = (State.PARKED, State.RETRYING)) -> None:
+    """Somebody presses "Retry" for an order that is parked or retrying."""
+    with process.doors.paused():
+        ann, _ = User.objects.get_or_create(username="ann")
+        found = list(Clearing.objects.select_related("order").filter(order__order_id=order_id, state__in=states))
+    request: Any = SimpleNamespace(user=ann, _messages=SimpleNamespace(add=lambda *_: None))
+    admin_retry._retry_all(request, found, "the account has its money now")
+
+
+def hold(_: Process) -> None:
+    """A1 changed at the counter."""
+    store.hold("A1", "contents_differ", actor="intake", generation=broker.last_generation())
+
+
+def intervention(kind: InterventionKind, *, then_retry: bool = False) -> Callable[[Process], None]:
+    """One asks and another approves, as a body; `then_retry` lets the order go on after it."""
+    return partial(_intervene, kind=kind, then_retry=then_retry)
+
+
+def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) -> None:
+    with process.doors.paused():
+        clearing = Clearing.objects.get(order__order_id="A1")
+        executed = Intervention.objects.filter(clearing=clearing, state=InterventionState.EXECUTED).exists()
+        waiting = Intervention.objects.filter(clearing=clearing, state=InterventionState.REQUESTED).values_list("pk", flat=True).first()
+    if not executed:
+        pk = waiting or _asked(clearing, kind)
+        process.advance(LATER_SECONDS)
+        with transaction.atomic():
+            interventions.approve(pk, person=BEN)
+    if then_retry:
+        retry(process)
+
+
+def _asked(clearing: Clearing, kind: InterventionKind) -> int:
+    with transaction.atomic():
+        evidence = replace(BY_PHONE, amount=TRANSFERRED) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
+        return interventions.ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)

@@ -1,0 +1,113 @@
+"""The explorer itself: it finds what is broken on purpose, and it says so when a boundary wasn't there."""
+
+import os
+import subprocess
+import sys
+from random import Random
+
+import pytest
+
+from stack.rundir import CHECKOUT
+from tests.crashpoints import report
+from tests.crashpoints.doors import commands_of, label_of
+from tests.crashpoints.explorer import Case, Result
+from tests.crashpoints.points import Event, Phase, Point, apart, points_of
+from tests.crashpoints.scenarios import GROUPS
+
+SECONDS_MAX = 150
+
+
+def explore(*arguments: str) -> tuple[int, str]:
+    """(exit code, last line) of a run on the tests' own servers."""
+    command = [sys.executable, "-m", "tests.crashpoints", "--jobs", "1", *arguments]
+    ended = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert ended.stdout, ended.stderr
+    return ended.returncode, ended.stdout.splitlines()[-1]
+
+
+class TestItSees:
+    def test_that_all_is_well(self) -> None:
+        code, last_line = explore("--scenario", "steps/close/done@1")
+
+        assert (code, last_line) == (0, "crash points: 24/24 covered, 0 violations")
+
+    @pytest.mark.parametrize(
+        ("guard", "scenario"),
+        [
+            ("no_lost_attempt", "steps/close/done@1"),
+            ("never_asks", "steps/close/done@1"),
+            ("never_sends_again", "ingest/gap"),
+        ],
+    )
+    def test_a_guard_that_was_broken_on_purpose(self, guard: str, scenario: str) -> None:
+        code, last_line = explore("--scenario", scenario, "--mutate", guard)
+
+        assert code == 1
+        assert last_line.startswith("crash points: ")
+        assert not last_line.endswith(" 0 violations")
+
+    def test_one_case_once_more(self) -> None:
+        code, last_line = explore("--scenario", "sweep/expired_claim/done@1", "--point", "2,3")
+
+        assert (code, last_line) == (0, "crash points: 2/2 covered, 0 violations")
+
+
+def point(label: str, nth: int = 1, phase: Phase = Phase.BEFORE) -> Point:
+    return Point(label, nth, phase)
+
+
+class TestReport:
+    def test_a_boundary_that_was_not_there_is_not_covered(self, capsys: pytest.CaptureFixture[str]) -> None:
+        found = report.Report("repeat")
+
+        found.add(Result(Case("steps", (point("db a"),))))
+        found.add(Result(Case("steps", (point("db b"),)), covered=False, violations=["it never came to it"]))
+
+        assert (found.passed, found.last_line) == (False, "crash points: 1/2 covered, 0 violations")
+
+    def test_a_violation_fails_and_tells_how_to_repeat_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        found = report.Report("python -m tests.crashpoints")
+        case = found.following(Result(Case("steps"), next_points=[point("db a"), point("db b")]))[1]
+
+        found.add(Result(case, violations=["step 1 took effect 2 times"]))
+
+        assert (found.passed, found.last_line) == (False, "crash points: 1/1 covered, 1 violations")
+        assert "repeat: python -m tests.crashpoints --scenario steps --point 2" in capsys.readouterr().out
+
+    def test_nothing_at_all_is_not_a_pass(self) -> None:
+        assert not report.Report("repeat").passed
+
+    def test_a_sample_has_every_kind_of_boundary(self) -> None:
+        rare = Case("steps", (point("log commit"),))
+        cases = [*(Case("steps", (point("db a", nth),)) for nth in range(500)), rare]
+
+        chosen = [report.sample(cases, 10, Random(seed)) for seed in range(20)]
+
+        assert all(len(found) == 10 and rare in found for found in chosen)
+        assert len({tuple(found) for found in chosen}) == 20
+
+
+class TestBoundaries:
+    def test_a_call_has_three_and_what_wrote_nothing_none(self) -> None:
+        trace = [Event("call fund", 1), Event("db read", 1, wrote=False), Event("db claim", 1)]
+
+        assert [found.phase for found in points_of(trace)] == ["before", "on its way", "after", "before", "after"]
+
+    def test_dying_before_an_effect_leaves_what_dying_after_the_one_before_it_left(self) -> None:
+        found = points_of([Event("db claim", 1), Event("db finish", 1)])
+
+        assert apart(found) == [found[0], found[1], found[3]]
+
+    def test_names_of_statements(self) -> None:
+        assert label_of("SELECT * FROM clearing_claim(%s, %s)") == "clearing_claim"
+        assert label_of("INSERT INTO orders_watermark AS w (shard) VALUES (%s)") == "insert orders_watermark"
+        assert label_of('UPDATE "clearing_clearing" SET x = 1') == "update clearing_clearing"
+        assert label_of("SELECT 1") == "read"
+
+    def test_commands_of_a_packed_pipeline(self) -> None:
+        packed = [b"*3\r\n$5\r\nLPUSH\r\n$1\r\nq\r\n$4\r\na\r\nb\r\n", b"*1\r\n$4\r\nPING\r\n"]
+
+        assert commands_of(packed) == [[b"LPUSH", b"q"], [b"PING"]]
+
+    def test_groups_have_names_of_their_own(self) -> None:
+        assert len({group.name for group in GROUPS}) == len(GROUPS)
