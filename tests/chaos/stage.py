@@ -1,0 +1,88 @@
+"""The live service that the faults meet: two workers and two `worker-ops`, on servers of its own under `.run/chaos`."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stack.launcher import Stack
+from stack.procfile import read_procfile
+from stack.rundir import CHECKOUT, take
+from stack.services import Services
+from tests.support.servers import forget_durability
+from tests.support.service import LiveService
+from tests.support.waiting import wait_until
+
+TWICE = ("worker", "worker-ops")
+UP_SECONDS_MAX = 40
+
+
+class BusyError(Exception):
+    """Another run is under way in this checkout."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The running service, its servers, and its processes. `halted`: those that ended for good by themselves, which none may."""
+
+    service: LiveService
+    stack: Stack
+    services: Services
+    halted: set[str] = field(default_factory=set)
+
+    def oldest(self, name: str) -> str:
+        """Of the processes of that name, the one that has lived longest."""
+        return min(self.all_of(name), key=lambda one: (self.service.folder / "pids" / f"{one}.pid").stat().st_mtime)
+
+    def all_of(self, name: str) -> list[str]:
+        """The names of all processes of one kind, each of them up; the supervisor's pause before a restart is the shortest again."""
+        names = [name, f"{name}-2"] if name in TWICE else [name]
+        self.look_for_halted()
+        self.services._ask(dict.fromkeys(names, "up"))
+        wait_until(lambda: all(self.service.pid_or_none(one) for one in names), seconds=UP_SECONDS_MAX)
+        return names
+
+    def look_for_halted(self) -> None:
+        """Remembers who has ended for good."""
+        self.halted.update(line.name for line in self.services.status() if line.state == "halted")
+
+
+@contextmanager
+def stage(folder: Path, seed: int) -> Iterator[Stage]:
+    """Brings everything up from nothing and takes it down, whatever happens; the logs stay until the next run. Raises BusyError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
+        if not take(lock.fileno()):
+            raise BusyError(f"a chaos run is under way in {folder}: wait for its end, or stop it with Ctrl-C")
+        shutil.rmtree(folder, ignore_errors=True)
+        inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+        environment = {**inherited, "RUN_DIR": str(folder)}
+        stack = Stack(folder, environment)
+        stack.run_dir.make()
+        services = Services(stack, _procfile(folder, seed))
+        service = LiveService(folder, environment)
+        try:
+            stack.up()
+            forget_durability(service.variable("DATABASE_URL"))
+            service.manage("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0")
+            services.up()
+            yield Stage(service, stack, services)
+        finally:
+            services.down()
+            stack.down()
+            for leftover in folder.iterdir():
+                if leftover.is_dir() and leftover.name != "logs":
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _procfile(folder: Path, seed: int) -> Path:
+    lines = []
+    for name, command in read_procfile(CHECKOUT / "Procfile").items():
+        lines.append(f"{name}: {command} --seed {seed}" if name == "sandbox" else f"{name}: {command}")
+        if name in TWICE:
+            lines.append(f"{name}-2: {command.replace(f'-n {name}@', f'-n {name}-2@')}")
+    path = folder / "Procfile"
+    path.write_text("\n".join(lines) + "\n")
+    return path
