@@ -30,7 +30,7 @@ def sweep() -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled):
+    for stage in (bury_the_dead, _requeue, _send_gone, _promote_stalled):
         try:
             counts += stage(generation)
         except Exception as error:
@@ -45,8 +45,8 @@ def sweep() -> Counter[str]:
     return counts
 
 
-def _bury_the_dead(_generation: str) -> Counter[str]:
-    """Before the requeue, which takes back what the dead had claimed."""
+def bury_the_dead(_generation: str = "") -> Counter[str]:
+    """Declares dead who has been silent for too long. Before the requeue, which takes back what the dead had claimed."""
     beats = pulse.living()
     dead = [name for name in pulse.watch.dead(beats, monotonic()) if pulse.bury(name, beats[name])]
     for name in dead:

@@ -8,6 +8,7 @@ from base.db import drop_broken_connection
 from ops.intake import run_gap_pass, run_reconcile
 from ops.patience import Patience
 from ops.sweep import sweep as run_sweep
+from ops.watcher import watcher
 from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
 
@@ -17,7 +18,8 @@ counter_patience = Patience()  # of this process
 
 @shared_task(name="ops.sweep")
 def sweep() -> None:
-    """Dispatches what was interrupted."""
+    """Dispatches what was interrupted. Who sweeps also looks on between the sweeps."""
+    watcher.start()
     drop_broken_connection()
     run_sweep()
 

@@ -57,8 +57,8 @@ def next_calls(affected: Affected) -> list[float]:
     wanted = "t.outcome = 'done'" if affected.done else "t.outcome <> 'lost'"
     moment = "t.answered_at" if affected.done else "t.sent_at"
     sql = (
-        f"SELECT min({MS.format(moment)}) FROM clearing_operation o JOIN clearing_attempt t ON t.operation_id = o.id"
-        f" WHERE o.clearing_id = ANY (%s) AND {moment} > to_timestamp(%s / 1000.0) AND {wanted} GROUP BY o.clearing_id"  # noqa: S608
+        f"SELECT min({MS.format(moment)}) FROM clearing_operation o JOIN clearing_attempt t ON t.operation_id = o.id"  # noqa: S608 - of constants
+        f" WHERE o.clearing_id = ANY (%s) AND {moment} > to_timestamp(%s / 1000.0) AND {wanted} GROUP BY o.clearing_id"
     )
     return [float(row[0]) - affected.at_ms for row in query(sql, [list(affected.clearing_ids), affected.at_ms])]
 
