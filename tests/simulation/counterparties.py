@@ -15,7 +15,7 @@ from ops.audit.facts import Effect, Residue
 from sandbox import ledger
 from sandbox.storage import PlacedOrder, Posting
 
-CALL_SECONDS: Final = (0.002, 0.02)  # each way
+CALL_SECONDS: Final = (0.004, 0.04)  # both ways
 OF_CALLS: Final[tuple[tuple[float, Fault], ...]] = (
     (0.006, Fault(kind=FaultKind.UNREACHABLE)),
     (0.006, Fault(kind=FaultKind.LATENCY, latency_ms=1_500)),
@@ -68,7 +68,7 @@ class Counterparties(FakeCounterparties):
 
 @dataclass(frozen=True)
 class _Far:
-    """A connection that takes its time."""
+    """A connection that takes its time, between the signing and the effect."""
 
     near: Client
     pause: Callable[[str, tuple[float, float]], None]
@@ -83,11 +83,8 @@ class _Far:
         deadline_ms: int,
         timestamp_ms: int,
     ) -> HttpAnswer:
-        self.pause("a request is on its way", CALL_SECONDS)
-        try:
-            return self.near.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=timestamp_ms)
-        finally:
-            self.pause("an answer is on its way", CALL_SECONDS)
+        self.pause("a request", CALL_SECONDS)
+        return self.near.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=timestamp_ms)
 
 
 def effects(applied: Iterable[Applied], user_of: Mapping[str, str]) -> tuple[Effect, ...]:

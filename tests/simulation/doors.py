@@ -79,13 +79,15 @@ class Doors:
 
     # --- The database -----------------------------------------------------------------------------------------------------------------
     def call(self, sql: str, params: Sequence[Any]) -> list[Any]:
-        """In the place of `base.db.call`, one commit: before it and after it others may act, and its answer may be lost."""
+        """In the place of `base.db.call`, one commit: before it others may act, and its answer may be lost.
+
+        Not after it: whatever comes next has a door of its own, and in between nothing is done that anybody could see.
+        """
         if connection.in_atomic_block:
             return db.call(sql, params)
-        self.pause("before a call")
+        self.pause("a call")
         self._break(BEFORE_LOST)
         rows = self.call_at_once(sql, params)
-        self.pause("after a call")
         self._break(ANSWER_LOST)
         return rows
 
@@ -101,9 +103,8 @@ class Doors:
     # --- The broker -------------------------------------------------------------------------------------------------------------------
     def publish(self, refs: Sequence[Any], queue: str | None) -> None:
         """In the place of `pipeline._send`."""
-        self.pause("before a publish")
+        self.pause("a publish")
         self._broker.send(refs, queue)
-        self.pause("after a publish")
 
     # --- The sweepers -----------------------------------------------------------------------------------------------------------------
     def dead(self, beats: Any, now: float) -> list[str]:

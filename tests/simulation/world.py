@@ -1,7 +1,7 @@
 """Everybody who acts in the simulation: workers of two releases, two sweeps, intake, a person, and whoever breaks things."""
 
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,9 @@ from clearing.status import State
 from clearing.steps import Runner
 from ops.intake import take_from_gap, take_from_kafka
 from ops.sweep import sweep
+from orders.arrivals import Item
 from orders.gaps import GapPass
+from orders.ingest import IngestResult
 from orders.mapping import Rules
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.counter import Counter
@@ -124,12 +126,12 @@ class World:
         while True:
             self.scheduler.pause(3.0, "gap pass")
             self.doors.set_clock()
-            GapPass(self.counter, partial(self._take_gap), Rules.from_settings(), OVERLAP_MS, PAGE_ROWS).run()
+            GapPass(self.counter, self._take_gap, Rules.from_settings(), OVERLAP_MS, PAGE_ROWS).run()
 
-    def _take_gap(self, items: object) -> object:
+    def _take_gap(self, items: Sequence[Item]) -> IngestResult:
         self.scheduler.pause(self.random.uniform(0.001, 0.02), "a page came")
         self.doors.set_clock()
-        return take_from_gap(items)  # type: ignore[arg-type]
+        return take_from_gap(items)
 
     def _take(self, act: Callable[[], object]) -> None:
         self.doors.set_clock()
