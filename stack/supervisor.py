@@ -9,9 +9,9 @@ SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart}
 import argparse
 import json
 import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +28,22 @@ STATUS = "services.json"
 TICK_SECONDS = 0.5
 
 
+class Bell:
+    """Rung by every signal. Not a threading.Event: a handler that sets one while the loop holds its lock would wait for itself for ever."""
+
+    def __init__(self) -> None:
+        self._heard, self._rung = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def hang(self) -> None:
+        """From now on signals ring it."""
+        signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> None:
+        """Until it rings, at most so long; what rang before counts."""
+        if select.select([self._heard], [], [], seconds)[0]:
+            os.read(self._heard, 65_536)
+
+
 class Supervisor:
     """Services of one run folder, in the Procfile's order."""
 
@@ -35,13 +51,14 @@ class Supervisor:
         self._run_dir = run_dir
         self._services = [Service(name, command, run_dir, wanted=name in wanted) for name, command in commands.items()]
         self._identity = Identity.of(os.getpid())
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._stopping = False
         self._asked = False
         self._written = ""
 
     def run(self) -> None:
         """Supervises until SIGTERM or SIGINT; returns when every service has ended."""
+        self._bell.hang()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         while not (self._stopping and all(service.idle for service in self._services)):
@@ -52,14 +69,12 @@ class Supervisor:
             for service in self._services:
                 service.check(time.monotonic())
             self._write_status()
-            self._wake.wait(TICK_SECONDS)
-            self._wake.clear()
+            self._bell.wait(TICK_SECONDS)
         self._write_status()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = self._stopping or number in {signal.SIGTERM, signal.SIGINT}
         self._asked = self._asked or number == signal.SIGHUP
-        self._wake.set()
 
     def _obey(self) -> None:
         self._asked = False

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,6 +56,20 @@ def supervise(make_stack: MakeStack, folder: Path, text: str) -> Iterator[Superv
         yield running
     finally:
         running.services.down()
+
+
+class TestSignals:
+    def test_however_many_come_at_whatever_moment_it_still_obeys(self, supervised: Supervised) -> None:
+        supervised.services.up()
+        supervisor = int((supervised.stack.run_dir.pids / "supervisor.pid").read_text())
+        before = supervised.pid("steady")
+
+        for _ in range(5_000):
+            os.kill(supervisor, signal.SIGCHLD)
+            time.sleep(0.0002)  # each by itself: signals that come together are one
+        supervised.services.restart(["steady"])
+
+        assert supervised.pid("steady") != before
 
 
 class TestUp:
