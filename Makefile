@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench fuzz-decode pins clean
+.PHONY: help setup demo up down test lint bench fuzz-decode chaos simulate pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -63,6 +63,12 @@ bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
+
+chaos: setup ## a live service under faults, then the audit (ORDERS=5000 FAULTS=300 SEED=1 SPACING=8)
+	@$(PY) -m tests.chaos --orders $(or $(ORDERS),5000) --faults $(or $(FAULTS),300) --seed $(or $(SEED),1) --spacing $(or $(SPACING),8)
+
+simulate: setup ## the engine in virtual time, everything else at random (ORDERS=10000 SEED=7 SEEDS=1)
+	@$(PY) -m tests.simulation --orders $(or $(ORDERS),10000) --seed $(or $(SEED),7) --seeds $(or $(SEEDS),1)
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \

@@ -32,6 +32,7 @@ from tests.chaos.verdict import Verdict, judge
 
 EXAMPLE: Final = "example: python -m tests.chaos --orders 1000 --faults 60 --spacing 2.5 --seed 1"
 USERS: Final = 100
+REST_SECONDS: Final = 1.0  # from the end of a fault that lasted to the next one
 PLACED_SECONDS_MAX: Final = 300
 QUIET_SECONDS_MAX: Final = 100
 SHOWN_MAX: Final = 20
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=5_000, help="orders to place (%(default)s)")
     parser.add_argument("--faults", type=int, default=300, help="faults of processes and servers; those of messages come besides (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of faults, orders and the sandbox's dice (%(default)s)")
-    parser.add_argument("--spacing", type=float, default=8.0, metavar="SECONDS", help="between the beginnings of two faults (%(default)s)")
+    parser.add_argument("--spacing", type=float, default=8.0, metavar="SECONDS", help="from the beginning of a fault to the next one's (%(default)s)")
     parser.add_argument("--faulty-share", type=float, default=0.03, help="of the counterparties' answers (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the last line alone")
     return parser.parse_args()
@@ -61,7 +62,7 @@ class Run:
         self._console = console
         self._plan = plan(options.seed, options.faults)
         sandbox = on.service.variable("COUNTER_URL")
-        rate = options.orders / (len(self._plan) * options.spacing)
+        rate = options.orders / sum(max(options.spacing, planned.seconds + REST_SECONDS) for planned in self._plan)
         self._traffic = Traffic(sandbox, orders=options.orders, users=USERS, rate=rate, seed=options.seed)
         self._answers = FaultyAnswers(sandbox, options.faulty_share)
         self._faults = Faults(on)
@@ -88,15 +89,17 @@ class Run:
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             faults, orders = progress.add_task("faults", total=len(self._plan)), progress.add_task("orders", total=self._options.orders)
             for number, planned in enumerate(self._plan):
-                self._wait(self._began + number * self._options.spacing)
+                next_at = time.monotonic() + self._options.spacing
                 self._do(number, planned)
+                time.sleep(max(REST_SECONDS, next_at - time.monotonic()))
                 progress.update(faults, completed=number + 1)
                 progress.update(orders, completed=self._traffic.placed)
 
     def _do(self, number: int, planned: Planned) -> None:
+        began = time.monotonic() - self._began
         hit = self._faults.do(planned)
         lasted = f" for {planned.seconds:.1f} s" if planned.seconds else ""
-        line = f"{time.monotonic() - self._began:7.1f} s  {number + 1:>3}/{len(self._plan)}  {planned.kind.name}{lasted}: {hit} orders hit"
+        line = f"{began:7.1f} s  {number + 1:>3}/{len(self._plan)}  {planned.kind.name}{lasted}: {hit} orders hit"
         self._console.print(f"{line}, {self._traffic.placed} placed")
 
     def _await_placed(self) -> None:
@@ -137,10 +140,6 @@ class Run:
         for row in recovery.query(UNFINISHED_SQL, [SHOWN_MAX]):
             out.print(str(row), markup=False)
         out.print(f"logs: {self._stage.service.folder / 'logs'}", markup=False)
-
-    @staticmethod
-    def _wait(moment: float) -> None:
-        time.sleep(max(0.0, moment - time.monotonic()))
 
 
 def main() -> int:

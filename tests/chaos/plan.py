@@ -22,7 +22,7 @@ class Kind:
         return f"{self.target}_{self.how}".replace("-", "_")
 
 
-FROZEN: Final = (1.0, 6.0)  # shorter and longer than the silence that makes a process dead
+FROZEN: Final = (1.0, 5.0)  # shorter and longer than the silence that makes a process dead
 KINDS: Final = (
     Kind("worker", "kill", 9),
     Kind("worker", "term", 3),
