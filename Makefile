@@ -47,8 +47,8 @@ demo: setup ## clear 500 orders before your eyes; Ctrl-C ends it (ONCE=1: ends b
 	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once)
 
 test: setup ## all tests, on servers of their own
-	@$(PYTEST) -n 2 --dist loadfile -m "not processes"
-	@$(PYTEST) -m processes
+	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
+	@$(PYTEST) -m "processes and not zookeeper"
 
 lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff check .

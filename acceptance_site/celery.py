@@ -77,7 +77,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,
     worker_send_task_events=False,  # `celery worker -E` turns them on for Flower
-    beat_scheduler="celery.beat:Scheduler",  # no schedule file: every job is due at once after a start, and harmless
+    beat_scheduler="ops.beat:LeaderScheduler",  # of all beats the leader alone sends
     enable_utc=True,
     timezone="UTC",
     beat_schedule={

@@ -20,6 +20,7 @@ from environs import Env
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
 from base.kafka import KafkaSecurity, WrongSecurity
+from base.zookeeper import WrongAddress, ZooKeeperAddress, parse_address
 
 django_stubs_ext.monkeypatch()
 
@@ -65,6 +66,14 @@ def kafka_security(**variables: str) -> KafkaSecurity:
     try:
         return KafkaSecurity(**variables)
     except WrongSecurity as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
+def zookeeper(**variables: Any) -> ZooKeeperAddress | None:
+    """Where leadership is settled; None: in PostgreSQL."""
+    try:
+        return parse_address(**variables)
+    except WrongAddress as error:
         raise ImproperlyConfigured(str(error)) from None
 
 
@@ -261,6 +270,17 @@ ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to t
 
 # --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with -------------------------------------
 BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
+
+# --- Leadership -------------------------------------------------------------------------------------------------------------------
+# Unset: a lease in PostgreSQL, which needs no further server.
+LEADERSHIP = zookeeper(
+    url=env.str("LEADERSHIP_URL", ""),
+    session_seconds=env.float("ZOOKEEPER_SESSION_SECONDS", 4.0),
+    username=env.str("ZOOKEEPER_USER", ""),
+    password=env.str("ZOOKEEPER_PASSWORD", ""),
+)
+LEADER_LEASE_SECONDS = LEADERSHIP.session_seconds if LEADERSHIP else env.float("LEADER_LEASE_SECONDS", 4.0)  # of silence, until another takes over
+FENCE_MS_MAX = env.int("FENCE_MS_MAX", 3_000)  # of a transaction under a term: a frozen leader's keeps the next one waiting no longer
 
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

@@ -82,6 +82,29 @@ STAGES = Histogram("acceptance_stage_seconds", "Time of a stage.", ["stage"], bu
 _stages = {stage: STAGES.labels(stage) for stage in Stage}
 _steps = {1: _stages[Stage.STEP_1], 2: _stages[Stage.STEP_2], 3: _stages[Stage.STEP_3], 4: _stages[Stage.STEP_4]}
 
+# --- Leadership -------------------------------------------------------------------------------------------------------------------
+# 1 while this process may act as the leader. The sum over all beats: 1; 0 for long: nobody leads; 2 for a moment: a hand-over.
+IS_LEADER = Gauge("acceptance_is_leader", "Whether the process leads.", registry=REGISTRY, multiprocess_mode="livesum")
+# The term that this process leads under; 0 while it doesn't.
+LEADER_TERM = Gauge("acceptance_leader_term", "The term of the leader.", registry=REGISTRY, multiprocess_mode="livemax")
+# Terms that this process took, by why.
+HANDOVERS = Counter("acceptance_leader_handovers_total", "Terms taken.", ["reason"], registry=REGISTRY)
+
+
+class JobResult(StrEnum):
+    """What became of a periodic job."""
+
+    DONE = "done"
+    FAILED = "failed"
+    OUTDATED = "outdated"  # of a term that is over: it wrote nothing, or nothing more
+    BUSY = "busy"  # left out: the one before is still under way
+
+
+# Periodic jobs that a worker took from the queue.
+JOBS = Counter("acceptance_jobs_total", "Periodic jobs.", ["job", "result"], registry=REGISTRY)
+# Periodic jobs that the leader didn't send, since one like it still waits.
+JOBS_NOT_SENT = Counter("acceptance_jobs_not_sent_total", "Periodic jobs not piled up.", ["job"], registry=REGISTRY)
+
 # --- Alarms -----------------------------------------------------------------------------------------------------------------------
 # What a person should look at, by the alarm's code (base/alarms.py; docs/runbook.md has a page for each).
 ALARMS = Counter("acceptance_alarms_total", "Alarms raised.", ["code"], registry=REGISTRY)
@@ -202,9 +225,18 @@ def registry() -> CollectorRegistry:
     """What this process can show: the sums of all processes that share METRICS_DIR, or its own values."""
     if not settings.METRICS_DIR:
         return REGISTRY
+    _forget_the_dead(Path(settings.METRICS_DIR))
     shared = CollectorRegistry()
     MultiProcessCollector(shared, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
     return shared
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """A killed process leaves its live gauges behind: a leader that is gone would be counted for ever."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            file.unlink(missing_ok=True)
 
 
 def exposition() -> bytes:

@@ -23,3 +23,33 @@ class Incarnation(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class LeaderTerm(models.Model):
+    """One row: who leads, and under which number. Only the current term's writes are accepted (base/fence.py; design, rule 10)."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1, db_default=1)
+    term = models.BigIntegerField(default=0, db_default=0, help_text="0: nobody has led yet.")
+    leader = models.CharField(max_length=120, blank=True, default="", db_default="", help_text="host:pid:number of the process that took it.")
+    previous = models.CharField(max_length=120, blank=True, default="", db_default="")
+    since = models.DateTimeField(db_default=ServiceNow())
+    reason = models.CharField(max_length=100, blank=True, default="", db_default="", help_text="Why it took over.")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="leaderterm_one_row")]
+
+    def __str__(self) -> str:
+        return f"term {self.term}: {self.leader or 'nobody'}"
+
+
+class Candidate(models.Model):
+    """One who stands for leadership by the lease in PostgreSQL. The leader's row is its lease: when it goes, or stands still, another takes over.
+
+    Apart from `LeaderTerm`, whose row is locked by every write of a periodic job: a renewal would wait for them.
+    """
+
+    name = models.CharField(primary_key=True, max_length=120)
+    beat_at = models.DateTimeField(db_default=ServiceNow())
+
+    def __str__(self) -> str:
+        return self.name

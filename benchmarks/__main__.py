@@ -1,7 +1,7 @@
-"""`python -m benchmarks overhead|burst|decode [--json]`: our figures beside the floor's, interleaved in one run; `ratios` are what counts.
+"""`python -m benchmarks overhead|burst|decode|handover [--json]`: our figures beside the floor's, interleaved in one run; `ratios` are what counts.
 
-`decode` needs no server. The others run on a database and a broker of the run's own: the embedded stack's, under .run/bench, or those that the
-environment names.
+`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on a database
+and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -24,13 +24,14 @@ EXAMPLE = "example: python -m benchmarks overhead --orders 1500 --rounds 3"
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["overhead", "burst", "decode"])
+    parser.add_argument("figure", choices=["overhead", "burst", "decode", "handover"])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, default=100.0, help="orders/s of overhead")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
     )
+    parser.add_argument("--hand-overs", type=int, default=50, help="how often the leader is ended, each way (handover)")
     parser.add_argument("--threads", type=int, default=16, help="threads of a worker")
     parser.add_argument("--processes", type=int, default=1, help="workers")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
@@ -41,6 +42,8 @@ def main() -> int:
     options = arguments()
     if options.figure == "decode":
         return decode_rates(options.rounds, as_json=options.json)
+    if options.figure == "handover":
+        return hand_over_times(options.hand_overs, as_json=options.json)
     folder = default_folder(os.environ) / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(folder, os.environ)
@@ -60,6 +63,21 @@ def decode_rates(rounds: int, *, as_json: bool) -> int:
 
     found = decode.figures(10 * rounds)
     print(json.dumps(found, indent=2) if as_json else "\n".join(decode.lines(found)))
+    return 0
+
+
+def hand_over_times(rounds: int, *, as_json: bool) -> int:
+    """Seconds without a leader."""
+    from benchmarks import handover
+    from stack.zookeeper import missing
+
+    reason = missing()
+    if reason:
+        print(f"without ZooKeeper: {reason}", file=sys.stderr)
+    found = handover.figures(
+        default_folder(os.environ) / "bench-handover", rounds, [kind for kind in handover.KINDS if kind == "lease" or not reason]
+    )
+    print(json.dumps(found, indent=2) if as_json else "\n".join(handover.lines(found)))
     return 0
 
 

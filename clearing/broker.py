@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
+from typing import Any
 
 import redis
 from django.conf import settings
@@ -66,6 +67,19 @@ def oldest_queued_ms(queue: str) -> int | None:
     if raw is None:
         return None
     try:
-        return int(json.loads(raw)["headers"][QUEUED_MS_HEADER])
+        return int(_headers(raw)[QUEUED_MS_HEADER])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def waiting(queue: str, limit: int) -> list[dict[str, Any]]:
+    """The headers of the queue's newest messages. Raises redis.RedisError."""
+    return [headers for message in client().lrange(queue, 0, limit - 1) if (headers := _headers(message))]
+
+
+def _headers(message: bytes | str) -> dict[str, Any]:
+    try:
+        found = json.loads(message)["headers"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}

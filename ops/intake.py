@@ -1,18 +1,19 @@
 """Where intake is wired together: rows of `orders` open, hold and publish the clearings of `clearing`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import structlog
 from django.conf import settings
 from django.db import connection
 
+from base.fence import Fence, no_fence
 from base.http import SignedClient
 from clearing import pipeline
 from clearing.intake import hold, open_clearings
 from clearing.store import ClearingRef
+from ops.alone import alone
 from orders.arrivals import Item
 from orders.gaps import GapPass, GapResult
 from orders.ingest import AcceptedOrder, IngestResult, ingest
@@ -35,9 +36,9 @@ def take_from_kafka(items: Sequence[Item]) -> IngestResult:
     return _take(items, Source.KAFKA)
 
 
-def take_from_gap(items: Sequence[Item]) -> IngestResult:
+def take_from_gap(items: Sequence[Item], fence: Fence = no_fence) -> IngestResult:
     """Takes a page of the counter's interface in."""
-    return _take(items, Source.GAP)
+    return _take(items, Source.GAP, fence=fence)
 
 
 def take_from_replay(items: Sequence[Item]) -> IngestResult:
@@ -50,34 +51,45 @@ def take_from_restore(items: Sequence[Item]) -> IngestResult:
     return _take(items, Source.RESTORE, partial(open_clearings, restored=True))
 
 
-def run_gap_pass(shard: int | None = None, since_ms: int | None = None) -> GapResult | None:
+def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: Fence = no_fence) -> GapResult | None:
     """Fetches from the counter what the binlog didn't bring, of one shard or of all. None: another pass is still under way.
 
-    `since_ms`: reads again from there (milliseconds of the counter's clock), however long that takes, beside the periodic passes.
+    `since_ms`: reads again from there (milliseconds of the counter's clock), however long that takes, beside the periodic passes. Under a
+    leader's fence it raises TermOutdated as soon as another leads.
     """
-    with _alone(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK) as ours:
+    with alone(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("gap pass left out: the one before is still under way")
             return None
-        gap_pass = GapPass(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS)
+        gap_pass = GapPass(_interface(), _take_fenced(fence), Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
         return gap_pass.run(shard, since_ms)
 
 
-def run_reconcile(hours: float) -> list[ReconcileRun] | None:
+def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] | None:
     """Compares our orders of the last hours with the counter's tables, and fetches what is missing. None: another run is still under way.
 
-    Raises InterfaceFailed if the counter doesn't list its shards.
+    Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence TermOutdated as soon as another leads.
     """
-    with _alone(RECONCILE_LOCK) as ours:
+    with alone(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("reconcile left out: the one before is still under way")
             return None
-        return Reconcile(_interface(), take_from_gap, Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS).run(hours)
+        reconcile = Reconcile(_interface(), _take_fenced(fence), Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
+        return reconcile.run(hours)
 
 
-def _take(items: Sequence[Item], source: Source, opens: OpenClearings = open_clearings) -> IngestResult:
+def _take_fenced(fence: Fence) -> Take:
+    return partial(take_from_gap, fence=fence)
+
+
+def _idle_seconds_max() -> float:
+    """Of a session between two statements of a pass: some calls of the counter's interface."""
+    return 4 * settings.GATEWAY_DEADLINE_MS / 1000 + 10
+
+
+def _take(items: Sequence[Item], source: Source, opens: OpenClearings = open_clearings, fence: Fence = no_fence) -> IngestResult:
     pipeline.generation()  # read here, where no transaction is open, it is known inside
-    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=pipeline.publish)
+    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=pipeline.publish, fence=fence)
 
 
 def _interface() -> HttpSyncOrderInterface:
@@ -95,17 +107,3 @@ def _database_clock() -> Callable[[], int]:
         cursor.execute("SELECT (extract(epoch FROM service_now()) * 1000)::bigint")
         offset_ms = cursor.fetchone()[0] - time.monotonic_ns() // 1_000_000
     return lambda: offset_ms + time.monotonic_ns() // 1_000_000
-
-
-@contextmanager
-def _alone(lock: int) -> Iterator[bool]:
-    """Whether this is the only run of its kind. The lock is the session's, not a transaction's: it goes with a process that dies."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [lock])
-        ours: bool = cursor.fetchone()[0]
-    try:
-        yield ours
-    finally:
-        if ours and connection.connection is not None:  # a connection that broke took the lock with it
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [lock])

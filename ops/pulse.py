@@ -12,6 +12,7 @@ from datetime import datetime
 from django.conf import settings
 
 from base.db import call
+from base.fence import Fence, fenced, no_fence
 
 WATCHED_SECONDS_MAX = 1.5  # of silence between two passes that counts; a longer gap was ours
 DEAD_SECONDS = 3.0  # of silence of one that we have seen alive
@@ -25,10 +26,11 @@ class _Pulse:
 
 
 class Watch:
-    """What one sweeper process has seen. Safe in threads."""
+    """What one process has seen. Safe in threads."""
 
-    def __init__(self, unseen_seconds: float) -> None:
+    def __init__(self, unseen_seconds: float, dead_seconds: float = DEAD_SECONDS) -> None:
         self._unseen_seconds = unseen_seconds
+        self._dead_seconds = dead_seconds
         self._pulses: dict[str, _Pulse] = {}
         self._looked_at: float | None = None
         self._lock = threading.Lock()
@@ -42,7 +44,9 @@ class Watch:
             watched = 0.0 if self._looked_at is None else min(max(now - self._looked_at, 0.0), WATCHED_SECONDS_MAX)
             self._looked_at = now
             self._pulses = {name: self._pulse(name, beat, watched) for name, beat in beats.items()}
-            return [name for name, pulse in self._pulses.items() if pulse.silent >= (DEAD_SECONDS if pulse.seen_alive else self._unseen_seconds)]
+            return [
+                name for name, pulse in self._pulses.items() if pulse.silent >= (self._dead_seconds if pulse.seen_alive else self._unseen_seconds)
+            ]
 
     def _pulse(self, name: str, beat: datetime, watched: float) -> _Pulse:
         known = self._pulses.get(name)
@@ -61,9 +65,10 @@ def living() -> dict[str, datetime]:
     return dict(call("SELECT name, beat_at FROM base_incarnation WHERE ended_at IS NULL", []))
 
 
-def bury(name: str, beat: datetime) -> bool:
-    """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the next requeue."""
+def bury(name: str, beat: datetime, fence: Fence = no_fence) -> bool:
+    """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the next requeue. Raises TermOutdated."""
     sql = (
         "UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'dead' WHERE name = %s AND beat_at = %s AND ended_at IS NULL RETURNING name"
     )
-    return bool(call(sql, [name, beat]))
+    with fenced(fence):
+        return bool(call(sql, [name, beat]))

@@ -1,13 +1,13 @@
-"""The periodic jobs, sent by beat to the `ops` queue, whose workers run nothing else."""
+"""The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else. `ops/jobs.py` runs each under its term."""
 
 import structlog
-from celery import shared_task
 from django.conf import settings
 
-from base.db import drop_broken_connection
+from base.fence import Fence
 from ops.intake import run_gap_pass, run_reconcile
+from ops.jobs import periodic_job
 from ops.patience import Patience
-from ops.sweep import sweep as run_sweep
+from ops.sweep import sweep_alone
 from ops.watcher import watcher
 from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
@@ -16,30 +16,29 @@ log = structlog.get_logger(__name__)
 counter_patience = Patience()  # of this process
 
 
-@shared_task(name="ops.sweep")
-def sweep() -> None:
+@periodic_job("ops.sweep")
+def sweep(fence: Fence) -> bool:
     """Dispatches what was interrupted. Who sweeps also looks on between the sweeps."""
     watcher.start()
-    drop_broken_connection()
-    run_sweep()
+    return sweep_alone(fence) is not None
 
 
-@shared_task(name="ops.gap_pass")
-def gap_pass() -> None:
+@periodic_job("ops.gap_pass")
+def gap_pass(fence: Fence) -> bool:
     """Fetches from the counter what the binlog didn't bring; a counter that doesn't list its shards is asked more rarely."""
     if not counter_patience.may_ask():
-        return
-    drop_broken_connection()
-    result = run_gap_pass()
+        return True
+    result = run_gap_pass(fence=fence)
     if result is not None:
         counter_patience.heard(answered=SHARD_LIST not in result.failed)
+    return result is not None
 
 
-@shared_task(name="ops.reconcile")
-def reconcile() -> None:
+@periodic_job("ops.reconcile")
+def reconcile(fence: Fence) -> bool:
     """Compares the last hours' orders with the counter's own tables."""
-    drop_broken_connection()
     try:
-        run_reconcile(settings.RECONCILE_HOURS)
+        return run_reconcile(settings.RECONCILE_HOURS, fence=fence) is not None
     except InterfaceFailed as error:
         log.warning("reconcile failed", error=str(error), fix="nothing: the next run compares the same hours")
+        return True

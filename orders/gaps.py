@@ -15,6 +15,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from base.db import drop_broken_connection
+from base.fence import Fence, fenced, no_fence
 from orders.arrivals import GAP_PREFIX, Item, Origin, read_row
 from orders.ingest import IngestResult
 from orders.interface import InterfaceFailed, Page, Position, SyncOrderInterface
@@ -49,18 +50,19 @@ class GapResult:
 
 @dataclass(frozen=True, slots=True)
 class GapPass:
-    """One pass over every shard. `take` takes rows in, as gap's."""
+    """One pass over every shard. `take` takes rows in, as gap's; both it and what is noted here write under the fence."""
 
     interface: SyncOrderInterface
     take: Take
     rules: Rules
     overlap_ms: int
     page_rows: int
+    fence: Fence = no_fence
 
     def run(self, only: int | None = None, since_ms: int | None = None) -> GapResult:
         """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others.
 
-        With `since_ms` it reads from there, if that lies before a shard's position; positions never move back by it.
+        With `since_ms` it reads from there, if that lies before a shard's position; positions never move back by it. Raises TermOutdated.
         """
         result = GapResult()
         try:
@@ -85,14 +87,19 @@ class GapPass:
             taken = self.take([self._item(shard, row) for row in page.rows])
             if taken.accepted:
                 found += taken.accepted
-                _count(shard, taken.accepted)
+                self._note(_COUNT, shard, taken.accepted)
             result.rows += len(page.rows)
             result.ingested.add(taken)
             position = _following(page, position)
         if first_now_ms is not None:
-            _move(shard, first_now_ms - self.overlap_ms)
+            self._note(_MOVE, shard, max(first_now_ms - self.overlap_ms, 0))
         if found:
             log.info("orders that only the gap pass found", shard=shard, orders=found)
+
+    def _note(self, sql: str, shard: int, value: int) -> None:
+        """What was found is counted at once, page by page: a pass that fails later has found it all the same."""
+        with fenced(self.fence), connection.cursor() as cursor:
+            cursor.execute(sql, [shard, value])
 
     def _start_ms(self, shard: int, since_ms: int | None) -> int:
         known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
@@ -113,17 +120,6 @@ def _following(page: Page, position: Position) -> Position | None:
     if following is not None and (following.ms, following.id) <= (position.ms, position.id):
         raise InterfaceFailed(f"the page after {position} is followed by {following}")
     return following
-
-
-def _move(shard: int, through_ms: int) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_MOVE, [shard, max(through_ms, 0)])
-
-
-def _count(shard: int, found: int) -> None:
-    """At once, page by page: a pass that fails later has found them all the same."""
-    with connection.cursor() as cursor:
-        cursor.execute(_COUNT, [shard, found])
 
 
 def _offset(row_id: object) -> int:

@@ -12,9 +12,10 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, connection
 
 from base import metrics
+from base.fence import Fence, fenced, no_fence
 from orders.arrivals import CONTENTS_DIFFER, DATABASE_REFUSED, REFUSED_PREFIX, UNREADABLE, Arrival, Bad, Item, Place, Skipped, Suspect
 from orders.mapping import NewOrder, canonical_hash
 from orders.models import Source
@@ -78,14 +79,15 @@ def ingest(
     open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
     hold: Callable[[str, str], None],
     publish: Callable[[Sequence[Ref]], bool],
-    fence: Callable[[], None] | None = None,
+    fence: Fence = no_fence,
 ) -> IngestResult:
     """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and publishes what they opened.
 
-    `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start of each; `publish` runs after the commit
-    and answers False for what it couldn't send. Safe to repeat as a whole. Raises the database's errors that aren't about a row.
+    `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start of each (base/fence.py); `publish` runs
+    after the commit and answers False for what it couldn't send. Safe to repeat as a whole. Raises TermOutdated, and the database's errors
+    that aren't about a row.
     """
-    run = _Ingest(source, open_clearings, hold, publish, fence or _no_fence)
+    run = _Ingest(source, open_clearings, hold, publish, fence)
     arrivals = [item for item in batch if isinstance(item, Arrival)]
     for start in range(0, len(arrivals), settings.INTAKE_BATCH_ROWS_MAX):
         run.accept(arrivals[start : start + settings.INTAKE_BATCH_ROWS_MAX])
@@ -94,10 +96,6 @@ def ingest(
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
     _count(run.result, source)
     return run.result
-
-
-def _no_fence() -> None:
-    """Nothing to be fenced off from."""
 
 
 def _count(result: IngestResult, source: Source) -> None:
@@ -116,7 +114,7 @@ class _Ingest(Generic[Ref]):
         open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
         hold: Callable[[str, str], None],
         publish: Callable[[Sequence[Ref]], bool],
-        fence: Callable[[], None],
+        fence: Fence,
     ) -> None:
         self.result = IngestResult()
         self._source = source
@@ -152,7 +150,10 @@ class _Ingest(Generic[Ref]):
 
     def put_away(self, found: Sequence[Bad]) -> None:
         """Quarantines what is bad in itself."""
-        new = {id(bad) for bad in quarantine(found, self._source)}
+        if not found:
+            return
+        with fenced(self._fence):
+            new = {id(bad) for bad in quarantine(found, self._source)}
         for bad in found:
             self._note(bad, new=id(bad) in new)
 
@@ -161,8 +162,7 @@ class _Ingest(Generic[Ref]):
         for arrival in arrivals:
             first.setdefault(arrival.order.order_id, arrival)
         hashes = {order_id: canonical_hash(arrival.order) for order_id, arrival in first.items()}
-        with transaction.atomic(durable=True):
-            self._fence()
+        with fenced(self._fence):
             keys = _insert(first, hashes, self._source)
             refs: Sequence[Ref] = []
             if keys:
@@ -195,8 +195,7 @@ class _Ingest(Generic[Ref]):
 
     def _set_apart(self, bad: Bad) -> None:
         """The message into quarantine and the hold onto the order's clearing, in one transaction; the same message again does neither."""
-        with transaction.atomic(durable=True):
-            self._fence()
+        with fenced(self._fence):
             new = bool(quarantine([bad], self._source))
             if new:
                 self._hold(bad.order_id, bad.reason)

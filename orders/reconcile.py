@@ -17,6 +17,7 @@ from django.db import connection
 from base.alarms import alarm
 from base.clock import ServiceNow
 from base.db import drop_broken_connection
+from base.fence import Fence, fenced, no_fence
 from orders.arrivals import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
 from orders.gaps import interface_origin
 from orders.ingest import IngestResult
@@ -50,21 +51,29 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Reconcile:
-    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left to the stream and the gap pass."""
+    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left to the stream and the gap pass.
+
+    Both `take` and what is noted here write under the fence.
+    """
 
     tables: CounterTables
     take: Take
     rules: Rules
     page_rows: int
     settle_ms: int
+    fence: Fence = no_fence
 
     def run(self, hours: float) -> list[ReconcileRun]:
-        """Compares the last hours and keeps a row for each shard. Raises InterfaceFailed if the counter doesn't even list its shards."""
+        """Compares the last hours and keeps a row for each shard.
+
+        Raises InterfaceFailed if the counter doesn't even list its shards, and TermOutdated.
+        """
         there = self.tables.shards()
         to_ms = there.now_ms - self.settle_ms
         window = Window(max(to_ms - int(hours * HOUR_MS), self.rules.since_ms, 0), to_ms)
         runs = [self._reconcile(shard, window) for shard in sorted(there.shards)]
-        ReconcileRun.objects.filter(at__lt=ServiceNow() - RUNS_KEPT).delete()
+        with fenced(self.fence):
+            ReconcileRun.objects.filter(at__lt=ServiceNow() - RUNS_KEPT).delete()
         return runs
 
     def _reconcile(self, shard: int, window: Window) -> ReconcileRun:
@@ -76,7 +85,8 @@ class Reconcile:
         except (InterfaceFailed, DatabaseError) as error:
             drop_broken_connection()
             run.error = str(error).strip()
-        run.save()
+        with fenced(self.fence):
+            run.save()
         _tell(run)
         return run
 

@@ -3,7 +3,8 @@
 Why not PyPI's `supervisor`: it retries a process that exits at once whatever its exit code, and exit code 78 ("don't start me again") has
 to be obeyed then too; it writes no pid files; and a child's own children outlive it when the child is killed hard.
 
-SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart}). What it does stands in `services.json`.
+SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). What it does stands in `services.json`. A name is the
+Procfile's, or with a number (`worker.2`) one more instance of it.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from stack.processes import Identity
-from stack.procfile import read_procfile
+from stack.procfile import instance_of, read_procfile
 from stack.rundir import CHECKOUT, RunDir, default_folder, read_json, write_atomically
 from stack.service import Service, ServiceStatus
 
@@ -49,12 +50,17 @@ class Supervisor:
 
     def __init__(self, run_dir: RunDir, commands: Mapping[str, str], wanted: set[str]) -> None:
         self._run_dir = run_dir
-        self._services = [Service(name, command, run_dir, wanted=name in wanted) for name, command in commands.items()]
+        self._commands = commands
+        names = [*commands, *sorted(wanted - set(commands))]
+        self._services = [self._service(name, wanted=name in wanted) for name in names]
         self._identity = Identity.of(os.getpid())
         self._bell = Bell()
         self._stopping = False
         self._asked = False
         self._written = ""
+
+    def _service(self, name: str, *, wanted: bool) -> Service:
+        return Service(name, self._commands[instance_of(name)[0]], self._run_dir, wanted=wanted)
 
     def run(self) -> None:
         """Supervises until SIGTERM or SIGINT; returns when every service has ended."""
@@ -80,17 +86,19 @@ class Supervisor:
         self._asked = False
         file = self._run_dir.folder / REQUESTS
         requests = read_json(file)
+        known = {service.name for service in self._services}
+        self._services += [self._service(name, wanted=False) for name in requests if name not in known]
         for service in self._services:
-            service.request(requests.get(service.name))
+            service.request(requests.get(service.name), time.monotonic())
         self._write_status()
         file.unlink(missing_ok=True)  # the sign that it was read
 
     def _stop_in_order(self) -> None:
         foundation, *others = self._services
         for service in others:
-            service.request("down")
+            service.request("down", time.monotonic())
         if all(service.idle for service in others):
-            foundation.request("down")
+            foundation.request("down", time.monotonic())
 
     def _write_status(self) -> None:
         services = {service.name: asdict(service.status()) for service in self._services}
@@ -110,7 +118,7 @@ def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStat
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m stack.supervisor", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile; worker.2 is a second one")
     parser.add_argument("--procfile", type=Path, default=CHECKOUT / "Procfile", help="default: the checkout's")
     options = parser.parse_args(arguments)
     run_dir = RunDir(default_folder(os.environ))

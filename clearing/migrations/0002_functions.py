@@ -1,13 +1,18 @@
-from pathlib import Path
-
 from django.db import migrations
 
-SQL = Path(__file__).parent.parent / "sql"
-
-
-def create(apps, schema_editor):
-    for path in sorted(SQL.glob("*.sql")):
-        schema_editor.execute(path.read_text(), params=None)
+# The functions themselves are code, not schema: clearing/sql/*.sql, installed after every `migrate` (base/functions.py).
+# Their row types are schema: a changed one is a new type of a new name, in a migration of its own.
+REF = "CREATE TYPE clearing_ref AS (id bigint, epoch int, step int, lane int, queued_ms bigint)"
+WORK = """
+CREATE TYPE clearing_work AS (
+    clearing_id bigint, epoch int, step int, part int, operation_id bigint, operation_state text, counterparty text, action text,
+    key text, request bytea, sent_seconds_ago float8, attempts int, tries int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
+    order_id text, user_id text, contract_id text, direction text, asset text, quantity numeric, quoted_usdt numeric, created_ms bigint,
+    flow int, queued_ms bigint, exchanges bytea[], hold_code text
+)
+"""
+# Takes the functions that name the types with it, and the note that they are installed.
+FORGET = ["DROP FUNCTION IF EXISTS clearing_functions_version()", "DROP TYPE clearing_ref, clearing_work CASCADE"]
 
 
 class Migration(migrations.Migration):
@@ -21,5 +26,5 @@ class Migration(migrations.Migration):
             ],
             migrations.RunSQL.noop,
         ),
-        migrations.RunPython(create, migrations.RunPython.noop),
+        migrations.RunSQL([REF, WORK], FORGET),
     ]

@@ -23,9 +23,6 @@ BEGIN
 END
 $$;
 
--- What a publisher needs to know of a queued clearing.
-CREATE TYPE clearing_ref AS (id bigint, epoch int, step int, lane int, queued_ms bigint);
-
 CREATE OR REPLACE FUNCTION clearing_ms(p_at timestamptz) RETURNS bigint LANGUAGE sql STABLE AS $$ -- as extract() is: only so it is inlined
     SELECT floor(extract(epoch FROM p_at) * 1000)::bigint
 $$;

@@ -1,11 +1,3 @@
--- What a worker needs to run the current operation of a clearing.
-CREATE TYPE clearing_work AS (
-    clearing_id bigint, epoch int, step int, part int, operation_id bigint, operation_state text, counterparty text, action text,
-    key text, request bytea, sent_seconds_ago float8, attempts int, tries int, now_ms bigint, claimed_until_ms bigint, started_ms bigint,
-    order_id text, user_id text, contract_id text, direction text, asset text, quantity numeric, quoted_usdt numeric, created_ms bigint,
-    flow int, queued_ms bigint, exchanges bytea[], hold_code text
-);
-
 -- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8)
 RETURNS SETOF clearing_work LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
-"""The live service that the faults meet: two workers and two `worker-ops`, on servers of its own under `.run/chaos`."""
+"""The live service that the faults meet: two workers, two `worker-ops` and two beats, on servers of its own under `.run/chaos`."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack.launcher import Stack
-from stack.procfile import read_procfile
+from stack.procfile import instance_name, read_counts, read_procfile
 from stack.rundir import CHECKOUT, take
 from stack.services import Services
 from tests.support.servers import forget_durability
 from tests.support.service import LiveService
 from tests.support.waiting import wait_until
 
-TWICE = ("worker", "worker-ops")
+COUNTS = "worker=2 worker-ops=2 beat=2"
 UP_SECONDS_MAX = 40
 
 
@@ -38,7 +38,7 @@ class Stage:
 
     def all_of(self, name: str) -> list[str]:
         """The names of all processes of one kind, each of them up; the supervisor's pause before a restart is the shortest again."""
-        names = [name, f"{name}-2"] if name in TWICE else [name]
+        names = [instance_name(name, number + 1) for number in range(read_counts(COUNTS).get(name, 1))]
         self.look_for_halted()
         self.services._ask(dict.fromkeys(names, "up"))
         wait_until(lambda: all(self.service.pid_or_none(one) for one in names), seconds=UP_SECONDS_MAX)
@@ -61,7 +61,7 @@ def stage(folder: Path, seed: int) -> Iterator[Stage]:
         environment = {**inherited, "RUN_DIR": str(folder)}
         stack = Stack(folder, environment)
         stack.run_dir.make()
-        services = Services(stack, _procfile(folder, seed))
+        services = Services(stack, _procfile(folder, seed), counts=COUNTS)
         service = LiveService(folder, environment)
         try:
             stack.up()
@@ -81,8 +81,6 @@ def _procfile(folder: Path, seed: int) -> Path:
     lines = []
     for name, command in read_procfile(CHECKOUT / "Procfile").items():
         lines.append(f"{name}: {command} --seed {seed}" if name == "sandbox" else f"{name}: {command}")
-        if name in TWICE:
-            lines.append(f"{name}-2: {command.replace(f'-n {name}@', f'-n {name}-2@')}")
     path = folder / "Procfile"
     path.write_text("\n".join(lines) + "\n")
     return path

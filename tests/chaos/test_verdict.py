@@ -12,7 +12,7 @@ ONE = {"count": 1, "examples": ["x"]}
 
 
 def audit(**fields: Any) -> dict[str, Any]:
-    good = {name: NONE for name in ("missing", "unplaced", "doubled", "out_of_order", "broken")}
+    good = dict.fromkeys(("missing", "unplaced", "doubled", "out_of_order", "broken"), NONE)
     return {**good, "balanced": True, "by_state": {"cleared": 10}, **fields}
 
 

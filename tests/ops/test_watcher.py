@@ -10,6 +10,7 @@ from base.models import Incarnation
 from clearing import broker, store
 from clearing.status import State
 from ops import pulse, tasks, watcher
+from ops import sweep as sweeping
 from ops.pulse import Watch
 from ops.watcher import Watcher, look
 from tests.support.orders import World
@@ -24,26 +25,34 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 class TestLook:
-    def test_what_the_dead_had_claimed_is_queued_without_waiting_for_the_next_sweep(self, world: World) -> None:
+    def test_silence_between_the_sweeps_counts_in_the_next_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [0.0]
+        for module in (watcher, sweeping):
+            monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=3.0))
         Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
 
-        look()
+        for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+            look()
+        sweeping.sweep()
 
         clearing.refresh_from_db()
         assert clearing.state == State.QUEUED
 
-    def test_nobody_died_and_nothing_is_swept(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(watcher, "sweep", lambda: pytest.fail("swept"))
+    def test_looking_writes_nothing(self, world: World) -> None:
+        Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
 
         look()
+
+        assert Incarnation.objects.get().ended_at is None
 
     def test_a_database_that_is_away_ends_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         def away() -> None:
             raise ConnectionError
 
-        monkeypatch.setattr(watcher, "bury_the_dead", away)
+        monkeypatch.setattr(pulse, "living", away)
 
         look()
 

@@ -47,6 +47,7 @@ class Found:
             "deaths": dict(sorted(world.deaths.items())),
             "faulty_answers": dict(sorted(world.counterparties.faults.items())),
             "messages": {"lost": world.broker.lost, "repeated": world.broker.repeated, "wiped": world.broker.wiped},
+            "sweeps_fenced_off": world.outdated,
             "calls_broken": world.doors.broken,
             "not_logged": world.counter.not_logged,
             "seconds": round(self.seconds, 1),

@@ -11,6 +11,7 @@ from django.db import connection
 
 from clearing import store
 from clearing.gateways import fake
+from orders.interface import Shards
 from tests.simulation import counter
 from tests.simulation.run import Found, simulate
 
@@ -84,7 +85,7 @@ class TestABrokenEngine:
 
     def test_what_the_log_lost_is_never_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(counter, "NOT_LOGGED", 0.1)
-        monkeypatch.setattr(counter.Counter, "shards", lambda self: counter.Shards((), self._now_ms()))
+        monkeypatch.setattr(counter.Counter, "shards", lambda self: Shards((), self._now_ms()))
 
         found = simulate(ORDERS, seed=5)
 

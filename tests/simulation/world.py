@@ -11,7 +11,8 @@ from typing import Final
 from django.conf import settings
 from django.db import OperationalError
 
-from base.db import DATABASE_AWAY
+from base.db import DATABASE_AWAY, call
+from base.fence import TermOutdated, current, fence_of
 from base.incarnation import Life, _unless_away
 from clearing.interventions import NotRetryable, retry_by_hand
 from clearing.models import Clearing
@@ -39,6 +40,7 @@ PAGE_ROWS: Final = 200
 QUIET_SECONDS_MAX: Final = 150.0  # after the last order and the last fault: who isn't cleared by then is stranded
 BREAK_SECONDS: Final = (1.0, 6.0)  # between two things that are broken
 NO_HEART: Final = object()
+NEXT_TERM: Final = "UPDATE base_leaderterm SET term = term + 1 RETURNING term"  # another leads, and the old one doesn't know
 
 
 @dataclass
@@ -50,6 +52,7 @@ class World:
     scheduler: Scheduler = field(default_factory=Scheduler)
     deaths: Counts[str] = field(default_factory=Counts)
     finished: bool = False
+    outdated: int = 0  # sweeps that were fenced off
     _placing: bool = True
 
     def __post_init__(self) -> None:
@@ -142,11 +145,18 @@ class World:
     def _sweep(self) -> None:
         actor = self.scheduler.current
         assert actor is not None
+        term = current().term
         while True:
             self.scheduler.pause(self.random.uniform(0.9, 1.1), "sweep")
             self._perhaps_die(actor.process.name, self._sweep, 0.01)
-            with suppress(OperationalError):
-                sweep()
+            self.doors.set_clock()
+            try:
+                sweep(fence_of(term))
+            except TermOutdated:
+                self.outdated += 1
+                term = current().term
+            except OperationalError:
+                continue
 
     def _retry_parked(self) -> None:
         """A person looks at what is parked and lets it go on."""
@@ -162,11 +172,13 @@ class World:
         while self._placing:
             self.scheduler.pause(self.random.uniform(*BREAK_SECONDS), "something breaks")
             worker = self.random.choice(self.workers)
-            match self.random.choice(["kill", "kill", "stop", "wipe"]):
+            match self.random.choice(["kill", "kill", "stop", "wipe", "lead"]):
                 case "kill":
                     self._kill(worker)
                 case "stop":
                     worker.stop()
+                case "lead":
+                    call(NEXT_TERM, [])
                 case _:
                     self.broker.wipe()
 

@@ -1,0 +1,118 @@
+"""How we reach ZooKeeper: what LEADERSHIP_URL says, checked where the settings are read, and the client that it makes.
+
+A client's threads don't survive a fork, and its socket would be shared with the parent: a client belongs to the process that started it.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kazoo.client import KazooClient
+from kazoo.security import make_digest_acl
+
+SCHEME: Final = "zk://"
+EXAMPLE: Final = "zk://host:2181,host:2181/acceptance"
+SESSION_SECONDS: Final = (1.0, 60.0)  # a shorter one dies of any pause; a longer one leaves the service without a leader for as long
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+_ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
+RETRIES: Final = {"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": 1.0}  # of connecting: for ever, at least once a second
+
+
+class WrongAddress(ValueError):  # noqa: N818 - named by what it tells
+    """The settings can't be understood, or don't go together: which, and what to do."""
+
+
+class OtherProcess(RuntimeError):  # noqa: N818 - named by what it tells
+    """A client was started before a fork and used after it: a mistake of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZooKeeperAddress:
+    """A ZooKeeper, and the node below which everything of this service lies. Raises WrongAddress."""
+
+    servers: tuple[str, ...]  # host:port
+    root: str
+    session_seconds: float
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        low, high = SESSION_SECONDS
+        if not low <= self.session_seconds <= high:
+            raise WrongAddress(f"ZOOKEEPER_SESSION_SECONDS is {self.session_seconds}: set it to a number from {low:.0f} to {high:.0f}")
+        if bool(self.username) != bool(self.password):
+            raise WrongAddress("of ZOOKEEPER_USER and ZOOKEEPER_PASSWORD only one is set: set both, or none")
+        if ":" in self.username:
+            raise WrongAddress("ZOOKEEPER_USER has a colon in it, which ZooKeeper takes for the end of the name: choose another name")
+
+    def path(self, *names: str) -> str:
+        """The path of a node of ours."""
+        return "/".join((self.root, *names))
+
+
+def parse_address(url: str, *, session_seconds: float, username: str = "", password: str = "") -> ZooKeeperAddress | None:
+    """What LEADERSHIP_URL and ZOOKEEPER_… say; None where it is empty: leadership is a lease in PostgreSQL then. Raises WrongAddress."""
+    if not url:
+        if username or password:
+            raise WrongAddress(f"ZOOKEEPER_USER or ZOOKEEPER_PASSWORD is set, but LEADERSHIP_URL isn't: set it as in {EXAMPLE}")
+        return None
+    if "@" in url:
+        raise WrongAddress("LEADERSHIP_URL holds credentials: set ZOOKEEPER_USER and ZOOKEEPER_PASSWORD instead")
+    if not url.startswith(SCHEME):
+        raise WrongAddress(f"LEADERSHIP_URL is {url!r}: set it as in {EXAMPLE}, or to nothing for a lease in PostgreSQL")
+    servers, slash, root = url.removeprefix(SCHEME).partition("/")
+    if not slash or not _ROOT.fullmatch(f"/{root}") or root.split("/")[0] == "zookeeper":
+        raise WrongAddress(f"LEADERSHIP_URL is {url!r}: it names no node to keep ours below; set it as in {EXAMPLE}")
+    return ZooKeeperAddress(
+        servers=tuple(_server(server, url) for server in servers.split(",")),
+        root=f"/{root}",
+        session_seconds=session_seconds,
+        username=username,
+        password=password,
+    )
+
+
+def _server(text: str, url: str) -> str:
+    found = _SERVER.fullmatch(text)
+    if not found or not 0 < int(found[2]) < 2**16:
+        raise WrongAddress(f"LEADERSHIP_URL is {url!r}: {text!r} is no host:port; set it as in {EXAMPLE}")
+    return text
+
+
+def make_client(address: ZooKeeperAddress) -> KazooClient:
+    """A client that isn't started yet: `start_async` it in the process that uses it. It connects, and connects again, for ever.
+
+    Where credentials are set it sends them, and what it makes is for their bearer alone.
+    """
+    user = address.username
+    return _Client(
+        hosts=",".join(address.servers),
+        timeout=address.session_seconds,
+        default_acl=[make_digest_acl(user, address.password, all=True)] if user else None,
+        auth_data=[("digest", f"{user}:{address.password}")] if user else None,
+        connection_retry=RETRIES,
+    )
+
+
+class _Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
+    """Refuses to work in a process that it wasn't started in."""
+
+    _pid: int | None = None
+
+    def start_async(self) -> Any:
+        self._check()
+        self._pid = os.getpid()
+        return super().start_async()
+
+    def stop(self) -> None:
+        self._check()
+        super().stop()
+
+    def _call(self, request: Any, async_object: Any) -> Any:
+        self._check()
+        return super()._call(request, async_object)
+
+    def _check(self) -> None:
+        if self._pid not in {None, os.getpid()}:
+            raise OtherProcess(f"this client was started in process {self._pid}: make one of your own after a fork")

@@ -1,0 +1,92 @@
+"""Database functions that a release brings: installed by `migrate`, beside those that the release before still calls."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from django.core.management import call_command
+from django.db import ProgrammingError, connection
+from django.db.migrations.recorder import MigrationRecorder
+
+from base.functions import install_functions, installed_version
+
+pytestmark = pytest.mark.django_db
+ANSWER = "CREATE OR REPLACE FUNCTION trial_answer({0}) RETURNS int LANGUAGE sql AS $$ SELECT {1} $$;"
+
+
+def value(sql: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+
+class Release:
+    """An app's code with one file of functions."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "sql").mkdir()
+        self.file = folder / "sql" / "01_trial.sql"
+        self.config = cast("Any", SimpleNamespace(label="trial", path=str(folder)))
+
+    def migrate(self, *functions: str) -> None:
+        """Comes with these functions and is migrated to."""
+        self.file.write_text("\n".join(functions))
+        install_functions(self.config, using="default", verbosity=0)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return Release(tmp_path)
+
+
+class TestInstalling:
+    def test_a_new_database_has_this_releases_functions(self) -> None:
+        assert len(installed_version(connection, "clearing_functions_version")) == 64
+
+    def test_migrate_brings_this_releases_functions_to_an_older_database(self) -> None:
+        ours = value("SELECT clearing_moment(5000)")
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() $$")
+            cursor.execute("CREATE OR REPLACE FUNCTION clearing_functions_version() RETURNS text LANGUAGE sql AS $$ SELECT 'older' $$")
+
+        call_command("migrate", verbosity=0)
+
+        assert value("SELECT clearing_moment(5000)") == ours
+
+    def test_what_is_installed_is_left_alone(self, release: Release) -> None:
+        release.migrate(ANSWER.format("", 1))
+        before = value("SELECT xmin::text || ctid::text FROM pg_proc WHERE proname = 'trial_answer'")
+
+        release.migrate(ANSWER.format("", 1))
+
+        assert value("SELECT xmin::text || ctid::text FROM pg_proc WHERE proname = 'trial_answer'") == before
+
+    def test_another_body_replaces_the_old_one(self, release: Release) -> None:
+        release.migrate(ANSWER.format("", 1))
+
+        release.migrate(ANSWER.format("", 2))
+
+        assert value("SELECT trial_answer()") == 2
+
+    def test_another_signature_stands_beside_the_one_that_the_release_before_calls(self, release: Release) -> None:
+        release.migrate(ANSWER.format("a int", "a"))
+
+        release.migrate(ANSWER.format("a int, b int", "a + b"))
+
+        assert (value("SELECT trial_answer(1)"), value("SELECT trial_answer(1, 2)")) == (1, 3)
+
+    def test_a_mistake_in_one_of_them_installs_none(self, release: Release) -> None:
+        release.migrate(ANSWER.format("", 1))
+
+        with pytest.raises(ProgrammingError):
+            release.migrate(ANSWER.format("", 2), "CREATE OR REPLACE FUNCTION broken(")
+
+        assert value("SELECT trial_answer()") == 1
+
+    def test_nothing_is_installed_while_migrations_are_missing(self, release: Release) -> None:
+        MigrationRecorder(connection).record_unapplied("clearing", "0002_functions")
+
+        release.migrate(ANSWER.format("", 1))
+
+        assert not installed_version(connection, "trial_functions_version")
