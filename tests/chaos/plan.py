@@ -72,16 +72,11 @@ def plan(seed: int, faults: int) -> list[Planned]:
 
 
 def _deal(faults: int) -> list[Kind]:
-    """By largest remainder; with few faults the rarer kinds still come before the frequent ones come again."""
-    total = sum(kind.weight for kind in KINDS)
-    shares = {kind: max(1.0, faults * kind.weight / total) for kind in KINDS}
-    counts = {kind: int(share) for kind, share in shares.items()}
-    by_need = sorted(KINDS, key=lambda kind: (counts[kind] - shares[kind], -kind.weight))
-    short = faults - sum(counts.values())
-    for number in range(max(0, short)):
-        counts[by_need[number % len(by_need)]] += 1
-    dealt = [kind for kind in KINDS for _ in range(counts[kind])]
-    return dealt if short >= 0 else sorted(dealt, key=lambda kind: (-kind.weight, kind.name))[:faults]
+    """Each kind once, the frequent ones first, and then by their weights."""
+    counts = dict.fromkeys(KINDS, 0)
+    for _ in range(faults):
+        counts[max(KINDS, key=lambda kind: (not counts[kind], kind.weight / (counts[kind] + 1)))] += 1
+    return [kind for kind in KINDS for _ in range(counts[kind])]
 
 
 def _spread(kinds: list[Kind]) -> None:
