@@ -26,9 +26,10 @@ from tests.chaos import recovery
 from tests.chaos.answers import FaultyAnswers
 from tests.chaos.faults import Faults
 from tests.chaos.plan import EXTRAS, Planned, plan
-from tests.chaos.stage import BusyError, Stage, stage
+from tests.chaos.stage import Stage, stage
 from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Verdict, judge
+from tests.support.servers import BusyError
 
 EXAMPLE: Final = "example: python -m tests.chaos --orders 1000 --faults 60 --spacing 2.5 --seed 1"
 USERS: Final = 100

@@ -2,25 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack.launcher import Stack
 from stack.procfile import instance_name, read_counts, read_procfile
-from stack.rundir import CHECKOUT, take
+from stack.rundir import CHECKOUT
 from stack.services import Services
-from tests.support.servers import forget_durability
+from tests.support.servers import forget_durability, only_run_in
 from tests.support.service import LiveService
 from tests.support.waiting import wait_until
 
 COUNTS = "worker=2 worker-ops=2 beat=2"
 UP_SECONDS_MAX = 40
-
-
-class BusyError(Exception):
-    """Another run is under way in this checkout."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,8 @@ class Stage:
 @contextmanager
 def stage(folder: Path, seed: int) -> Iterator[Stage]:
     """Brings everything up from nothing and takes it down, whatever happens; the logs stay until the next run. Raises BusyError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        if not take(lock.fileno()):
-            raise BusyError(f"a chaos run is under way in {folder}: wait for its end, or stop it with Ctrl-C")
-        shutil.rmtree(folder, ignore_errors=True)
+    with only_run_in(folder):
+        _empty(folder, besides=("pytest.lock",))
         inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         environment = {**inherited, "RUN_DIR": str(folder)}
         stack = Stack(folder, environment)
@@ -72,9 +65,14 @@ def stage(folder: Path, seed: int) -> Iterator[Stage]:
         finally:
             services.down()
             stack.down()
-            for leftover in folder.iterdir():
-                if leftover.is_dir() and leftover.name != "logs":
-                    shutil.rmtree(leftover, ignore_errors=True)
+            _empty(folder, besides=("pytest.lock", "logs"))
+
+
+def _empty(folder: Path, besides: Collection[str]) -> None:
+    for entry in folder.iterdir():
+        if entry.name in besides:
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _procfile(folder: Path, seed: int) -> Path:

@@ -3,7 +3,8 @@
 Four workers of two releases, two sweeps, the consumer, the gap pass and a person, each with a clock of its own, act in turns that the seed decides;
 they die, stand still, lose messages and answers, and are told everything twice. Then the audit judges. The same seed gives the same run.
 
-exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was: its seed and the shortest history of a broken order are printed
+exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was: its seed and the shortest history of a broken order are printed;
+2 another run is under way; 130 Ctrl-C
 """
 
 import argparse
@@ -11,17 +12,15 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import django
 from rich.console import Console
 
 from stack.launcher import Stack
 from stack.rundir import default_folder
-from tests.support.servers import forget_durability
+from tests.support.servers import BusyError, forget_durability, only_run_in
 
 EXAMPLE = "example: python -m tests.simulation --orders 10000 --seed 7"
 
@@ -33,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=10_000, help="orders of a seed (%(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="the first seed (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="so many seeds, one after the other (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON alone, a line for each seed")
+    parser.add_argument("--json", action="store_true", help="print the seeds' lines of JSON alone")
     return parser.parse_args()
 
 
@@ -41,17 +40,17 @@ def arguments() -> argparse.Namespace:
 def database() -> Iterator[None]:
     """A PostgreSQL of the run's own under `.run/simulation`, or the one that the environment names."""
     folder = default_folder({}) / "simulation"
-    folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(folder, {**os.environ, "BROKER_URL": "redis://unused:1/0", "KAFKA_BOOTSTRAP_SERVERS": "unused:1"})
-    try:
-        variables = stack.up()
-        forget_durability(variables["DATABASE_URL"])
-        os.environ.update({"RUN_DIR": str(folder), "LOG_LEVEL": "CRITICAL", "DATABASE_STATEMENT_MS_MAX": "0", **variables})
-        os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
-        django.setup()
-        yield
-    finally:
-        stack.down()
+    with only_run_in(folder):
+        try:
+            variables = stack.up()
+            forget_durability(variables["DATABASE_URL"])
+            os.environ.update({"RUN_DIR": str(folder), "LOG_LEVEL": "CRITICAL", "DATABASE_STATEMENT_MS_MAX": "0", **variables})
+            os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+            django.setup()
+            yield
+        finally:
+            stack.down()
 
 
 def main() -> int:
@@ -60,29 +59,31 @@ def main() -> int:
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    console = Console(soft_wrap=True, highlight=False, quiet=options.json)
-    passed = True
-    with database():
-        from tests.simulation.run import simulate
-
-        for seed in range(options.seed, options.seed + options.seeds):
-            console.print(f"simulation: {options.orders} orders, seed {seed}")
-            started = time.monotonic()
-            found = simulate(options.orders, seed)
-            passed &= found.passed
-            show(console, found.report(), found.history, time.monotonic() - started)
-            if options.json:
-                sys.stdout.write(json.dumps(found.report() | {"history": found.history}) + "\n")
-    return 0 if passed else 1
+    console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=options.json)
+    try:
+        with database():
+            passed = [run_seed(seed, options, console) for seed in range(options.seed, options.seed + options.seeds)]
+    except BusyError as error:
+        console.print(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(passed) else 1
 
 
-def show(console: Console, report: dict[str, Any], history: list[str], seconds: float) -> None:
-    console.print(f"  {report}", markup=False)
-    console.print(f"  {report['orders'] / seconds:.0f} orders/s of real time", markup=False)
-    if history:
-        console.print(f"  VIOLATION, seed {report['seed']}; the shortest history of a broken order:", markup=False)
-        for line in history:
-            console.print(f"    {line}", markup=False)
+def run_seed(seed: int, options: argparse.Namespace, console: Console) -> bool:
+    """Runs it and prints what came of it; whether it passed."""
+    from tests.simulation.run import simulate
+
+    console.print(f"simulation: {options.orders} orders, seed {seed}")
+    found = simulate(options.orders, seed)
+    sys.stdout.write(json.dumps(found.report()) + "\n")
+    sys.stdout.flush()
+    if found.history:
+        console.print(f"VIOLATION, seed {seed}; the shortest history of a broken order:")
+        for line in found.history:
+            console.print(f"  {line}", markup=False)
+    return found.passed
 
 
 if __name__ == "__main__":
