@@ -12,6 +12,9 @@ from tests.simulation.counterparties import effects, residues
 from tests.simulation.world import World
 
 
+LOOKED_AT_MAX = 200
+
+
 @dataclass(frozen=True)
 class Judged:
     """The audit's report, and the orders that aren't as they should be, with what is wrong."""
@@ -63,8 +66,12 @@ def judged(world: World) -> Judged:
 
 
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:
-    """Of the broken orders, the one to which the least happened: its changes, its attempts and its effects, by time."""
-    histories = [_history(world, order_id, what) for order_id, what in sorted(broken.items())[:200]]
+    """Of the broken orders, the one to which the least happened: its changes, its attempts and its effects, by time.
+
+    One that only waits is the victim of another, and comes last.
+    """
+    causes = {order_id: what for order_id, what in broken.items() if what != "is waiting"} or broken
+    histories = [_history(world, order_id, what) for order_id, what in sorted(causes.items())[:LOOKED_AT_MAX]]
     return min(histories, key=len, default=[])
 
 
