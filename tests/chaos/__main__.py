@@ -120,6 +120,8 @@ class Run:
         verdict = judge(audit, self._stage.halted)
         if not verdict.passed:
             self._show_violations(verdict, audit)
+        for line in recovery.slow(self._faults.affected):
+            self._console.print(line, markup=False)
         kinds = Counter(planned.kind for planned in self._plan)
         return {
             "seed": self._options.seed,

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from base.db import DATABASE_AWAY, Row, call
@@ -12,6 +13,11 @@ from ops.audit.report import percentile
 AWAY_SECONDS_MAX: Final = 60
 P99_COUNT_MIN: Final = 100  # below that the maximum says more
 MS: Final = "extract(epoch FROM {}) * 1000"
+SLOW_MS: Final = 5_000
+HISTORY: Final = """
+    SELECT to_char(at, 'HH24:MI:SS.MS ') || concat_ws(' ', from_state, '->', to_state, 'step', step, 'epoch', epoch, reason, actor)
+    FROM clearing_statuschange WHERE clearing_id = %s AND extract(epoch FROM at) * 1000 BETWEEN %s AND %s ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +58,16 @@ def in_states(*states: str) -> list[int]:
     return [row[0] for row in query("SELECT id FROM clearing_clearing WHERE state = ANY (%s)", [list(states)])]
 
 
-def next_calls(affected: Affected) -> list[float]:
-    """Ms from the fault to each order's next call; orders that needed none are left out."""
+def next_calls(affected: Affected) -> dict[int, float]:
+    """Ms from the fault to each order's next call, by clearing; orders that needed none are left out."""
     wanted = "t.outcome = 'done'" if affected.done else "t.outcome <> 'lost'"
     moment = "t.answered_at" if affected.done else "t.sent_at"
     sql = (
-        f"SELECT min({MS.format(moment)}) FROM clearing_operation o JOIN clearing_attempt t ON t.operation_id = o.id"  # noqa: S608 - of constants
-        f" WHERE o.clearing_id = ANY (%s) AND {moment} > to_timestamp(%s / 1000.0) AND {wanted} GROUP BY o.clearing_id"
+        f"SELECT o.clearing_id, min({MS.format(moment)}) FROM clearing_operation o"  # noqa: S608 - of constants
+        f" JOIN clearing_attempt t ON t.operation_id = o.id WHERE o.clearing_id = ANY (%s) AND {moment} > to_timestamp(%s / 1000.0) AND {wanted}"
+        " GROUP BY o.clearing_id"
     )
-    return [float(row[0]) - affected.at_ms for row in query(sql, [list(affected.clearing_ids), affected.at_ms])]
+    return {pk: float(ms) - affected.at_ms for pk, ms in query(sql, [list(affected.clearing_ids), affected.at_ms])}
 
 
 def taken_in(since_ms: float, until_ms: float) -> list[float]:
@@ -104,7 +111,25 @@ def measure(affected: Iterable[Affected], spans: Iterable[tuple[str, float, floa
     """Each series' recovery times."""
     series: dict[str, list[float]] = defaultdict(list)
     for one in affected:
-        series[one.series] += next_calls(one)
+        series[one.series] += next_calls(one).values()
     for name, since_ms, until_ms in spans:
         series[name] += taken_in(since_ms, until_ms)
     return summary({**series, **after_answers()})
+
+
+def slow(affected: Iterable[Affected]) -> list[str]:
+    """What took longer than it should, with the history of one order of each fault: where to begin to look."""
+    found = []
+    for one in affected:
+        late = {pk: ms for pk, ms in next_calls(one).items() if ms > SLOW_MS}
+        if late:
+            pk = max(late, key=lambda pk: late[pk])
+            found.append(
+                f"slow: {one.series} at {_clock(one.at_ms)}: {len(late)} of {len(one.clearing_ids)} orders, {late[pk] / 1000:.1f} s the longest:"
+            )
+            found += [f"    {text}" for (text,) in query(HISTORY, [pk, one.at_ms - SLOW_MS, one.at_ms + late[pk] + SLOW_MS])]
+    return found
+
+
+def _clock(ms: float) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%T.%f")[:-3]
