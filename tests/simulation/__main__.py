@@ -1,28 +1,34 @@
 """`python -m tests.simulation`: the real engine on a real PostgreSQL, in virtual time, with everything else at random, from a seed.
 
 Four workers of two releases, two sweeps, the consumer, the gap pass and a person, each with a clock of its own, act in turns that the seed decides;
-they die, stand still, lose messages and answers, and are told everything twice. Then the audit judges. The same seed gives the same run.
+they die, stand still, lose messages and answers, and are told everything twice. Then the audit judges. The same seed gives the same run. Each
+seed is a process with a database of its own, `--jobs` of them at a time; it prints one line of JSON.
 
 exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was: its seed and the shortest history of a broken order are printed;
 2 another run is under way; 130 Ctrl-C
 """
 
 import argparse
-import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from queue import SimpleQueue
+from typing import Final
 
-import django
+import psycopg2
 from rich.console import Console
 
 from stack.launcher import Stack
-from stack.rundir import default_folder
+from stack.rundir import CHECKOUT, default_folder
 from tests.support.servers import BusyError, forget_durability, only_run_in
 
-EXAMPLE = "example: python -m tests.simulation --orders 10000 --seed 7"
+EXAMPLE: Final = "example: python -m tests.simulation --orders 10000 --seed 7 --seeds 10"
+NOT_STARTED: Final = {"BROKER_URL": "redis://unused:1/0", "KAFKA_BOOTSTRAP_SERVERS": "unused:1"}  # both are in memory
 
 
 def arguments() -> argparse.Namespace:
@@ -31,59 +37,97 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--orders", type=int, default=10_000, help="orders of a seed (%(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="the first seed (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="so many seeds, one after the other (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the seeds' lines of JSON alone")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at a time (%(default)s, the processors)")
     return parser.parse_args()
 
 
 @contextmanager
-def database() -> Iterator[None]:
-    """A PostgreSQL of the run's own under `.run/simulation`, or the one that the environment names."""
+def databases(count: int) -> Iterator[list[str]]:
+    """URLs of so many databases, on a PostgreSQL of the run's own under `.run/simulation`. Raises BusyError."""
     folder = default_folder({}) / "simulation"
-    stack = Stack(folder, {**os.environ, "BROKER_URL": "redis://unused:1/0", "KAFKA_BOOTSTRAP_SERVERS": "unused:1"})
     with only_run_in(folder):
+        stack = Stack(folder, {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | NOT_STARTED)
         try:
-            variables = stack.up()
-            forget_durability(variables["DATABASE_URL"])
-            os.environ.update({"RUN_DIR": str(folder), "LOG_LEVEL": "CRITICAL", "DATABASE_STATEMENT_MS_MAX": "0", **variables})
-            os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
-            django.setup()
-            yield
+            url = stack.up()["DATABASE_URL"]
+            forget_durability(url)
+            yield [_made(url, f"simulation_{number}") for number in range(count)]
         finally:
             stack.down()
 
 
+def _made(url: str, name: str) -> str:
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+            cursor.execute(f"CREATE DATABASE {name}")
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+class Seeds:
+    """Runs seeds, each in a process of its own."""
+
+    def __init__(self, orders: int, urls: list[str]) -> None:
+        self._orders = orders
+        self._free: SimpleQueue[str] = SimpleQueue()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        for url in urls:
+            self._free.put(url)
+
+    def run(self, seed: int) -> bool:
+        """One seed; whether it passed."""
+        url = self._free.get()
+        environment = {**os.environ, **NOT_STARTED, "DATABASE_URL": url, "DATABASE_STATEMENT_MS_MAX": "0", "LOG_LEVEL": "CRITICAL"}
+        command = [sys.executable, "-m", "tests.simulation.run", str(self._orders), str(seed)]
+        # sets of texts are walked in the same order, too
+        process = subprocess.Popen(command, cwd=CHECKOUT, env={**environment, "PYTHONHASHSEED": "0"})
+        self._running.add(process)
+        try:
+            return process.wait() == 0
+        finally:
+            self._running.discard(process)
+            self._free.put(url)
+
+    def kill(self) -> None:
+        """Ends what still runs."""
+        for process in list(self._running):
+            process.kill()
+
+
 def main() -> int:
     options = arguments()
-    if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings are walked in the same order, too
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=options.json)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    seeds = range(options.seed, options.seed + options.seeds)
+    jobs = min(options.jobs, options.seeds)
+    console.print(f"simulation: {options.orders} orders, seed {options.seed}" + (f" to {seeds[-1]}, {jobs} at a time" if jobs > 1 else ""))
     try:
-        with database():
-            passed = [run_seed(seed, options, console) for seed in range(options.seed, options.seed + options.seeds)]
+        with databases(jobs) as urls:
+            started = time.monotonic()
+            passed = run_all(Seeds(options.orders, urls), seeds, jobs)
+            rate = options.orders * options.seeds / (time.monotonic() - started)
     except BusyError as error:
         console.print(str(error))
         return 2
     except KeyboardInterrupt:
+        console.print("stopped; nothing is left running")
         return 130
-    return 0 if all(passed) else 1
+    failed = [seed for seed, good in zip(seeds, passed, strict=True) if not good]
+    console.print(f"{options.seeds} seeds, {f'FAILED: {failed}' if failed else 'no violation'}, {rate:.0f} orders/s of real time")
+    return 1 if failed else 0
 
 
-def run_seed(seed: int, options: argparse.Namespace, console: Console) -> bool:
-    """Runs it and prints what came of it; whether it passed."""
-    from tests.simulation.run import simulate
-
-    console.print(f"simulation: {options.orders} orders, seed {seed}")
-    found = simulate(options.orders, seed)
-    sys.stdout.write(json.dumps(found.report()) + "\n")
-    sys.stdout.flush()
-    if found.history:
-        console.print(f"VIOLATION, seed {seed}; the shortest history of a broken order:")
-        for line in found.history:
-            console.print(f"  {line}", markup=False)
-    return found.passed
+def run_all(runs: Seeds, seeds: range, jobs: int) -> list[bool]:
+    """All of them, some at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(runs.run, seeds))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            runs.kill()
+            raise
 
 
 if __name__ == "__main__":

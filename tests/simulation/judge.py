@@ -11,7 +11,6 @@ from ops.audit.report import Report, judge
 from tests.simulation.counterparties import effects, residues
 from tests.simulation.world import World
 
-
 LOOKED_AT_MAX = 200
 
 

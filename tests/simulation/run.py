@@ -1,9 +1,24 @@
-"""One run: an empty database, a world, and the judgement."""
+"""One run: an empty database, a world, and the judgement.
 
+`python -m tests.simulation.run ORDERS SEED` runs one on the DATABASE_URL that it is given.
+"""
+
+import json
+import logging
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
+
+import django
+import structlog
+
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+    django.setup()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # a line costs as much as a call
 
 from django.conf import settings
 from django.core.management import call_command
@@ -80,3 +95,17 @@ def prepare() -> None:
         cursor.execute(SESSION)
     share_connection()
     broker._known.value, broker._known.read_at = "", float("-inf")
+
+
+def main() -> int:
+    """Prints its figures as JSON, and after a violation the shortest history of a broken order."""
+    orders, seed = map(int, sys.argv[1:])
+    found = simulate(orders, seed)
+    sys.stdout.write(json.dumps(found.report()) + "\n")
+    if found.history:
+        sys.stderr.write(f"VIOLATION, seed {seed}; the shortest history of a broken order:\n  " + "\n  ".join(found.history) + "\n")
+    return 0 if found.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

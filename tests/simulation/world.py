@@ -30,7 +30,8 @@ from tests.simulation.counterparties import Counterparties
 from tests.simulation.doors import Doors
 from tests.simulation.scheduler import Actor, Dead, Process, Scheduler
 
-WORKERS: Final = 4  # every second one of the old release
+WORKERS: Final = 4
+OLD: Final = 3  # the number of the one of the old release
 SLOTS: Final = 6
 USERS: Final = 200
 ORDERS_PER_SECOND: Final = 80.0
@@ -85,7 +86,7 @@ class World:
         return process
 
     def _start_worker(self, number: int, after: float = 0.0) -> None:
-        process = Process(f"worker-{number}", self.random.uniform(-3_600, 3_600), self.random.uniform(-0.002, 0.002), in_place=number % 2 == 0)
+        process = Process(f"worker-{number}", self.random.uniform(-3_600, 3_600), self.random.uniform(-0.002, 0.002), in_place=number != OLD)
         worker = Worker(self, number, process)
         worker.start(after)
         self.workers.append(worker)
