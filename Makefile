@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka crashpoints pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -83,6 +83,12 @@ kill-consumer: setup ## the consumer killed at random points (ORDERS=20000 KILLS
 
 test-kafka: setup ## the consumer against a real Apache Kafka (needs java and mvn; its jars are fetched once, 43 MB)
 	@$(PY) -m tests.kafka.broker && TEST_KAFKA=1 $(PYTEST) tests/kafka
+
+chaos: setup ## a live service under faults, then the audit (ORDERS=5000 FAULTS=300 SEED=1 SPACING=8)
+	@$(PY) -m tests.chaos --orders $(or $(ORDERS),5000) --faults $(or $(FAULTS),300) --seed $(or $(SEED),1) --spacing $(or $(SPACING),8)
+
+simulate: setup ## the engine in virtual time, everything else at random (ORDERS=10000 SEED=7 SEEDS=1)
+	@$(PY) -m tests.simulation --orders $(or $(ORDERS),10000) --seed $(or $(SEED),7) --seeds $(or $(SEEDS),1)
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \

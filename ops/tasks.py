@@ -9,6 +9,7 @@ from ops.jobs import periodic_job
 from ops.patience import Patience
 from ops.probe import probe_all
 from ops.sweep import sweep_alone
+from ops.watcher import watcher
 from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
 
@@ -18,7 +19,8 @@ counter_patience = Patience()  # of this process
 
 @periodic_job("ops.sweep")
 def sweep(fence: Fence) -> bool:
-    """Dispatches what was interrupted."""
+    """Dispatches what was interrupted. Who sweeps also looks on between the sweeps."""
+    watcher.start()
     return sweep_alone(fence) is not None
 
 

@@ -1,37 +1,45 @@
-"""One supervised process: its life as a small state machine, driven by `check(now)`."""
+"""One supervised service: its life as a small state machine, driven by `check(now)`."""
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
-from stack.processes import Identity, kill_group, start_detached
-from stack.rundir import CHECKOUT, RunDir
+from stack.processes import Identity
+from stack.procfile import instance_of
+from stack.rundir import RunDir
+from stack.running import Running
 
 EXIT_STAY_STOPPED = 78  # EX_CONFIG: starting it again wouldn't help, a person has to look
 PAUSE_SECONDS_MIN = 0.5
 PAUSE_SECONDS_MAX = 30.0
 STEADY_SECONDS = 30.0  # who lived so long starts again with the shortest pause
-GRACE_SECONDS = 20.0  # a warm shutdown finishes the step in flight; who takes longer is killed and recovered
+READY_SECONDS_MAX = 60.0  # a successor that isn't ready by then never will be
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """`state`: running, waiting (died, starts again soon), stopping, stopped, or halted (exit code 78: stays stopped until told `up`)."""
+    """`state`: running, replacing (its successor starts, or it still ends after it), waiting (died, starts again soon), stopping, stopped, or
+    halted (exit code 78: stays stopped until told `up`).
+    """
 
     state: str
     identity: Identity | None
     restarts: int
     exit_code: int | None  # of its last end; negative: the signal that killed it
+    beside: tuple[Identity, ...] = ()  # its successor, and those that still end after it
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> "ServiceStatus":
         identity = Identity(**raw["identity"]) if raw["identity"] else None
-        return cls(raw["state"], identity, raw["restarts"], raw["exit_code"])
+        return cls(raw["state"], identity, raw["restarts"], raw["exit_code"], tuple(Identity(**other) for other in raw.get("beside", ())))
+
+    @property
+    def identities(self) -> list[Identity]:
+        """Every process of the service."""
+        return [*([self.identity] if self.identity else []), *self.beside]
 
 
 class Service:
@@ -42,10 +50,10 @@ class Service:
         self._command = command
         self._run_dir = run_dir
         self._wanted = wanted
-        self._process: Popen[bytes] | None = None
-        self._identity: Identity | None = None
-        self._started = self._start_at = self._kill_at = 0.0
-        self._stopping = False
+        self._running: Running | None = None
+        self._successor: Running | None = None
+        self._leaving: list[Running] = []
+        self._start_at = 0.0
         self._pause = PAUSE_SECONDS_MIN
         self._restarts = 0
         self._exit_code: int | None = None
@@ -53,82 +61,103 @@ class Service:
     @property
     def idle(self) -> bool:
         """Neither running nor about to."""
-        return self._process is None and not self._wanted
+        return not (self._running or self._successor or self._leaving or self._wanted)
 
-    def request(self, what: str | None) -> None:
-        """`up`, `down` or `restart`; None leaves things as they are."""
-        if what in {"up", "restart"}:
+    def request(self, what: str | None, now: float) -> None:
+        """`up`, `down`, `restart`, or `replace` (a successor starts first); None leaves things as they are."""
+        if what in {"up", "restart", "replace"}:
             self._wanted, self._start_at, self._pause = True, 0.0, PAUSE_SECONDS_MIN
         if what == "down":
             self._wanted = False
-        if what == "restart" and self._process is not None and not self._stopping:
-            self._terminate()
+        if what == "restart" and self._running is not None:
+            self._running.terminate()
+        if what == "replace" and self._running is not None and not self._running.stopping and self._successor is None:
+            self._successor = self._start(now, calm=True)
 
     def check(self, now: float) -> None:
-        """Brings the process nearer to what is wanted. `now` is a monotonic clock's, in seconds."""
-        if self._process is None:
+        """Brings the processes nearer to what is wanted. `now` is a monotonic clock's, in seconds."""
+        for former in list(self._leaving):
+            self._see_off(former, now)
+        if self._successor is not None:
+            self._raise_successor(self._successor, now)
+        if self._running is None:
             if self._wanted and now >= self._start_at:
-                self._start(now)
-        elif has_ended(self._process.pid):
-            self._end(now)
-        elif not self._stopping:
-            if not self._wanted:
-                self._terminate()
-        elif not self._kill_at:
-            self._kill_at = now + GRACE_SECONDS
-        elif now >= self._kill_at:
-            kill_group(self._process.pid)
+                self._running = self._start(now)
+                self._write_pid()
+        elif self._running.has_ended:
+            self._end(self._running, now)
+        elif self._running.stopping:
+            self._running.hurry(now)
+        elif not self._wanted:
+            self._running.terminate()
 
     def status(self) -> ServiceStatus:
-        return ServiceStatus(self._state(), self._identity, self._restarts, self._exit_code)
+        beside = tuple(other.identity for other in [*([self._successor] if self._successor else []), *self._leaving])
+        return ServiceStatus(self._state(), self._running.identity if self._running else None, self._restarts, self._exit_code, beside)
 
     def _state(self) -> str:
-        if self._process is not None:
-            return "stopping" if self._stopping else "running"
+        if self._running is not None:
+            if self._running.stopping:
+                return "stopping"
+            return "replacing" if self._successor or self._leaving else "running"
         if self._wanted:
             return "waiting"
+        if self._leaving:
+            return "stopping"
         return "halted" if self._exit_code == EXIT_STAY_STOPPED else "stopped"
 
     @property
     def _pid_file(self) -> Path:
         return self._run_dir.pids / f"{self.name}.pid"
 
-    def _start(self, now: float) -> None:
-        # `exec`: the pid is the command's own, and signals reach it
-        command = ["/bin/sh", "-c", f"exec {self._command}"]
-        self._process = start_detached(command, log=self._run_dir.logs / f"{self.name}.log", cwd=CHECKOUT, env=self._environment())
-        self._identity = Identity.of(self._process.pid)
-        self._pid_file.write_text(f"{self._process.pid}\n")
-        self._started, self._stopping, self._kill_at = now, False, 0.0
+    def _start(self, now: float, *, calm: bool = False) -> Running:
+        return Running(self._command, self._run_dir.logs / f"{self.name}.log", self._environment(), now, calm=calm)
+
+    def _write_pid(self) -> None:
+        assert self._running is not None
+        self._pid_file.write_text(f"{self._running.process.pid}\n")
 
     def _environment(self) -> dict[str, str]:
+        role, number = instance_of(self.name)
         environ = {"METRICS_DIR": str(self._run_dir.metrics), **self._run_dir.read_env(), **os.environ}
         path = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
-        return {**environ, "PATH": path, "RUN_DIR": str(self._run_dir.folder), "PROCESS_ROLE": self.name, "PYTHONUNBUFFERED": "1"}
+        ours = {"PATH": path, "RUN_DIR": str(self._run_dir.folder), "PROCESS_ROLE": role, "INSTANCE": str(number), "PYTHONUNBUFFERED": "1"}
+        return {**environ, **ours}
 
-    def _terminate(self) -> None:
-        assert self._process is not None
-        self._stopping = True
-        for number in (signal.SIGTERM, signal.SIGCONT):  # a frozen process hears nothing else
-            os.kill(self._process.pid, number)
+    def _raise_successor(self, successor: Running, now: float) -> None:
+        """A successor that is ready takes the place, and who held it leaves; one that died, or isn't wanted any more, changes nothing."""
+        if successor.has_ended:
+            self._exit_code, self._successor = successor.reap(), None
+        elif not self._wanted or now - successor.started > READY_SECONDS_MAX:
+            self._successor = None
+            self._dismiss(successor)
+        elif successor.listen():
+            former, self._running, self._successor = self._running, successor, None
+            self._write_pid()
+            if former is not None:
+                self._dismiss(former)
 
-    def _end(self, now: float) -> None:
-        assert self._process is not None
-        kill_group(self._process.pid)  # its children must not outlive it; it isn't reaped yet, so that the group is surely its own
-        self._exit_code = self._process.wait()
+    def _dismiss(self, former: Running) -> None:
+        former.terminate()
+        self._leaving.append(former)
+
+    def _see_off(self, former: Running, now: float) -> None:
+        if former.has_ended:
+            self._exit_code = former.reap()
+            self._leaving.remove(former)
+        else:
+            former.hurry(now)
+
+    def _end(self, ended: Running, now: float) -> None:
+        self._exit_code = ended.reap()
         self._pid_file.unlink(missing_ok=True)
-        asked, self._process, self._identity, self._stopping = self._stopping, None, None, False
-        if asked:
+        self._running = None
+        if ended.stopping:
             return
         if self._exit_code == EXIT_STAY_STOPPED:
             self._wanted = False
             return
-        if now - self._started >= STEADY_SECONDS:
+        if now - ended.started >= STEADY_SECONDS:
             self._pause = PAUSE_SECONDS_MIN
         self._start_at, self._pause = now + self._pause, min(2 * self._pause, PAUSE_SECONDS_MAX)
         self._restarts += 1
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a child of ours has ended; it stays on the process table."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

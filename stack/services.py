@@ -13,9 +13,10 @@ from stack.errors import StackError
 from stack.launcher import COUNTERPARTIES, SERVICE_PORTS, Stack
 from stack.ports import accepts
 from stack.processes import Identity, kill_group, start_detached, stop, wait_until
-from stack.procfile import read_procfile
+from stack.procfile import instance_name, instance_of, read_counts, read_procfile
 from stack.rundir import CHECKOUT, RunDir, tail, write_atomically
-from stack.service import GRACE_SECONDS
+from stack.running import GRACE_SECONDS
+from stack.service import READY_SECONDS_MAX
 from stack.supervisor import REQUESTS, STATUS, read_status
 
 OBEY_SECONDS_MAX = 10.0
@@ -38,11 +39,14 @@ class ServiceLine:
 class Services:
     """The processes of one stack."""
 
-    def __init__(self, stack: Stack, procfile: Path = CHECKOUT / "Procfile") -> None:
+    def __init__(self, stack: Stack, procfile: Path = CHECKOUT / "Procfile", counts: str = "") -> None:
+        """`counts`: how many of each run, where it isn't one: "worker=2 consumer=2". Raises StackError."""
         self._stack = stack
         self._run_dir: RunDir = stack.run_dir
         self._procfile = procfile
         self._names = list(read_procfile(procfile))
+        self._counts = read_counts(counts)
+        self._checked(self._counts)
 
     def up(self, names: Collection[str] = ()) -> None:
         """Starts the named services (default: all that this environment needs) and waits until they run and those with a port listen.
@@ -81,15 +85,43 @@ class Services:
                 raise StackError("no services run: `manage.py stack services up` starts them")
             before = {line.name: line.pid for line in self.status()}
             self._ask(dict.fromkeys(wanted, "restart"))
-            wait_until(lambda: all(line.pid != before[line.name] for line in self.status() if line.name in wanted), GRACE_SECONDS + OBEY_SECONDS_MAX)
+            wait_until(
+                lambda: all(line.pid != before.get(line.name) for line in self.status() if line.name in wanted), GRACE_SECONDS + OBEY_SECONDS_MAX
+            )
             self._wait_for(wanted)
 
+    def replace(self, names: Collection[str] = ()) -> None:
+        """Replaces each of the named services (default: all that run but the sandbox), one after the other: its successor starts beside it, and
+        when that is ready, it is told to stop. Raises StackError at the first that can't be replaced; its old process runs on.
+        """
+        with self._run_dir.locked("services"):
+            if self._supervisor() is None:
+                raise StackError("no services run: `manage.py stack services up` starts them")
+            running = [line.name for line in self.status() if line.state == "running" and line.name != SANDBOX]
+            for name in self._checked(names) or running:
+                self._replace_one(name)
+
+    def _replace_one(self, name: str) -> None:
+        before = self._line(name)
+        if before.state != "running" or name == SANDBOX:
+            raise StackError(f"{name} is {before.state}" if name != SANDBOX else "the sandbox can't run twice: restart it")
+        self._ask({name: "replace"})
+        wait_until(lambda: self._line(name).state != "replacing", READY_SECONDS_MAX + GRACE_SECONDS + OBEY_SECONDS_MAX)
+        after = self._line(name)
+        if after.state != "running" or after.pid == before.pid:
+            log = self._run_dir.logs / f"{name}.log"
+            raise StackError(f"{name} wasn't replaced, its old process runs on; the end of {log}:\n{tail(log)}")
+
+    def _line(self, name: str) -> ServiceLine:
+        return next(line for line in self.status() if line.name == name)
+
     def status(self) -> list[ServiceLine]:
-        """One line a service, in the Procfile's order."""
+        """One line a service, in the Procfile's order, its instances beside each other."""
         _, statuses = read_status(self._run_dir)
         supervised = self._supervisor() is not None
         lines = []
-        for name in self._names:
+        known_names = {*self._names, *(name for name in statuses if instance_of(name)[0] in self._names)}
+        for name in sorted(known_names, key=lambda name: (self._names.index(instance_of(name)[0]), instance_of(name)[1])):
             known = statuses.get(name)
             alive = known is not None and known.identity is not None and known.identity.alive
             if known is None or not (supervised or alive):
@@ -100,14 +132,16 @@ class Services:
         return lines
 
     def _checked(self, names: Collection[str]) -> list[str]:
-        unknown = sorted(set(names) - set(self._names))
+        given = [instance_of(name) for name in names]
+        unknown = sorted({base for base, _ in given} - set(self._names))
         if unknown:
             raise StackError(f"no such service: {', '.join(unknown)}; the Procfile has {', '.join(self._names)}")
-        return list(names)
+        return [instance_name(base, number) for base, number in given]
 
     def _needed(self) -> list[str]:
         real = any(self._stack.is_named(variable) for variable in COUNTERPARTIES)
-        return [name for name in self._names if not (real and name == SANDBOX)]
+        bases = [name for name in self._names if not (real and name == SANDBOX)]
+        return [instance_name(base, number) for base in bases for number in range(1, self._counts.get(base, 1) + 1)]
 
     def _supervisor(self) -> Identity | None:
         identity, _ = read_status(self._run_dir)
@@ -129,9 +163,10 @@ class Services:
     def _end_leftovers(self) -> None:
         _, statuses = read_status(self._run_dir)
         for name, status in statuses.items():
-            if status.identity and status.identity.alive:
-                stop(status.identity, grace_seconds=GRACE_SECONDS)
-                kill_group(status.identity.pid)
+            for identity in status.identities:
+                if identity.alive:
+                    stop(identity, grace_seconds=GRACE_SECONDS)
+                    kill_group(identity.pid)
             (self._run_dir.pids / f"{name}.pid").unlink(missing_ok=True)
         (self._run_dir.pids / "supervisor.pid").unlink(missing_ok=True)
         (self._run_dir.folder / STATUS).unlink(missing_ok=True)
@@ -158,10 +193,10 @@ class Services:
 
     def _not_running(self, wanted: list[str], before: dict[str, int]) -> list[str]:
         lines = [line for line in self.status() if line.name in wanted]
-        return [line.name for line in lines if line.state != "running" or line.restarts > before[line.name]]
+        return [line.name for line in lines if line.state != "running" or line.restarts > before.get(line.name, 0)]
 
     def _given_up(self, wanted: list[str], before: dict[str, int]) -> bool:
-        return any(line.state == "halted" or line.restarts > before[line.name] for line in self.status() if line.name in wanted)
+        return any(line.state == "halted" or line.restarts > before.get(line.name, 0) for line in self.status() if line.name in wanted)
 
     def _wait_until_idle(self, names: list[str]) -> None:
         idle = {"stopped", "halted"}

@@ -3,15 +3,16 @@
 Why not PyPI's `supervisor`: it retries a process that exits at once whatever its exit code, and exit code 78 ("don't start me again") has
 to be obeyed then too; it writes no pid files; and a child's own children outlive it when the child is killed hard.
 
-SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart}). What it does stands in `services.json`.
+SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). What it does stands in `services.json`. A name is the
+Procfile's, or with a number (`worker.2`) one more instance of it.
 """
 
 import argparse
 import json
 import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from stack.processes import Identity
-from stack.procfile import read_procfile
+from stack.procfile import instance_of, read_procfile
 from stack.rundir import CHECKOUT, RunDir, default_folder, read_json, write_atomically
 from stack.service import Service, ServiceStatus
 
@@ -28,20 +29,42 @@ STATUS = "services.json"
 TICK_SECONDS = 0.5
 
 
+class Bell:
+    """Rung by every signal. Not a threading.Event: a handler that sets one while the loop holds its lock would wait for itself for ever."""
+
+    def __init__(self) -> None:
+        self._heard, self._rung = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def hang(self) -> None:
+        """From now on signals ring it."""
+        signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> None:
+        """Until it rings, at most so long; what rang before counts."""
+        if select.select([self._heard], [], [], seconds)[0]:
+            os.read(self._heard, 65_536)
+
+
 class Supervisor:
     """Services of one run folder, in the Procfile's order."""
 
     def __init__(self, run_dir: RunDir, commands: Mapping[str, str], wanted: set[str]) -> None:
         self._run_dir = run_dir
-        self._services = [Service(name, command, run_dir, wanted=name in wanted) for name, command in commands.items()]
+        self._commands = commands
+        names = [*commands, *sorted(wanted - set(commands))]
+        self._services = [self._service(name, wanted=name in wanted) for name in names]
         self._identity = Identity.of(os.getpid())
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._stopping = False
         self._asked = False
         self._written = ""
 
+    def _service(self, name: str, *, wanted: bool) -> Service:
+        return Service(name, self._commands[instance_of(name)[0]], self._run_dir, wanted=wanted)
+
     def run(self) -> None:
         """Supervises until SIGTERM or SIGINT; returns when every service has ended."""
+        self._bell.hang()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         while not (self._stopping and all(service.idle for service in self._services)):
@@ -52,30 +75,30 @@ class Supervisor:
             for service in self._services:
                 service.check(time.monotonic())
             self._write_status()
-            self._wake.wait(TICK_SECONDS)
-            self._wake.clear()
+            self._bell.wait(TICK_SECONDS)
         self._write_status()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = self._stopping or number in {signal.SIGTERM, signal.SIGINT}
         self._asked = self._asked or number == signal.SIGHUP
-        self._wake.set()
 
     def _obey(self) -> None:
         self._asked = False
         file = self._run_dir.folder / REQUESTS
         requests = read_json(file)
+        known = {service.name for service in self._services}
+        self._services += [self._service(name, wanted=False) for name in requests if name not in known]
         for service in self._services:
-            service.request(requests.get(service.name))
+            service.request(requests.get(service.name), time.monotonic())
         self._write_status()
         file.unlink(missing_ok=True)  # the sign that it was read
 
     def _stop_in_order(self) -> None:
         foundation, *others = self._services
         for service in others:
-            service.request("down")
+            service.request("down", time.monotonic())
         if all(service.idle for service in others):
-            foundation.request("down")
+            foundation.request("down", time.monotonic())
 
     def _write_status(self) -> None:
         services = {service.name: asdict(service.status()) for service in self._services}
@@ -95,7 +118,7 @@ def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStat
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m stack.supervisor", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile; worker.2 is a second one")
     parser.add_argument("--procfile", type=Path, default=CHECKOUT / "Procfile", help="default: the checkout's")
     options = parser.parse_args(arguments)
     run_dir = RunDir(default_folder(os.environ))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from stack.errors import StackError
-from stack.procfile import read_procfile
+from stack.procfile import instance_name, instance_of, read_counts, read_procfile
 from stack.rundir import CHECKOUT
 
 
@@ -23,3 +23,19 @@ class TestProcfile:
 
         with pytest.raises(StackError, match="line 3"):
             read_procfile(file)
+
+
+class TestInstances:
+    def test_the_first_has_the_plain_name(self) -> None:
+        assert [instance_name("worker", number) for number in (1, 2)] == ["worker", "worker.2"]
+        assert [instance_of(name) for name in ("worker", "worker.1", "worker-ops.12")] == [("worker", 1), ("worker", 1), ("worker-ops", 12)]
+
+    @pytest.mark.parametrize("name", ["worker.0", "worker.", "Worker", ".2"])
+    def test_other_names_are_refused(self, name: str) -> None:
+        with pytest.raises(StackError, match="no service"):
+            instance_of(name)
+
+    def test_counts_are_words(self) -> None:
+        assert read_counts("worker=2 beat=0") == {"worker": 2, "beat": 0}
+        with pytest.raises(StackError, match="PROCESSES"):
+            read_counts("worker:2")

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from stack.errors import StackError
 from stack.launcher import Stack
 from stack.processes import wait_until
 from stack.services import ServiceLine, Services
+from stack.supervisor import read_status
 from tests.stack.conftest import NAMED, MakeStack, processes_of
 
 PROCFILE = """
@@ -55,6 +57,20 @@ def supervise(make_stack: MakeStack, folder: Path, text: str) -> Iterator[Superv
         yield running
     finally:
         running.services.down()
+
+
+class TestSignals:
+    def test_however_many_come_at_whatever_moment_it_still_obeys(self, supervised: Supervised) -> None:
+        supervised.services.up()
+        supervisor = int((supervised.stack.run_dir.pids / "supervisor.pid").read_text())
+        before = supervised.pid("steady")
+
+        for _ in range(5_000):
+            os.kill(supervisor, signal.SIGCHLD)
+            time.sleep(0.0002)  # each by itself: signals that come together are one
+        supervised.services.restart(["steady"])
+
+        assert supervised.pid("steady") != before
 
 
 class TestUp:
@@ -167,6 +183,85 @@ class TestRestart:
 
         assert supervised.pid("steady") != before
         assert supervised.line("steady").state == "running"
+
+
+READY = "from base.notify import ready; import time; ready(); time.sleep(1000)"
+INSTANCES = f"""
+clerk: env CLERK=$INSTANCE python -c '{READY}' FOLDER
+mute: sleep 1000
+"""
+
+
+class TestInstances:
+    def test_a_second_one_runs_beside_the_first_with_a_number_of_its_own(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, INSTANCES) as supervised:
+            supervised.services.up(["clerk"])
+
+            supervised.services.up(["clerk.2"])
+
+            numbers = [psutil.Process(supervised.pid(name)).environ()["CLERK"] for name in ("clerk", "clerk.2")]
+            assert numbers == ["1", "2"]
+            assert [line.name for line in supervised.services.status()] == ["clerk", "clerk.2", "mute"]
+
+    def test_counts_say_how_many_run(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, INSTANCES) as supervised:
+            supervised.services = Services(supervised.stack, folder / "Procfile", counts="clerk=2 mute=0")
+
+            supervised.services.up()
+
+            assert {line.name: line.state for line in supervised.services.status()} == {"clerk": "running", "clerk.2": "running", "mute": "stopped"}
+
+
+class TestReplace:
+    def test_the_successor_is_ready_before_the_old_one_is_told_to_stop(self, make_stack: MakeStack, folder: Path) -> None:
+        trace = "import sys, time, signal; from base.notify import ready; say = lambda what: print(what, flush=True)"
+        stops = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(say(chr(46))))"
+        with supervise(make_stack, folder, f"clerk: python -c '{trace}; {stops}; say(chr(43)); ready(); time.sleep(1000)' FOLDER\n") as supervised:
+            supervised.services.up()
+            before = supervised.pid("clerk")
+            log = folder / "logs" / "clerk.log"
+            assert wait_until(lambda: log.read_text() == "+\n", seconds=10)
+
+            supervised.services.replace(["clerk"])
+
+            assert log.read_text() == "+\n+\n.\n"
+            assert supervised.pid("clerk") == supervised.line("clerk").pid != before
+            assert not group_lives(before)
+            assert os.getpriority(os.PRIO_PROCESS, supervised.pid("clerk")) == 0
+
+    def test_a_successor_that_dies_leaves_the_old_one_running(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, "clerk: sh -c 'test -e FOLDER/broken && exit 3; exec sleep 1000'\n") as supervised:
+            supervised.services.up()
+            before = supervised.pid("clerk")
+            (folder / "broken").touch()
+
+            with pytest.raises(StackError, match="its old process runs on"):
+                supervised.services.replace(["clerk"])
+
+            assert (supervised.pid("clerk"), supervised.line("clerk").state) == (before, "running")
+
+    def test_a_successor_doesnt_outlive_a_supervisor_that_was_killed(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, INSTANCES) as supervised:
+            supervised.services.up(["mute"])
+            supervised.services._ask({"mute": "replace"})
+            assert supervised.becomes("mute", "replacing")
+            groups = [identity.pid for identity in read_status(supervised.stack.run_dir)[1]["mute"].identities]
+            os.kill(supervised.pid("supervisor"), signal.SIGKILL)
+
+            supervised.services.down()
+
+            assert len(groups) == 2
+            assert wait_until(lambda: not any(map(group_lives, groups)), seconds=5)
+
+    def test_one_that_is_told_to_go_down_meanwhile_leaves_nothing(self, make_stack: MakeStack, folder: Path) -> None:
+        with supervise(make_stack, folder, INSTANCES) as supervised:
+            supervised.services.up(["mute"])
+            supervised.services._ask({"mute": "replace"})
+            assert supervised.becomes("mute", "replacing")
+
+            supervised.services.down(["mute"])
+
+            assert supervised.line("mute").state == "stopped"
 
 
 def group_lives(group: int) -> bool:

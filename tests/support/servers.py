@@ -1,7 +1,27 @@
 """What the tests ask of their own servers beyond what an operator would."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import psycopg2
 import redis
+
+from stack.rundir import take
+
+
+class BusyError(Exception):
+    """Another run has the folder; the text says what to do."""
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Holds the folder as a test run does, so that neither another run nor `make down` touches its servers. Raises BusyError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "pytest.lock").open("a") as lock:
+        if not take(lock.fileno()):
+            raise BusyError(f"another run is under way in {folder}: wait for its end, or stop it with Ctrl-C")
+        yield
 
 
 def forget_durability(database_url: str) -> None:

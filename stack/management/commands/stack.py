@@ -20,6 +20,8 @@ EXAMPLES = """examples:
   eval "$(manage.py stack env)"          their addresses for your shell
   manage.py stack services up            what the Procfile lists; started again when it dies
   manage.py stack services up consumer   also after it stopped itself (exit code 78)
+  manage.py stack services up worker.2   a second worker beside the first
+  manage.py stack services replace       every process one by one, its successor first
   manage.py stack status --json
   manage.py stack down                   services first, then servers; data stay
 """
@@ -38,8 +40,10 @@ class Command(BaseCommand):
         _with_json(actions.add_parser("status", help=f"show servers and services; exit code {EXIT_NOT_RUNNING} if a server is down"))
         _with_json(actions.add_parser("env", help="print the servers' addresses as shell exports"))
         services = actions.add_parser("services", help="the Procfile's processes")
-        services.add_argument("what", choices=["up", "down", "restart", "status"])
-        services.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+        services.add_argument("what", choices=["up", "down", "restart", "replace", "status"])
+        services.add_argument(
+            "names", nargs="*", metavar="NAME", help="default: all (PROCESSES='worker=2' for more than one); worker.2 is a second one"
+        )
         _with_json(services)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -74,8 +78,8 @@ class Command(BaseCommand):
             self.stdout.write("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
 
     def _services(self, stack: Stack, options: dict[str, Any]) -> None:
-        services = Services(stack)
-        actions = {"up": services.up, "down": services.down, "restart": services.restart}
+        services = Services(stack, counts=os.environ.get("PROCESSES", ""))
+        actions = {"up": services.up, "down": services.down, "restart": services.restart, "replace": services.replace}
         if options["what"] in actions:
             actions[options["what"]](options["names"])
         lines = [asdict(line) for line in services.status()]

@@ -1,0 +1,54 @@
+"""One violation of any kind, and the run has failed."""
+
+from typing import Any
+
+import pytest
+
+from tests.chaos.recovery import summary
+from tests.chaos.verdict import judge
+
+NONE = {"count": 0, "examples": []}
+ONE = {"count": 1, "examples": ["x"]}
+
+
+def audit(**fields: Any) -> dict[str, Any]:
+    good = dict.fromkeys(("missing", "unplaced", "doubled", "out_of_order", "broken"), NONE)
+    return {**good, "balanced": True, "by_state": {"cleared": 10}, **fields}
+
+
+class TestVerdict:
+    def test_a_good_run_passes(self) -> None:
+        assert judge(audit(), []).passed
+
+    @pytest.mark.parametrize(
+        ("fields", "name"),
+        [
+            ({"missing": ONE}, "lost"),
+            ({"unplaced": ONE}, "unplaced"),
+            ({"doubled": ONE}, "doubled"),
+            ({"out_of_order": ONE}, "out_of_order"),
+            ({"broken": ONE}, "rule_12"),
+            ({"balanced": False}, "rule_12"),
+            ({"by_state": {"cleared": 9, "parked": 1}}, "parked_wrongly"),
+            ({"by_state": {"cleared": 9, "unknown": 1}}, "stranded"),
+            ({"by_state": {"cleared": 9, "queued": 1}}, "stranded"),
+        ],
+    )
+    def test_each_violation_fails_it(self, fields: dict[str, Any], name: str) -> None:
+        verdict = judge(audit(**fields), [])
+
+        assert not verdict.passed
+        assert {key for key, value in verdict.as_json().items() if value} == {name}
+
+    def test_a_process_that_ended_for_good_fails_it(self) -> None:
+        assert not judge(audit(), ["consumer"]).passed
+
+
+class TestFigures:
+    def test_few_values_have_a_maximum_and_many_a_99th_percentile_too(self) -> None:
+        found = summary({"few": [float(ms) for ms in range(99)], "many": [float(ms) for ms in range(100)], "none": []})
+
+        assert found == {
+            "few": {"count": 99, "p50_ms": 49.0, "max_ms": 98.0},
+            "many": {"count": 100, "p50_ms": 49.0, "p99_ms": 98.0, "max_ms": 99.0},
+        }

@@ -1,0 +1,45 @@
+"""What a run has shown. Pure."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+FINISHED = ("cleared", "voided", "parked")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Violations by kind: all of them must be 0. `rule_12`: cleared orders whose ledger isn't as it must be, and a ledger out of balance."""
+
+    lost: int
+    unplaced: int
+    doubled: int
+    out_of_order: int
+    stranded: int
+    parked_wrongly: int
+    rule_12: int
+    halted: Collection[str] = field(default_factory=list)  # processes that ended for good by themselves
+
+    @property
+    def passed(self) -> bool:
+        """Nothing of that happened."""
+        return not any(asdict(self).values())
+
+    def as_json(self) -> dict[str, Any]:
+        """With the verdict."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def judge(audit: Mapping[str, Any], halted: Collection[str]) -> Verdict:
+    """From the audit's JSON, taken when every order had time to clear. None of the faults is a reason to park an order."""
+    states: Mapping[str, int] = audit["by_state"]
+    return Verdict(
+        lost=audit["missing"]["count"],
+        unplaced=audit["unplaced"]["count"],
+        doubled=audit["doubled"]["count"],
+        out_of_order=audit["out_of_order"]["count"],
+        stranded=sum(count for state, count in states.items() if state not in FINISHED),
+        parked_wrongly=states.get("parked", 0) + states.get("voided", 0),
+        rule_12=audit["broken"]["count"] + (not audit["balanced"]),
+        halted=sorted(halted),
+    )

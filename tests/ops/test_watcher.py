@@ -1,0 +1,87 @@
+"""Between the sweeps, too, somebody looks whether a process has died."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from base.clock import shift_clock
+from base.models import Incarnation
+from clearing import broker, store
+from clearing.status import State
+from ops import pulse, tasks, watcher
+from ops import sweep as sweeping
+from ops.pulse import Watch
+from ops.watcher import Watcher, look
+from tests.support.orders import World
+
+
+@pytest.fixture
+def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    broker.client().flushdb()
+    monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=0))
+    yield World()
+    shift_clock(0)
+
+
+class TestLook:
+    def test_silence_between_the_sweeps_counts_in_the_next_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [0.0]
+        for module in (watcher, sweeping):
+            monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=3.0))
+        Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
+        clearing = world.accept()
+        store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
+
+        for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+            look()
+        sweeping.sweep()
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.QUEUED
+
+    def test_looking_writes_nothing(self, world: World) -> None:
+        Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
+
+        look()
+
+        assert Incarnation.objects.get().ended_at is None
+
+    def test_a_database_that_is_away_ends_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def away() -> None:
+            raise ConnectionError
+
+        monkeypatch.setattr(pulse, "living", away)
+
+        look()
+
+
+class TestWatcher:
+    def test_every_process_that_sweeps_looks_on(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        started: list[bool] = []
+        monkeypatch.setattr(watcher.watcher, "start", lambda: started.append(True))
+
+        tasks.sweep()
+
+        assert started == [True]
+
+    def test_one_thread_a_process_that_looks_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        looking: list[int] = []
+        enough = threading.Event()
+
+        def count() -> None:
+            looking.append(threading.get_ident())
+            if len(looking) == 3:
+                enough.set()
+                threading.Event().wait()  # a daemon: it ends with the tests
+
+        monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(watcher, "look", count)
+        ours = Watcher()
+
+        ours.start()
+        ours.start()
+
+        assert enough.wait(10)
+        assert len(set(looking)) == 1

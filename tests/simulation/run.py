@@ -1,0 +1,111 @@
+"""One run: an empty database, a world, and the judgement.
+
+`python -m tests.simulation.run ORDERS SEED` runs one on the DATABASE_URL that it is given.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import django
+import structlog
+
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+    django.setup()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # a line costs as much as a call
+
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
+
+from clearing import broker
+from tests.simulation.doors import FIXED_CLOCK, open_doors
+from tests.simulation.judge import Judged, judged, shortest_history
+from tests.simulation.scheduler import share_connection
+from tests.simulation.world import World
+
+EMPTY = "TRUNCATE orders_syncorder, orders_watermark, base_incarnation RESTART IDENTITY CASCADE"
+SESSION = "SET synchronous_commit = off; SET statement_timeout = 0; SET transaction_timeout = 0; SET lock_timeout = '10s'"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run came to."""
+
+    world: World
+    judged: Judged
+    seconds: float
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """No violation."""
+        return self.judged.passed
+
+    def report(self) -> dict[str, Any]:
+        """Its figures."""
+        world = self.world
+        return {
+            "seed": world.seed,
+            "orders": world.orders,
+            "passed": self.passed,
+            **self.judged.counts(),
+            "virtual_seconds": round(world.scheduler.now, 1),
+            "steps": world.scheduler.steps,
+            "digest": f"{world.scheduler.digest:08x}",
+            "deaths": dict(sorted(world.deaths.items())),
+            "faulty_answers": dict(sorted(world.counterparties.faults.items())),
+            "messages": {"lost": world.broker.lost, "repeated": world.broker.repeated, "wiped": world.broker.wiped},
+            "sweeps_fenced_off": world.outdated,
+            "calls_broken": world.doors.broken,
+            "not_logged": world.counter.not_logged,
+            "seconds": round(self.seconds, 1),
+            "orders_per_second": round(world.orders / self.seconds),
+        }
+
+
+def simulate(orders: int, seed: int) -> Found:
+    """Runs one seed on a database that is emptied first."""
+    prepare()
+    started = time.monotonic()
+    world = World(orders, seed)
+    in_place = settings.CLEARING_CONTINUE_IN_PLACE
+    try:
+        with open_doors(world.doors, world.broker, Random(seed)):
+            world.run()
+    finally:
+        settings.CLEARING_CONTINUE_IN_PLACE = in_place
+    result = judged(world)
+    seconds = time.monotonic() - started
+    return Found(world, result, seconds, [] if result.passed else shortest_history(world, result.broken))
+
+
+def prepare() -> None:
+    """The schema, no rows, and the simulation's clock."""
+    call_command("migrate", verbosity=0)
+    with connection.cursor() as cursor:
+        cursor.execute(EMPTY)
+        cursor.execute(FIXED_CLOCK)
+        cursor.execute(SESSION)
+    share_connection()
+    broker._known.value, broker._known.read_at = "", float("-inf")
+
+
+def main() -> int:
+    """Prints its figures as JSON, and after a violation the shortest history of a broken order."""
+    orders, seed = map(int, sys.argv[1:])
+    found = simulate(orders, seed)
+    sys.stdout.write(json.dumps(found.report()) + "\n")
+    if found.history:
+        sys.stderr.write(f"VIOLATION, seed {seed}; the shortest history of a broken order:\n  " + "\n  ".join(found.history) + "\n")
+    return 0 if found.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

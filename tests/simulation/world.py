@@ -1,0 +1,276 @@
+"""Everybody who acts in the simulation: workers of two releases, two sweeps, intake, a person, and whoever breaks things."""
+
+from collections import Counter as Counts
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Final
+
+from django.conf import settings
+from django.db import OperationalError
+
+from acceptance_site.celery import SUSPECTS_QUEUE
+from base.db import DATABASE_AWAY, call
+from base.fence import TermOutdated, current, fence_of
+from base.incarnation import Life, _unless_away
+from clearing.guard import Guard
+from clearing.interventions import retry_by_hand
+from clearing.models import Clearing
+from clearing.status import State
+from clearing.steps import Runner
+from clearing.waysout import NotPossible
+from ops.intake import take_from_gap, take_from_kafka
+from ops.probe import probe_all
+from ops.sweep import sweep
+from orders.arrivals import Item
+from orders.gaps import GapPass
+from orders.ingest import IngestResult
+from orders.mapping import Rules
+from tests.simulation.broker import MemoryBroker
+from tests.simulation.counter import Counter
+from tests.simulation.counterparties import Counterparties
+from tests.simulation.doors import Doors
+from tests.simulation.scheduler import Actor, Dead, Process, Scheduler
+
+WORKERS: Final = 4
+OLD: Final = 3  # the number of the one of the old release
+SLOTS: Final = 6
+USERS: Final = 200
+ORDERS_PER_SECOND: Final = 80.0
+BATCH_MAX: Final = 40
+OVERLAP_MS: Final = 6_000
+PAGE_ROWS: Final = 200
+QUIET_SECONDS_MAX: Final = 150.0  # after the last order and the last fault: who isn't cleared by then is stranded
+BREAK_SECONDS: Final = (1.0, 6.0)  # between two things that are broken
+NO_HEART: Final = object()
+NEXT_TERM: Final = "UPDATE base_leaderterm SET term = term + 1 RETURNING term"  # another leads, and the old one doesn't know
+
+
+@dataclass
+class World:
+    """One simulated run."""
+
+    orders: int
+    seed: int
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    deaths: Counts[str] = field(default_factory=Counts)
+    finished: bool = False
+    outdated: int = 0  # sweeps that were fenced off
+    _placing: bool = True
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        self.broker = MemoryBroker(self.scheduler, self.random)
+        self.doors = Doors(self.scheduler, self.broker, self.random)
+        self.counterparties = Counterparties(self.doors.now_ms, self.random)
+        self.counter = Counter(self.doors.now_ms, self.random, USERS)
+        self.workers: list[Worker] = []
+        self.scheduler.on_turn = _take_turn
+
+    def run(self) -> None:
+        """Until every order is cleared, or long after the last one was placed."""
+        for number in range(WORKERS):
+            self._start_worker(number)
+        for number in range(2):
+            self._start(f"sweeper-{number}", self._sweep)
+        self._start("consumer", self._consume)
+        self._start("gap-pass", self._compensate)
+        self._start("probe", self._probe)
+        self._start("users", self._place)
+        self._start("person", self._retry_parked)
+        self._start("breaker", self._break_things)
+        self._start("observer", self._observe)
+        self.scheduler.run()
+
+    # --- Processes --------------------------------------------------------------------------------------------------------------------
+    def _start(self, name: str, act: Callable[[], None], after: float = 0.0) -> Process:
+        process = Process(name, boot_seconds=self.random.uniform(-3_600, 3_600), drift=self.random.uniform(-0.002, 0.002))
+        self.scheduler.spawn(process, act, after=after)
+        return process
+
+    def _start_worker(self, number: int, after: float = 0.0) -> None:
+        process = Process(f"worker-{number}", self.random.uniform(-3_600, 3_600), self.random.uniform(-0.002, 0.002), in_place=number != OLD)
+        worker = Worker(self, number, process)
+        worker.start(after)
+        self.workers.append(worker)
+
+    def _again(self, name: str, act: Callable[[], None]) -> None:
+        """A process that died is started again."""
+        self._start(name, act, after=self.random.uniform(0.5, 3.0))
+
+    def _perhaps_die(self, name: str, act: Callable[[], None], share: float) -> None:
+        """The current process dies here, now and then."""
+        if self._placing and self.random.random() < share:
+            self.deaths[name.rstrip("-0123456789")] += 1
+            self._again(name, act)
+            raise Dead
+
+    # --- Intake -----------------------------------------------------------------------------------------------------------------------
+    def _place(self) -> None:
+        for _ in range(self.orders):
+            self.counter.place()
+            self.scheduler.pause(self.random.expovariate(ORDERS_PER_SECOND), "an order is placed")
+        self._placing = False
+        self.broker.quiet = self.doors.quiet = self.counterparties.quiet = True
+        self.scheduler.pause(5.0)
+        self.counter.bring_late()
+
+    _offset = 0
+
+    def _consume(self) -> None:
+        """Reads the log from the committed offset on; what it hadn't committed when it died, it reads again."""
+        while True:
+            batch = self.counter.log[self._offset : self._offset + self.random.randint(1, BATCH_MAX)]
+            if batch:
+                self._take(partial(take_from_kafka, batch))
+                self._perhaps_die("consumer", self._consume, 0.01)
+                self._offset += len(batch)
+                if self._placing and self.random.random() < 0.01:  # the log, or a part of it, once more
+                    self._offset = max(0, self._offset - self.random.randint(1, 400))
+            self.scheduler.pause(self.random.uniform(0.005, 0.1), "the log was read")
+
+    def _compensate(self) -> None:
+        while True:
+            self.scheduler.pause(3.0, "gap pass")
+            self.doors.set_clock()
+            GapPass(self.counter, self._take_gap, Rules.from_settings(), OVERLAP_MS, PAGE_ROWS).run()
+
+    def _take_gap(self, items: Sequence[Item]) -> IngestResult:
+        self.scheduler.pause(self.random.uniform(0.001, 0.02), "a page came")
+        self.doors.set_clock()
+        return take_from_gap(items)
+
+    def _take(self, act: Callable[[], object]) -> None:
+        self.doors.set_clock()
+        with suppress(OperationalError):
+            act()
+
+    # --- Recovery ---------------------------------------------------------------------------------------------------------------------
+    def _sweep(self) -> None:
+        actor = self.scheduler.current
+        assert actor is not None
+        term = current().term
+        while True:
+            self.scheduler.pause(self.random.uniform(0.9, 1.1), "sweep")
+            self._perhaps_die(actor.process.name, self._sweep, 0.01)
+            self.doors.set_clock()
+            try:
+                sweep(fence_of(term))
+            except TermOutdated:
+                self.outdated += 1
+                term = current().term
+            except OperationalError:
+                continue
+
+    def _probe(self) -> None:
+        """Counterparties whose breaker is open are asked whether they are back."""
+        gateways = self.counterparties.far_away(self.doors.pause)
+        while True:
+            self.scheduler.pause(1.0, "probe")
+            self.doors.set_clock()
+            with suppress(OperationalError):
+                probe_all(gateways)
+
+    def _retry_parked(self) -> None:
+        """A person looks at what is parked and lets it go on."""
+        while True:
+            self.scheduler.pause(self.random.uniform(2.0, 6.0), "a person looks")
+            self.doors.set_clock()
+            for pk in Clearing.objects.filter(state=State.PARKED).order_by("pk").values_list("pk", flat=True):
+                with suppress(NotPossible, OperationalError):
+                    retry_by_hand(pk, actor="person", reason="looked at it")
+
+    # --- Breaking and looking on ------------------------------------------------------------------------------------------------------
+    def _break_things(self) -> None:
+        while self._placing:
+            self.scheduler.pause(self.random.uniform(*BREAK_SECONDS), "something breaks")
+            worker = self.random.choice(self.workers)
+            match self.random.choice(["kill", "kill", "stop", "wipe", "lead"]):
+                case "kill":
+                    self._kill(worker)
+                case "stop":
+                    worker.stop()
+                case "lead":
+                    call(NEXT_TERM, [])
+                case _:
+                    self.broker.wipe()
+
+    def _kill(self, worker: "Worker") -> None:
+        self.deaths["worker"] += 1
+        self.workers.remove(worker)
+        self.scheduler.kill(worker.process)
+        self._start_worker(worker.number, after=self.random.uniform(0.5, 4.0))
+
+    def worker_ended(self, worker: "Worker") -> None:
+        """It had been told to stop."""
+        if worker in self.workers:
+            self.deaths["worker told to stop"] += 1
+            self.workers.remove(worker)
+            self._start_worker(worker.number, after=self.random.uniform(0.5, 4.0))
+
+    def _observe(self) -> None:
+        quiet_since = None
+        while not self.finished:
+            self.scheduler.pause(1.0, "look")
+            if self._placing:
+                continue
+            quiet_since = quiet_since or self.scheduler.now
+            cleared = Clearing.objects.filter(state=State.CLEARED).count()
+            self.finished = cleared >= self.orders
+            if self.scheduler.now - quiet_since > QUIET_SECONDS_MAX:
+                break
+        self.scheduler.stop()
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process: its life, its slots, and the release that it is of."""
+
+    world: World
+    number: int
+    process: Process
+    stopping: bool = False
+    slots: list[Actor] = field(default_factory=list)
+    left: int = SLOTS
+
+    def __post_init__(self) -> None:
+        self.life = Life("worker")
+        self.life._heart = NO_HEART  # type: ignore[assignment] # beats as an actor
+        self.gateways = self.world.counterparties.far_away(self.world.doors.pause)
+        self.guard = Guard(lambda: self.life.name)
+
+    def start(self, after: float) -> None:
+        """After so many seconds its slots take messages, and it beats."""
+        scheduler = self.world.scheduler
+        self.slots = [scheduler.spawn(self.process, self._work, after=after) for _ in range(SLOTS)]
+        scheduler.spawn(self.process, self._beat, after=after)
+
+    def stop(self) -> None:
+        """SIGTERM: it takes nothing more, and hands back what it holds."""
+        self.stopping = True
+        self.world.broker.wake_all(self.slots)
+
+    def _work(self) -> None:
+        while (taken := self.world.broker.take(lambda: self.stopping)) is not None:
+            queue, (clearing_id, epoch, _) = taken
+            runner = Runner(lambda: self.life.name, self.gateways, lambda: self.stopping, self.guard, alone=queue == SUSPECTS_QUEUE)
+            with suppress(*DATABASE_AWAY):
+                runner.run(clearing_id, epoch)
+        self.left -= 1
+        if not self.left:
+            self.life.end()
+            self.world.worker_ended(self)
+            self.process.dead = True
+
+    def _beat(self) -> None:
+        while True:
+            self.world.scheduler.pause(1.0, "beat")
+            if self.life._name:
+                _unless_away(self.life.beat)
+
+
+def _take_turn(actor: Actor) -> None:
+    if actor.process.in_place != settings.CLEARING_CONTINUE_IN_PLACE:
+        settings.CLEARING_CONTINUE_IN_PLACE = actor.process.in_place
