@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench fuzz-decode pins clean
+.PHONY: help setup demo up down test lint bench rolling fuzz-decode pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -60,6 +60,9 @@ lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 
 bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 	@for name in $(BENCH); do echo "$$name:"; $(PY) -m benchmarks "$$name" || exit; done
+
+rolling: setup ## replace every process one by one while orders flow (RATE=40 SECONDS=20), and say what it cost
+	@$(PY) -m benchmarks rolling --rate $(or $(RATE),40) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20))
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
