@@ -1,6 +1,6 @@
-"""`python -m benchmarks overhead|burst|decode|handover|rolling [--json]`: our figures beside the floor's, interleaved in one run; `ratios` are what counts.
+"""`python -m benchmarks overhead|burst|decode|handover|rolling [--json]`: our figures beside the floor's, interleaved in one run; `ratios` count.
 
-`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on a database
+`decode` needs no server; `handover` and `rolling` have no floor, and start servers of its own (ZooKeeper only where its jars are). The others run on a database
 and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
