@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench rolling fuzz-decode pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench rolling fuzz-decode pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -49,6 +49,11 @@ demo: setup ## clear 500 orders before your eyes; Ctrl-C ends it (ONCE=1: ends b
 test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
 	@$(PYTEST) -m "processes and not zookeeper"
+
+test-zookeeper: setup ## leadership on a real ZooKeeper, with faults at random (COUNT=44 SEED=1; FULL=1: 200)
+	@if $(PY) -m stack.zookeeper --install; then \
+		$(PYTEST) -m zookeeper tests/leadership && $(PY) -m tests.leadership.faults --seed $(or $(SEED),1) --count $(or $(COUNT),$(if $(FULL),200,44)); \
+	else [[ $$? == 3 ]] && echo "test-zookeeper is skipped, for the reason above"; fi
 
 lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff check .

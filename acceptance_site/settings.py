@@ -94,6 +94,14 @@ def columns(name: str) -> dict[str, str]:
     return found
 
 
+def at_least(name: str, default: float, *, least: float) -> float:
+    """The variable, a number that isn't smaller than `least`."""
+    value: float = env.float(name, default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name} is {value:g}: set it to {least:g} or more")
+    return value
+
+
 def zone(name: str) -> ZoneInfo:
     """The variable, a time zone by its IANA name; UTC by default."""
     value = env.str(name, "UTC")
@@ -280,8 +288,8 @@ LEADERSHIP = zookeeper(
     username=env.str("ZOOKEEPER_USER", ""),
     password=env.str("ZOOKEEPER_PASSWORD", ""),
 )
-LEADER_LEASE_SECONDS = LEADERSHIP.session_seconds if LEADERSHIP else env.float("LEADER_LEASE_SECONDS", 4.0)  # of silence, until another takes over
-FENCE_MS_MAX = env.int("FENCE_MS_MAX", 3_000)  # of a transaction under a term: a frozen leader's keeps the next one waiting no longer
+LEADER_LEASE_SECONDS = at_least("LEADER_LEASE_SECONDS", 4.0, least=1.0)  # of silence, until another takes over
+FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transaction under a term: a frozen leader's keeps the next waiting no longer
 
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

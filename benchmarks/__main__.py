@@ -1,7 +1,7 @@
 """`python -m benchmarks overhead|burst|decode|handover|rolling [--json]`: our figures beside the floor's, interleaved in one run; `ratios` count.
 
-`decode` needs no server; `handover` and `rolling` have no floor, and start servers of its own (ZooKeeper only where its jars are). The others run on a database
-and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+`decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only where its jars are). The others run
+on a database and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse

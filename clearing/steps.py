@@ -93,7 +93,7 @@ class Runner:
             return recorded
 
     def _called(self, work: Work) -> Recorded:
-        evidence, answer = make_call(work, self.gateways)
+        evidence, answer = make_call(work, self.gateways, self.stopping)
         metrics.observe_attempt(work, evidence)
         return self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
 

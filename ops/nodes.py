@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -71,6 +72,8 @@ class NodesAdmin(ReadOnlyAdmin):
     """The page takes the list's place; there is none for a single one."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         context = {**self.admin_site.each_context(request), "title": "Nodes", **(extra_context or {})}
         try:
             context["term"], context["nodes"] = read()
