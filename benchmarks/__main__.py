@@ -108,7 +108,8 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
-    from benchmarks.orders import overheads_ms, percentile, prepare
+    from benchmarks.orders import overheads_ms, prepare
+    from benchmarks.shares import percentile
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(options.orders or 1000, options.users))

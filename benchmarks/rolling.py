@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import psycopg2
 
-from benchmarks.orders import percentile
+from benchmarks.shares import percentile
 from stack.launcher import Stack
 from stack.rundir import CHECKOUT
 from stack.services import Services
