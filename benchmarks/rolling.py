@@ -20,12 +20,14 @@ import psycopg2
 
 from benchmarks.shares import percentile
 from stack.launcher import Stack
+from stack.processes import wait_until
 from stack.rundir import CHECKOUT
 from stack.services import Services
 
 PROCESSES = "worker=2 worker-ops=2 consumer=2 beat=2"
 ORDER = ("web", "consumer", "consumer.2", "worker-ops", "worker-ops.2", "beat", "beat.2", "worker", "worker.2")
-WARM_UP_SECONDS = 8.0
+WARM_UP_SECONDS = 5.0  # of orders
+START_SECONDS_MAX = 120.0
 LATENCY_MS_MAX = 2_000  # of one order because of an upgrade
 P99_FACTOR_MAX, P99_MORE_MS_MAX = 3.0, 100.0
 CLEARED = """
@@ -124,7 +126,7 @@ def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
     with service.up() as variables:
         began = time.time() * 1000
         with service.placing(rate):
-            time.sleep(WARM_UP_SECONDS)
+            warm_up(variables["DATABASE_URL"], began, rate)
             with measured() as before:
                 time.sleep(seconds)
             spans = {name: service.replace(name) for name in ORDER}
@@ -142,6 +144,13 @@ def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
         "goals": goals(first, during),
         "audit": audit_result(audit),
     }
+
+
+def warm_up(database_url: str, since_ms: float, rate: float) -> None:
+    """Returns when orders flow. Raises TimeoutError."""
+    count = int(WARM_UP_SECONDS * rate)
+    if not wait_until(lambda: len(read_latencies(database_url, since_ms)) >= count, START_SECONDS_MAX, pause_seconds=0.5):
+        raise TimeoutError(f"{count} orders weren't cleared within {START_SECONDS_MAX:.0f} s: see the logs of the run's folder")
 
 
 def read_latencies(database_url: str, since_ms: float) -> list[tuple[float, float]]:
