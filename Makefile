@@ -1,6 +1,7 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate
+.PHONY: pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -68,6 +69,9 @@ bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 
 bench-intake: ## the intake's figures: decoder, consumer, gap pass over a million known orders (some ten minutes)
 	@$(MAKE) bench BENCH="decode ingest gaps"
+
+rolling: setup ## replace every process one by one while orders flow (RATE=40 SECONDS=20), and say what it cost
+	@$(PY) -m benchmarks rolling --rate $(or $(RATE),40) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20))
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)

@@ -37,6 +37,7 @@ RUN_DIR = Path(env.str("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
     env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
 VERSION = env.str("SERVICE_VERSION", "0.1.0")
+PROCESS_ROLE = env.str("PROCESS_ROLE", "")  # what this process is, for the list of nodes and PostgreSQL's of sessions
 
 
 def required_in_production(name: str, development: str) -> str:
@@ -204,7 +205,7 @@ DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # of the web; workers and the
 DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
     "options": " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items()),
-    "application_name": env.str("PROCESS_ROLE", "acceptance"),
+    "application_name": PROCESS_ROLE or "acceptance",
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # ms; a server that vanished behind a partition is noticed, however much was sent to it
     "keepalives_idle": 10,

@@ -1,7 +1,7 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover [--json]`: our figures beside the floor's, in turn; the ratios count.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover|rolling [--json]`: our figures beside the floor's, in turn; the ratios count.
 
-`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on servers of
-the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+`decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only where its jars are). The others run
+on servers of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -25,10 +25,11 @@ Figures = dict[str, Any]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["decode", "handover", *ON_SERVERS])
+    parser.add_argument("figure", choices=["decode", "handover", "rolling", *ON_SERVERS])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
     parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=100.0, help="orders/s of overhead")
+    parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
     )
@@ -41,10 +42,10 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    makers = {"decode": decoded, "handover": hand_over_times}
+    makers = {"decode": decoded, "handover": hand_over_times, "rolling": rolling_upgrade}
     found, lines = makers.get(options.figure, on_servers)(options)
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
-    return 0
+    return int(found.get("exit_code", 0))
 
 
 def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -66,6 +67,14 @@ def hand_over_times(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     kinds = [kind for kind in handover.KINDS if kind == "lease" or not reason]
     found = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
     return found, handover.lines(found)
+
+
+def rolling_upgrade(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """What it costs to replace every process; ends with the audit's exit code."""
+    from benchmarks import rolling
+
+    found = rolling.figures(default_folder(os.environ) / "rolling", options.rate or 40.0, options.seconds)
+    return {**found, "exit_code": found["audit"]["exit_code"]}, rolling.lines(found)
 
 
 def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -107,7 +116,8 @@ def overhead(options: argparse.Namespace) -> Figures:
     """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
-    from benchmarks.orders import overheads_ms, percentile, prepare
+    from benchmarks.orders import overheads_ms, prepare
+    from benchmarks.shares import percentile
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(options.orders or 1000, options.users))
@@ -115,10 +125,13 @@ def overhead(options: argparse.Namespace) -> Figures:
         return {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99)}
 
     rounds = [
-        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate))), "ours": measured(lambda o: ours.paced(o, options.rate))}
+        {
+            "floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate or 100.0))),
+            "ours": measured(lambda o: ours.paced(o, options.rate or 100.0)),
+        }
         for _ in range(options.rounds)
     ]
-    return {"figure": "overhead", "rate": options.rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
+    return {"figure": "overhead", "rate": options.rate or 100.0, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
 def burst(options: argparse.Namespace) -> Figures:

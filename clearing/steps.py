@@ -17,7 +17,7 @@ from base.alarms import alarm
 from base.db import DATABASE_AWAY
 from clearing import pipeline, store, store_people
 from clearing.calls import Held, KeyExpired, make_call, outcome_of
-from clearing.flows import Finished, Parks, Planned, after
+from clearing.flows import FLOWS, Finished, Parks, Planned, after
 from clearing.gateways import (
     Blocked,
     ClaimEnded,
@@ -39,6 +39,7 @@ from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
+FLOW_UNKNOWN = "flow_unknown"  # opened by a newer release: one of its workers will get it
 
 
 def _nothing(_step: int) -> None:
@@ -112,7 +113,9 @@ class Runner:
     def _called(self, work: Work) -> Recorded:
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
-        evidence, answer = make_call(work, self.gateways, self.guard)
+        if work.flow not in FLOWS:
+            raise Blocked(FLOW_UNKNOWN)
+        evidence, answer = make_call(work, self.gateways, self.guard, self.stopping)
         metrics.observe_attempt(work, evidence)
         return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
 

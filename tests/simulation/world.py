@@ -14,7 +14,7 @@ from django.db import OperationalError
 from acceptance_site.celery import SUSPECTS_QUEUE
 from base.db import DATABASE_AWAY, call
 from base.fence import TermOutdated, current, fence_of
-from base.incarnation import Life, _unless_away
+from base.incarnation import Life, _survive
 from clearing.guard import Guard
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
@@ -268,7 +268,7 @@ class Worker:
         while True:
             self.world.scheduler.pause(1.0, "beat")
             if self.life._name:
-                _unless_away(self.life.beat)
+                _survive(self.life.beat)
 
 
 def _take_turn(actor: Actor) -> None:
