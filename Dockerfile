@@ -9,7 +9,7 @@ COPY . .
 RUN RUN_DIR=/tmp python manage.py collectstatic --noinput --verbosity 0
 USER acceptance
 EXPOSE 8000
-CMD ["gunicorn", "acceptance_site.wsgi", "--bind", "0.0.0.0:8000", "--workers", "2", "--threads", "4", "--no-control-socket"]
+CMD ["gunicorn", "--bind", "0.0.0.0:8000", "--workers", "2", "--threads", "4"]
 
 FROM service AS sandbox
 USER root

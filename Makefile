@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench fuzz-decode chaos simulate pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench rolling fuzz-decode chaos simulate pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -50,6 +50,11 @@ test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
 	@$(PYTEST) -m "processes and not zookeeper"
 
+test-zookeeper: setup ## leadership on a real ZooKeeper, with faults at random (COUNT=44 SEED=1; FULL=1: 200)
+	@if $(PY) -m stack.zookeeper --install; then \
+		$(PYTEST) -m zookeeper tests/leadership && $(PY) -m tests.leadership.faults --seed $(or $(SEED),1) --count $(or $(COUNT),$(if $(FULL),200,44)); \
+	else [[ $$? == 3 ]] && echo "test-zookeeper is skipped, for the reason above"; fi
+
 lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -60,6 +65,9 @@ lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 
 bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 	@for name in $(BENCH); do echo "$$name:"; $(PY) -m benchmarks "$$name" || exit; done
+
+rolling: setup ## replace every process one by one while orders flow (RATE=40 SECONDS=20), and say what it cost
+	@$(PY) -m benchmarks rolling --rate $(or $(RATE),40) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20))
 
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)

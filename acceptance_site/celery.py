@@ -22,6 +22,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
 from django.conf import settings
 
 from base import metrics
+from base.incarnation import life
+from base.notify import ready
 
 RESUME_QUEUE = "clearing.resume"
 OPS_QUEUE = "ops"
@@ -88,6 +90,26 @@ app.conf.update(
     CELERY_DB_REUSE_MAX=2**62,
 )
 app.autodiscover_tasks()
+
+
+@signals.worker_ready.connect(weak=False)
+def live_as_worker(**_: object) -> None:
+    """Not before: the pool has forked, where it forks, and the worker takes messages."""
+    life("worker").start()
+    ready()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def die(**_: object) -> None:
+    """What a stopping worker couldn't hand back is taken back at once."""
+    life("worker").end()
+
+
+@signals.beat_init.connect(weak=False)
+def live_as_beat(**_: object) -> None:
+    """A beat registers as every process does."""
+    life("beat").start()
+    ready()
 
 
 @signals.worker_init.connect(weak=False)

@@ -36,6 +36,7 @@ RUN_DIR = Path(env.str("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
     env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
 VERSION = env.str("SERVICE_VERSION", "0.1.0")
+PROCESS_ROLE = env.str("PROCESS_ROLE", "")  # what this process is, for the list of nodes and PostgreSQL's of sessions
 
 
 def required_in_production(name: str, development: str) -> str:
@@ -91,6 +92,14 @@ def columns(name: str) -> dict[str, str]:
     if len(set(taken.values())) < len(taken):
         raise ImproperlyConfigured(f"{name} gives two of our columns the same one of theirs: {found!r}")
     return found
+
+
+def at_least(name: str, default: float, *, least: float) -> float:
+    """The variable, a number that isn't smaller than `least`."""
+    value: float = env.float(name, default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name} is {value:g}: set it to {least:g} or more")
+    return value
 
 
 def zone(name: str) -> ZoneInfo:
@@ -189,7 +198,7 @@ DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # of the web; workers and the
 DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
     "options": " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items()),
-    "application_name": env.str("PROCESS_ROLE", "acceptance"),
+    "application_name": PROCESS_ROLE or "acceptance",
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # ms; a server that vanished behind a partition is noticed, however much was sent to it
     "keepalives_idle": 10,
@@ -279,8 +288,8 @@ LEADERSHIP = zookeeper(
     username=env.str("ZOOKEEPER_USER", ""),
     password=env.str("ZOOKEEPER_PASSWORD", ""),
 )
-LEADER_LEASE_SECONDS = LEADERSHIP.session_seconds if LEADERSHIP else env.float("LEADER_LEASE_SECONDS", 4.0)  # of silence, until another takes over
-FENCE_MS_MAX = env.int("FENCE_MS_MAX", 3_000)  # of a transaction under a term: a frozen leader's keeps the next one waiting no longer
+LEADER_LEASE_SECONDS = at_least("LEADER_LEASE_SECONDS", 4.0, least=1.0)  # of silence, until another takes over
+FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transaction under a term: a frozen leader's keeps the next waiting no longer
 
 # --- Logs -------------------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")

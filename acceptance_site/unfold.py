@@ -42,6 +42,11 @@ NAVIGATION: list[dict[str, Any]] = [
         ],
     },
     {
+        "title": "Operations",
+        "separator": True,
+        "items": [_item("Nodes", "lan", "admin:base_incarnation_changelist", "base.view_incarnation")],
+    },
+    {
         "title": "People",
         "separator": True,
         "items": [

@@ -13,6 +13,7 @@ class Incarnation(models.Model):
     host = models.CharField(max_length=64)
     pid = models.IntegerField()
     version = models.CharField(max_length=40)
+    address = models.CharField(max_length=80, blank=True, default="", db_default="", help_text="Where it listens, if it does.")
     started_at = models.DateTimeField(db_default=ServiceNow())
     beat_at = models.DateTimeField(db_default=ServiceNow())
     ended_at = models.DateTimeField(null=True, blank=True)

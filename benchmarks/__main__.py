@@ -1,7 +1,7 @@
-"""`python -m benchmarks overhead|burst|decode|handover [--json]`: our figures beside the floor's, interleaved in one run; `ratios` are what counts.
+"""`python -m benchmarks overhead|burst|decode|handover|rolling [--json]`: our figures beside the floor's, interleaved in one run; `ratios` count.
 
-`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on a database
-and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+`decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only where its jars are). The others run
+on a database and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -24,10 +24,11 @@ EXAMPLE = "example: python -m benchmarks overhead --orders 1500 --rounds 3"
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["overhead", "burst", "decode", "handover"])
+    parser.add_argument("figure", choices=["overhead", "burst", "decode", "handover", "rolling"])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000)")
     parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=100.0, help="orders/s of overhead")
+    parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
     )
@@ -44,6 +45,8 @@ def main() -> int:
         return decode_rates(options.rounds, as_json=options.json)
     if options.figure == "handover":
         return hand_over_times(options.hand_overs, as_json=options.json)
+    if options.figure == "rolling":
+        return rolling_upgrade(options.rate or 40.0, options.seconds, as_json=options.json)
     folder = default_folder(os.environ) / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(folder, os.environ)
@@ -81,6 +84,15 @@ def hand_over_times(rounds: int, *, as_json: bool) -> int:
     return 0
 
 
+def rolling_upgrade(rate: float, seconds: float, *, as_json: bool) -> int:
+    """What it costs to replace every process; the audit's exit code."""
+    from benchmarks import rolling
+
+    found = rolling.figures(default_folder(os.environ) / "rolling", rate, seconds)
+    print(json.dumps(found, indent=2) if as_json else "\n".join(rolling.lines(found)))
+    return int(found["audit"]["exit_code"])
+
+
 def run(options: argparse.Namespace, log: Path) -> dict[str, Any]:
     """The figures of one run."""
     from django.core.management import call_command
@@ -96,7 +108,8 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
-    from benchmarks.orders import overheads_ms, percentile, prepare
+    from benchmarks.orders import overheads_ms, prepare
+    from benchmarks.shares import percentile
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(options.orders or 1000, options.users))
@@ -104,10 +117,13 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
         return {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99)}
 
     rounds = [
-        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate))), "ours": measured(lambda o: ours.paced(o, options.rate))}
+        {
+            "floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate or 100.0))),
+            "ours": measured(lambda o: ours.paced(o, options.rate or 100.0)),
+        }
         for _ in range(options.rounds)
     ]
-    return {"figure": "overhead", "rate": options.rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
+    return {"figure": "overhead", "rate": options.rate or 100.0, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
 def burst(options: argparse.Namespace) -> dict[str, Any]:

@@ -6,6 +6,7 @@ From the signal to the first write of another, by the database: that is, with th
 import random
 import signal
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def lines(found: dict[str, Any]) -> list[str]:
 def _measure(folder: Path, kind: str, rounds: int) -> dict[str, dict[str, float]]:
     with Trial(folder, KINDS[kind], SESSION_SECONDS) as trial:
         trial.await_write(after=0, seconds=SECONDS_MAX)
-        return {way: _summary([_hand_over(trial, number) for _ in range(rounds)]) for way, number in WAYS.items()}
+        found = {}
+        for way, number in WAYS.items():
+            found[way] = _summary([_hand_over(trial, number) for _ in range(rounds)])
+            print(f"{kind} {way}: {found[way]}", file=sys.stderr)
+        return found
 
 
 def _hand_over(trial: Trial, number: signal.Signals) -> float:
@@ -50,8 +55,7 @@ def _hand_over(trial: Trial, number: signal.Signals) -> float:
     leader.send(number)
     taken = trial.await_write(after=serial, seconds=SECONDS_MAX, besides=leader.name)
     leader.end(number)
-    leader.start()
-    time.sleep(1.0)  # until it stands
+    leader.start()  # the other two go on: who comes back stands behind them
     return taken
 
 

@@ -1,6 +1,5 @@
 """The orders of a run: written before the clock starts, the same for the floor and for us."""
 
-from collections.abc import Sequence
 from decimal import Decimal
 
 from django.db import connection
@@ -61,8 +60,3 @@ def cleared_count() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM clearing_clearing WHERE state = 'cleared'")
         return int(cursor.fetchone()[0])
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of the sorted values lies."""
-    return values[min(int(len(values) * share), len(values) - 1)]

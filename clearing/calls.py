@@ -18,6 +18,7 @@ T = TypeVar("T")
 UNKNOWN_KEY = "unknown_key"
 KEY_EXPIRED = "key_expired"
 KEY_REUSED = "key_reused"
+WORKER_STOPPING = "worker_stopping"
 
 
 class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of these
@@ -28,10 +29,10 @@ class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
     """The counterparty doesn't know the operation, and a hold was set meanwhile: it isn't sent."""
 
 
-def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
+def make_call(work: Work, gateways: Gateways, stopping: Callable[[], bool] = lambda: False) -> tuple[Evidence, Answer]:
     """The operation's call, or the question for its key. Raises ClaimEnded: nothing was sent in this try.
 
-    A first attempt that surely had no effect is made once more in place.
+    A first attempt that surely had no effect is made once more in place. One that is `stopping` makes no second call after its first.
     """
     if work.operation_state != OperationState.PLANNED:
         evidence, answer = ask(work, gateways)
@@ -41,9 +42,11 @@ def make_call(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
             return replace(evidence, outcome=Outcome.UNKNOWN, code=KEY_EXPIRED), KeyExpired(KEY_EXPIRED)
         if work.hold_code:
             return replace(evidence, outcome=Outcome.UNKNOWN, code=work.hold_code), Held(work.hold_code)
+        if stopping():
+            return replace(evidence, outcome=Outcome.UNKNOWN, code=WORKER_STOPPING), UnknownOutcome(WORKER_STOPPING)
         store.record_attempt(work, evidence)
     evidence, answer = send(work, gateways)
-    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0:
+    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0 and not stopping():
         store.record_attempt(work, evidence)
         return send(work, gateways)
     return evidence, answer

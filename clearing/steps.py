@@ -17,7 +17,7 @@ from base.alarms import alarm
 from base.db import DATABASE_AWAY
 from clearing import pipeline, store
 from clearing.calls import Held, KeyExpired, make_call, outcome_of
-from clearing.flows import Finished, Parks, Planned, after
+from clearing.flows import FLOWS, Finished, Parks, Planned, after
 from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.retry import Backoff, Reaction, react
 from clearing.status import OperationState, Outcome, State
@@ -25,6 +25,7 @@ from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
+FLOW_UNKNOWN = "flow_unknown"
 REFUSES_US = frozenset({"signature_invalid", "forbidden"})  # 401, 403: nothing but a change of keys or rights helps
 
 
@@ -93,7 +94,9 @@ class Runner:
             return recorded
 
     def _called(self, work: Work) -> Recorded:
-        evidence, answer = make_call(work, self.gateways)
+        if work.flow not in FLOWS:
+            return _left_to_the_next_release(work)
+        evidence, answer = make_call(work, self.gateways, self.stopping)
         metrics.observe_attempt(work, evidence)
         return self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
 
@@ -112,6 +115,13 @@ class Runner:
                 generation = pipeline.generation()
                 recorded = store.step_done(work, evidence, following, exchanges=exchanges, in_place=self._continues(), generation=generation)
                 return _parked(work, recorded, "held")
+
+
+def _left_to_the_next_release(work: Work) -> Recorded:
+    """Opened by a release that is newer than this process: nothing is called, and one of its workers will get it. Nothing becomes more certain."""
+    error = Retryable(FLOW_UNKNOWN, counted=False) if work.operation_state == OperationState.PLANNED else UnknownOutcome(FLOW_UNKNOWN)
+    evidence = Evidence(outcome_of(error), clock_gettime(CLOCK_BOOTTIME), asked=True, code=FLOW_UNKNOWN)
+    return _settle(work, evidence, error)
 
 
 def _parked_by_mistake(work: Work) -> Recorded:

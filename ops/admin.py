@@ -13,8 +13,9 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from base.readonly import ReadOnlyAdmin, column
 from ops.admin_quarantine import ReplayableQuarantinedAdmin
+from ops.nodes import NodesAdmin
 
-__all__ = ["ReplayableQuarantinedAdmin"]  # registered by its import
+__all__ = ["NodesAdmin", "ReplayableQuarantinedAdmin"]  # registered by their import
 
 admin.site.index_template = "ops/front.html"
 admin.site.index_title = "Overview"

@@ -5,7 +5,7 @@ this very machine, every stored beat is old and nobody is dead.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from base.fence import Fence, fenced, no_fence
 
 WATCHED_SECONDS_MAX = 1.5  # of silence between two passes that counts; a longer gap was ours
 DEAD_SECONDS = 3.0  # of silence of one that we have seen alive
+GONE_SECONDS = 1.9  # of silence of one whose node at ZooKeeper went as well: a beat was missed, whatever the session says
 
 
 @dataclass(slots=True)
@@ -35,18 +36,20 @@ class Watch:
         self._looked_at: float | None = None
         self._lock = threading.Lock()
 
-    def dead(self, beats: Mapping[str, datetime], now: float) -> list[str]:
+    def dead(self, beats: Mapping[str, datetime], now: float, missing: Collection[str] = ()) -> list[str]:
         """Shows the latest beats, at a monotonic time; returns those that have been silent for too long.
 
-        One that this sweeper never saw beat needs a claim's length of silence.
+        One that this sweeper never saw beat needs a claim's length of silence; one that is `missing` at ZooKeeper little.
         """
         with self._lock:
             watched = 0.0 if self._looked_at is None else min(max(now - self._looked_at, 0.0), WATCHED_SECONDS_MAX)
             self._looked_at = now
             self._pulses = {name: self._pulse(name, beat, watched) for name, beat in beats.items()}
-            return [
-                name for name, pulse in self._pulses.items() if pulse.silent >= (self._dead_seconds if pulse.seen_alive else self._unseen_seconds)
-            ]
+            return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
+
+    def _patience(self, pulse: _Pulse, *, missing: bool) -> float:
+        patience = self._dead_seconds if pulse.seen_alive else self._unseen_seconds
+        return min(GONE_SECONDS, patience) if missing else patience
 
     def _pulse(self, name: str, beat: datetime, watched: float) -> _Pulse:
         known = self._pulses.get(name)

@@ -21,6 +21,7 @@ from clearing import broker, pipeline, store
 from clearing.store import Unclaimed
 from ops import pulse
 from ops.alone import alone
+from ops.members import missing
 
 log = structlog.get_logger(__name__)
 ACTOR = "sweep"
@@ -63,8 +64,10 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
 def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
     """Before the requeue, which takes back what the dead had claimed."""
     beats = pulse.living()
-    dead = [name for name in pulse.watch.dead(beats, monotonic()) if pulse.bury(name, beats[name], fence)]
+    absent = missing.names()
+    dead = [name for name in pulse.watch.dead(beats, monotonic(), absent) if pulse.bury(name, beats[name], fence)]
     for name in dead:
+        missing.forget(name)
         log.warning("a process went silent", incarnation=name, fix="nothing: its claims are taken back")
     return Counter(buried=len(dead))
 

@@ -38,7 +38,8 @@ class Running:
         env = {**environment, "NOTIFY_SOCKET": f"@{address}"}
         self.process: Popen[bytes] = start_detached(["/bin/sh", "-c", f"exec {command}"], log=log, cwd=CHECKOUT, env=env)
         self.identity = Identity.of(self.process.pid)
-        if calm and may_wake():
+        self._calm = calm and may_wake()
+        if self._calm:
             _set_niceness(self.process.pid, NICENESS)
 
     def listen(self) -> bool:
@@ -46,9 +47,15 @@ class Running:
         if not self.is_ready:
             with contextlib.suppress(BlockingIOError):
                 self.is_ready = "READY=1" in self._mailbox.recv(4096).decode(errors="replace").split("\n")
-            if self.is_ready and may_wake():
-                _set_niceness(self.process.pid, 0)
+            if self.is_ready:
+                self.wake()
         return self.is_ready
+
+    def wake(self) -> None:
+        """Gives it its normal priority."""
+        if self._calm:
+            self._calm = False
+            _set_niceness(self.process.pid, 0)
 
     def terminate(self) -> None:
         """Asks it to end, once."""

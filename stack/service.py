@@ -16,6 +16,7 @@ EXIT_STAY_STOPPED = 78  # EX_CONFIG: starting it again wouldn't help, a person h
 PAUSE_SECONDS_MIN = 0.5
 PAUSE_SECONDS_MAX = 30.0
 STEADY_SECONDS = 30.0  # who lived so long starts again with the shortest pause
+CALM_SECONDS_MAX = 10.0  # niced; on a machine that is short of CPU it would never come to its turn
 READY_SECONDS_MAX = 60.0  # a successor that isn't ready by then never will be
 
 
@@ -131,7 +132,10 @@ class Service:
         elif not self._wanted or now - successor.started > READY_SECONDS_MAX:
             self._successor = None
             self._dismiss(successor)
-        elif successor.listen():
+        elif not successor.listen():
+            if now - successor.started > CALM_SECONDS_MAX:
+                successor.wake()
+        else:
             former, self._running, self._successor = self._running, successor, None
             self._write_pid()
             if former is not None:

@@ -6,12 +6,12 @@ every write is fenced as well (base/fence.py). Leadership decides who sends the 
 
 from django.conf import settings
 
-from ops.leadership.candidate import Candidate, Leadership
+from ops.leadership.candidate import Candidate
 from ops.leadership.lease import LeaseCandidate
 from ops.leadership.names import new_name
 from ops.leadership.zookeeper import ZooKeeperCandidate
 
-__all__ = ["Candidate", "Leadership", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate", "new_name"]
+__all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate", "new_name"]
 
 
 def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> Candidate:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import CLOCK_BOOTTIME, clock_gettime
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from django.db import connection
@@ -42,27 +42,6 @@ class Overtaken(Exception):  # noqa: N818 - named by what it tells
     """Another has taken the term: this round is over."""
 
 
-class Leadership(Protocol):
-    """What the service knows of leadership."""
-
-    def campaign(self) -> None:
-        """Stands for leadership from now on, and returns at once. Repeatable; again after `resign`, too."""
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether we may act as the leader now."""
-
-    @property
-    def term(self) -> int | None:
-        """Our term while we may act, else None. What is done under it goes with it: to the fence of the write, at last."""
-
-    def resign(self) -> None:
-        """Acts no more from this very moment, and hands over at once. Returns when that is done, or after RESIGN_SECONDS_MAX."""
-
-    def members(self) -> list[str]:
-        """Names of those who stand, the leader or the next one first; none while we aren't connected. Raises an error of its server's."""
-
-
 class Candidate(ABC):
     """One process that stands for leadership. Safe in threads, and `term` and `resign` in handlers of signals, which may interrupt either."""
 
@@ -85,6 +64,7 @@ class Candidate(ABC):
         self._wakes: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike an Event: a signal's handler may put into it
 
     def campaign(self) -> None:
+        """Stands for leadership from now on, and returns at once. Repeatable; again after `resign`, too."""
         if self._thread is not None and self._thread.is_alive():
             if self._resigning:
                 raise RuntimeError(f"{self.name} is still handing over")
@@ -97,14 +77,17 @@ class Candidate(ABC):
 
     @property
     def is_leader(self) -> bool:
+        """Whether we may act as the leader now."""
         return self.term is not None
 
     @property
     def term(self) -> int | None:
+        """Our term while we may act, else None. What is done under it goes with it: to the fence of the write, at last."""
         term, age = self._term, self._clock() - self._confirmed_at
         return term if not self._resigning and 0 <= age < ACT_SHARE * self._seconds else None
 
     def resign(self) -> None:
+        """Acts no more from this very moment, and hands over at once. Returns when that is done, or after RESIGN_SECONDS_MAX."""
         self._resigning = True
         self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -115,7 +98,8 @@ class Candidate(ABC):
         self._touched_at = self._clock()
 
     @abstractmethod
-    def members(self) -> list[str]: ...
+    def members(self) -> list[str]:
+        """Names of those who stand, the leader or the next one first; none while we aren't connected. Raises an error of its server's."""
 
     @abstractmethod
     def _stand(self) -> float:

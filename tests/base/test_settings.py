@@ -45,3 +45,7 @@ class TestProduction:
 
     def test_an_environment_that_does_not_exist_is_refused(self) -> None:
         assert "ENVIRONMENT is 'staging'" in started_with({"ENVIRONMENT": "staging"}).stderr
+
+    @pytest.mark.parametrize("variable", ["FENCE_MS_MAX", "LEADER_LEASE_SECONDS"])
+    def test_limits_that_would_limit_nothing_are_refused(self, variable: str) -> None:
+        assert f"{variable} is 0: set it to" in started_with({**COMPLETE, variable: "0"}).stderr

@@ -5,6 +5,7 @@ import threading
 import pytest
 from pytest_django import Settings
 
+from base.fence import Fence
 from ops import tasks
 from ops.patience import Patience
 from ops.stall import watched
@@ -95,7 +96,7 @@ class TestPatience:
         now, asked = [0.0], list[float]()
         answers = [GapResult(failed={SHARD_LIST: "away"}), GapResult(failed={SHARD_LIST: "away"}), GapResult()]
 
-        def run_gap_pass() -> GapResult:
+        def run_gap_pass(fence: Fence) -> GapResult:
             asked.append(now[0])
             return answers[min(len(asked), len(answers)) - 1]
 

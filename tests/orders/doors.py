@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from django.db import connection
 
+from base.fence import Fence, no_fence
 from orders.arrivals import Item
 from orders.ingest import AcceptedOrder, IngestResult, ingest
 from orders.models import Source
@@ -17,7 +18,7 @@ class Doors:
     published: list[str] = field(default_factory=list)
     while_opening: Callable[[Sequence[AcceptedOrder]], None] = lambda _: None
     while_publishing: Callable[[], bool] = lambda: True
-    fence: Callable[[], None] | None = None
+    fence: Fence = no_fence
 
     def open_clearings(self, accepted: Sequence[AcceptedOrder]) -> list[str]:
         assert connection.in_atomic_block

@@ -11,6 +11,12 @@ class TestProcfile:
     def test_names_the_processes_of_the_service_the_sandbox_first(self) -> None:
         assert list(read_procfile(CHECKOUT / "Procfile")) == ["sandbox", "web", "consumer", "worker", "worker-ops", "beat"]
 
+    def test_the_workers_of_orders_and_of_periodic_jobs_share_no_queue(self) -> None:
+        commands = read_procfile(CHECKOUT / "Procfile")
+
+        assert " -X ops " in commands["worker"]
+        assert " -Q ops " in commands["worker-ops"]
+
     def test_a_line_that_is_no_process_is_refused_by_its_number(self, tmp_path: Path) -> None:
         file = tmp_path / "Procfile"
         file.write_text("# a comment\nweb: serve\nnonsense\n")

@@ -13,6 +13,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base import metrics
+from base.incarnation import life
+from base.slot import held
 from ops.intake import take_from_kafka
 from ops.stall import watched
 from orders.consumer import BinlogConsumer, connect
@@ -52,11 +54,12 @@ class Command(BaseCommand):
             raise CommandError(
                 f"METRICS_PORT {settings.METRICS_PORT} can't be listened on ({error.strerror}): name a free one, or unset it"
             ) from error
+        life("consumer").start()
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
         consumer = BinlogConsumer(
             partial(connect, options["group"]), take_from_kafka, Rules.from_settings(), stopping, idle_seconds=options["until_idle"]
         )
-        with watched(consumer):
+        with held(f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else "", stopping), watched(consumer):
             code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
         log.info("consumer ended", exit_code=int(code), **rows)

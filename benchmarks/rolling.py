@@ -1,0 +1,184 @@
+"""Replaces every process of a running service one by one while orders flow, and says what it cost their latency (counter to cleared).
+
+On a stack of its own: two workers, two ops workers, two consumers, two beats and the web process. Each order's latency is the database's: when the
+counter made it, and when it was cleared. An order counts for the replacement that it lived through.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+from benchmarks.shares import percentile
+from stack.launcher import Stack
+from stack.rundir import CHECKOUT
+from stack.services import Services
+
+PROCESSES = "worker=2 worker-ops=2 consumer=2 beat=2"
+ORDER = ("web", "consumer", "consumer.2", "worker-ops", "worker-ops.2", "beat", "beat.2", "worker", "worker.2")
+WARM_UP_SECONDS = 8.0
+LATENCY_MS_MAX = 2_000  # of one order because of an upgrade
+P99_FACTOR_MAX, P99_MORE_MS_MAX = 3.0, 100.0
+CLEARED = """
+    SELECT created_ms, extract(epoch FROM cleared_at)::float8 * 1000 - created_ms FROM clearing_clearing WHERE state = 'cleared' AND created_ms >= %s
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Latencies of the orders of a span of time, in ms; CPU seconds that the new process took until it was in its place."""
+
+    what: str
+    seconds: float
+    orders: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    start_cpu_s: float | None = None
+    busy: float | None = None  # of all CPUs
+
+    @classmethod
+    def of(cls, what: str, span: "Span", latencies: Sequence[tuple[float, float]]) -> "Cost":
+        values = sorted(ms for created, ms in latencies if created < span.end and created + ms > span.start)
+        if not values:
+            return cls(what, (span.end - span.start) / 1000, 0, 0.0, 0.0, 0.0, span.start_cpu_s, span.busy)
+        p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
+        return cls(what, (span.end - span.start) / 1000, len(values), p50, p99, values[-1], span.start_cpu_s, span.busy)
+
+
+@dataclass
+class Span:
+    """From, to, in ms since the epoch."""
+
+    start: float
+    end: float
+    start_cpu_s: float | None = None
+    busy: float | None = None
+
+
+@contextmanager
+def measured() -> Iterator[Span]:
+    """The time that the block takes, and how busy the machine was."""
+    psutil.cpu_percent()
+    span = Span(time.time() * 1000, 0.0)
+    yield span
+    span.end, span.busy = time.time() * 1000, psutil.cpu_percent() / 100
+
+
+class Service:
+    """The whole service in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stack = Stack(folder, os.environ)
+        self.environment = {**os.environ, "RUN_DIR": str(folder), "PROCESSES": PROCESSES, "LOG_LEVEL": "WARNING"}
+        self.services = Services(self.stack, counts=PROCESSES)
+
+    def manage(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        command = [sys.executable, "manage.py", *words]
+        return subprocess.run(command, cwd=CHECKOUT, env={**self.environment, **more}, capture_output=True, text=True, check=False)
+
+    @contextmanager
+    def up(self) -> Iterator[dict[str, str]]:
+        try:
+            variables = self.stack.up()
+            self.manage("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0").check_returncode()
+            self.manage("stack", "services", "up").check_returncode()
+            yield variables
+        finally:
+            self.services.down()
+            self.stack.down()
+
+    @contextmanager
+    def placing(self, rate: float) -> Iterator[None]:
+        """Orders at an even rate while the block runs."""
+        command = [sys.executable, "manage.py", "place_orders", "--count=1000000", "--users=100", f"--rate={rate}", "--seed=1"]
+        with subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
+    def replace(self, name: str) -> Span:
+        """One process, by a successor that is in its place before the old one is told to stop."""
+        with measured() as span:
+            self.services.replace([name])
+        pid = next(line.pid for line in self.services.status() if line.name == name)
+        times = psutil.Process(pid).cpu_times()
+        span.start_cpu_s = times.user + times.system
+        return span
+
+
+def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
+    """Runs it all; `seconds` is how long the flow is watched before."""
+    service = Service(folder)
+    with service.up() as variables:
+        began = time.time() * 1000
+        with service.placing(rate):
+            time.sleep(WARM_UP_SECONDS)
+            with measured() as before:
+                time.sleep(seconds)
+            spans = {name: service.replace(name) for name in ORDER}
+        audit = service.manage("audit", "--json", "--wait=60")
+        latencies = read_latencies(variables["DATABASE_URL"], began)
+    whole = Span(min(span.start for span in spans.values()), max(span.end for span in spans.values()))
+    costs = [Cost.of(name, span, latencies) for name, span in spans.items()]
+    first, during = Cost.of("before", before, latencies), Cost.of("during", whole, latencies)
+    return {
+        "figure": "rolling",
+        "rate": rate,
+        "before": asdict(first),
+        "during": asdict(during),
+        "each": [asdict(cost) for cost in costs],
+        "goals": goals(first, during),
+        "audit": audit_result(audit),
+    }
+
+
+def read_latencies(database_url: str, since_ms: float) -> list[tuple[float, float]]:
+    """(created, ms to cleared) of every order that is cleared."""
+    session = psycopg2.connect(database_url)
+    try:
+        with session.cursor() as cursor:
+            cursor.execute(CLEARED, [since_ms])
+            return list(cursor.fetchall())
+    finally:
+        session.close()
+
+
+def goals(before: Cost, during: Cost) -> dict[str, bool]:
+    """What an upgrade may cost at most."""
+    p99_max = max(P99_FACTOR_MAX * before.p99_ms, before.p99_ms + P99_MORE_MS_MAX)
+    return {"no order above 2 s": during.max_ms <= LATENCY_MS_MAX, "p99 at most 3x of before, or 100 ms more": during.p99_ms <= p99_max}
+
+
+def audit_result(ended: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    """Its exit code, and how many orders it compared."""
+    try:
+        report: Mapping[str, Any] = json.loads(ended.stdout)
+    except ValueError:
+        return {"exit_code": ended.returncode, "error": ended.stderr[-2000:]}
+    return {"exit_code": ended.returncode, "placed": report["placed"], "cleared": report["cleared"]}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """For people."""
+    rows = [found["before"], *found["each"], found["during"]]
+    table = [f"{'':<14}{'s':>7}{'orders':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'start CPU s':>13}{'busy':>7}"]
+    for row in rows:
+        cpu = f"{row['start_cpu_s']:.1f}" if row["start_cpu_s"] is not None else ""
+        busy = f"{row['busy']:.0%}" if row["busy"] is not None else ""
+        table.append(
+            f"{row['what']:<14}{row['seconds']:>7.1f}{row['orders']:>8}{row['p50_ms']:>9.1f}{row['p99_ms']:>9.1f}{row['max_ms']:>9.1f}{cpu:>13}{busy:>7}"
+        )
+    met = [f"{'met' if reached else 'MISSED'}: {goal}" for goal, reached in found["goals"].items()]
+    return [*table, *met, f"audit: {found['audit']}"]

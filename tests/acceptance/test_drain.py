@@ -1,0 +1,115 @@
+"""Processes that are told to stop: quickly, whatever their calls take, and with nothing left behind for a timeout to find."""
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from stack.rundir import CHECKOUT
+from tests.support.service import LiveService, live_service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.processes
+DRAIN_SECONDS_MAX = 10.0
+SLOW_MS = 4_500  # nearly a call's deadline
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LiveService]:
+    with live_service(CHECKOUT / ".run" / "drain") as running:
+        yield running
+
+
+def control(service: LiveService, method: str, **fields: object) -> None:
+    url = service.variable("COUNTER_URL").rsplit("/", 1)[0] + "/sandbox/faults"
+    body = json.dumps(fields).encode() if fields else None
+    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method), timeout=10).close()
+
+
+@contextmanager
+def slow_calls(service: LiveService) -> Iterator[None]:
+    """Every call takes nearly as long as it may."""
+    control(service, "POST", counterparty="*", operation="*", kind="latency", latency_ms=SLOW_MS)
+    try:
+        yield
+    finally:
+        control(service, "DELETE")
+
+
+def query(service: LiveService, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    session = psycopg2.connect(service.variable("DATABASE_URL"))
+    try:
+        with session.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall()
+    finally:
+        session.close()
+
+
+def lives_of(service: LiveService, name: str) -> list[str]:
+    """The incarnations of a service's process that haven't ended."""
+    return [row[0] for row in query(service, "SELECT name FROM base_incarnation WHERE ended_at IS NULL AND pid = %s", service.pid(name))]
+
+
+def stop(service: LiveService, name: str) -> None:
+    """SIGTERM; the test fails unless it has ended in time."""
+    process = psutil.Process(service.pid(name))
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait(DRAIN_SECONDS_MAX)
+
+
+class TestWorker:
+    def test_it_ends_in_time_in_the_middle_of_slow_calls_and_holds_no_claim(self, service: LiveService) -> None:
+        with slow_calls(service):
+            service.place(40, users=40, rate=100)
+            [life] = lives_of(service, "worker")
+            wait_until(lambda: query(service, "SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life)[0][0] >= 10)
+
+            stop(service, "worker")
+
+            assert query(service, "SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life) == [(0,)]
+            assert query(service, 'SELECT "end" FROM base_incarnation WHERE name = %s', life) == [("stopped",)]
+        assert service.audit()["cleared"] == 40
+
+    def test_the_steps_in_flight_were_finished_and_the_rest_handed_back(self, service: LiveService) -> None:
+        handed_back = query(service, "SELECT count(*) FROM clearing_statuschange WHERE reason = 'handed back'")[0][0]
+        taken_back = query(service, "SELECT count(*) FROM clearing_statuschange WHERE reason = 'claim lost'")[0][0]
+
+        assert handed_back > 0
+        assert taken_back == 0
+
+
+class TestOthers:
+    @pytest.mark.parametrize("name", ["consumer", "worker-ops", "beat", "web"])
+    def test_each_ends_in_time_and_says_so(self, service: LiveService, name: str) -> None:
+        wait_until(lambda: service.pid_or_none(name) is not None and (name == "web" or lives_of(service, name)))
+        pid = service.pid(name)
+        children = [child.pid for child in psutil.Process(pid).children()] or [pid]
+
+        stop(service, name)
+
+        ends = query(service, 'SELECT DISTINCT "end" FROM base_incarnation WHERE pid = ANY (%s)', children)
+        assert ends == [("stopped",)]
+
+    def test_every_role_is_registered(self, service: LiveService) -> None:
+        def roles() -> set[str]:
+            return {row[0] for row in query(service, "SELECT role FROM base_incarnation WHERE ended_at IS NULL")}
+
+        wait_until(lambda: roles() == {"web", "consumer", "worker", "worker-ops", "beat"})
+
+
+class TestReplace:
+    def test_orders_flow_while_every_process_is_replaced(self, service: LiveService) -> None:
+        before = {name: service.pid(name) for name in ("web", "consumer", "worker", "worker-ops", "beat")}
+        with service.placing(600, users=40, rate=15):
+            service.manage("stack", "services", "replace")
+
+        service.audit()
+        assert not {service.pid(name) for name in before} & set(before.values())

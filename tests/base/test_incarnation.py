@@ -1,0 +1,129 @@
+"""A process among its like: registered, beating, ended; whatever server is away."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.db import OperationalError, connection
+
+from base import notify
+from base.incarnation import Life, life
+from base.models import Incarnation
+from base.slot import held
+from tests.support.waiting import wait_until
+
+
+@pytest.mark.django_db(transaction=True)
+class TestLife:
+    def test_a_started_one_registers_beats_and_ends(self) -> None:
+        life = Life("consumer", "host:9100")
+        life.start()
+        wait_until(Incarnation.objects.exists)
+        born = Incarnation.objects.get()
+
+        wait_until(lambda: Incarnation.objects.get().beat_at > born.beat_at)
+        life.end()
+
+        ended = Incarnation.objects.get()
+        assert (born.role, born.pid, born.address, ended.name, ended.end) == ("consumer", os.getpid(), "host:9100", born.name, "stopped")
+
+    def test_an_end_is_an_end_whatever_the_heart_was_about_to_do(self) -> None:
+        life = Life("worker")
+        assert life.name
+        life.end()
+
+        life.beat()
+
+        assert not Incarnation.objects.filter(ended_at__isnull=True).exists()
+
+    def test_it_registers_when_postgresql_is_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        away = [False, True, True]  # taken from the end
+        register = Life._register
+
+        def refuse(life: Life) -> str:
+            if away.pop():
+                raise OperationalError("the server is starting up")
+            return register(life)
+
+        monkeypatch.setattr(Life, "_register", refuse)
+        life = Life("worker")
+        life.start()
+
+        wait_until(Incarnation.objects.exists, seconds=10)
+        life.end()
+
+    def test_a_process_that_ends_by_itself_ends_its_life(self) -> None:
+        code = "import django; django.setup(); from base.incarnation import life; print(life('beat').name)"
+        names = {**os.environ, "DJANGO_SETTINGS_MODULE": "acceptance_site.settings", "DATABASE_URL": database_url()}
+
+        printed = subprocess.run([sys.executable, "-c", code], env=names, capture_output=True, text=True, check=True, timeout=60).stdout
+
+        assert Incarnation.objects.get(name=printed.strip().splitlines()[-1]).end == "stopped"
+
+    def test_a_forks_child_has_a_life_of_its_own(self) -> None:
+        assert life() is life()
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(write, b"parents" if life() is parents else b"own")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 10) == b"own"
+
+
+parents = life()
+
+
+def database_url() -> str:
+    """The address of the tests' database."""
+    found = connection.settings_dict
+    return f"postgresql://{found['USER']}:{found['PASSWORD']}@{found['HOST']}:{found['PORT']}/{found['NAME']}"
+
+
+class TestReady:
+    def test_whoever_listens_hears_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mailbox:
+            mailbox.bind(f"\0test-{os.getpid()}")
+            monkeypatch.setenv("NOTIFY_SOCKET", f"@test-{os.getpid()}")
+
+            notify.ready()
+
+            mailbox.settimeout(5)
+            assert mailbox.recv(100) == b"READY=1"
+
+    @pytest.mark.parametrize("address", ["", "/nowhere/at/all"])
+    def test_nobody_need_listen(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+
+        notify.ready()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSlot:
+    def test_the_second_one_waits_for_the_end_of_the_first(self) -> None:
+        in_place, leave = threading.Event(), threading.Event()
+
+        def second() -> None:
+            with held("slot-1", leave):
+                in_place.set()
+
+        with held("slot-1", leave):
+            waiting = threading.Thread(target=second)
+            waiting.start()
+            assert not in_place.wait(0.3)
+        assert in_place.wait(5)
+        waiting.join()
+
+    def test_other_slots_are_free_and_no_name_is_none(self) -> None:
+        stopping = threading.Event()
+        with held("slot-1", stopping), held("slot-2", stopping), held("", stopping), held("", stopping):
+            pass
+
+    def test_who_is_told_to_stop_waits_no_longer(self) -> None:
+        stopping = threading.Event()
+        stopping.set()
+        with held("slot-1", threading.Event()), held("slot-1", stopping):
+            pass

@@ -1,0 +1,36 @@
+"""Real processes that stand for leadership and write, under faults: at no moment do two terms both write, by the database's word."""
+
+import random
+
+import pytest
+
+from stack.rundir import CHECKOUT
+from tests.leadership.faults import SESSION_SECONDS, Faults, run
+from tests.leadership.trial import Trial
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+LET_ALL_THROUGH = "CREATE OR REPLACE FUNCTION base_fence(p_term bigint, p_ms int) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+
+
+class TestFaults:
+    def test_on_the_lease_in_postgresql(self) -> None:
+        found = run(count=8, seed=random.randrange(10**6), zookeepers=0, folder="faults-test")
+
+        assert found["passed"], found
+        assert found["terms"] > 2
+        assert found["writes"] > 100
+
+    def test_the_audit_sees_it_where_nothing_fences_an_old_leader_off(self) -> None:
+        with Trial(CHECKOUT / ".run" / "faults-unfenced", 0, SESSION_SECONDS) as trial:
+            trial.query(LET_ALL_THROUGH)
+            faults = Faults(trial, random.Random(1))
+            trial.await_write(after=0, seconds=60)
+            for _ in range(5):
+                leader = trial.leader()
+                assert leader is not None
+                faults.sigstop(leader)
+                trial.await_write(after=trial.last_write()[0], seconds=60)
+
+            found = trial.findings()
+
+        assert found["overlaps"] > 0
