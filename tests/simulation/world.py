@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from threading import Thread
 from typing import Final
 
 from django.conf import settings
@@ -13,7 +14,7 @@ from django.db import OperationalError
 
 from base.db import DATABASE_AWAY, call
 from base.fence import TermOutdated, current, fence_of
-from base.incarnation import Life, _unless_away
+from base.incarnation import Life, _survive
 from clearing.interventions import NotRetryable, retry_by_hand
 from clearing.models import Clearing
 from clearing.status import State
@@ -40,7 +41,7 @@ OVERLAP_MS: Final = 6_000
 PAGE_ROWS: Final = 200
 QUIET_SECONDS_MAX: Final = 150.0  # after the last order and the last fault: who isn't cleared by then is stranded
 BREAK_SECONDS: Final = (1.0, 6.0)  # between two things that are broken
-NO_HEART: Final = object()
+NO_HEART: Final = Thread()
 NEXT_TERM: Final = "UPDATE base_leaderterm SET term = term + 1 RETURNING term"  # another leads, and the old one doesn't know
 
 
@@ -223,7 +224,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.life = Life("worker")
-        self.life._heart = NO_HEART  # type: ignore[assignment] # beats as an actor
+        self.life._heart = NO_HEART  # beats as an actor
         self.gateways = self.world.counterparties.far_away(self.world.doors.pause)
 
     def start(self, after: float) -> None:
@@ -252,7 +253,7 @@ class Worker:
         while True:
             self.world.scheduler.pause(1.0, "beat")
             if self.life._name:
-                _unless_away(self.life.beat)
+                _survive(self.life.beat)
 
 
 def _take_turn(actor: Actor) -> None:
