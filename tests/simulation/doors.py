@@ -4,7 +4,7 @@ What runs between two doors is the real code on the real database. The clocks ar
 shift, and what a process measures by itself is its own clock, which differs from everybody's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from random import Random
@@ -107,11 +107,11 @@ class Doors:
         self._broker.send(refs, queue)
 
     # --- The sweepers -----------------------------------------------------------------------------------------------------------------
-    def dead(self, beats: Any, now: float) -> list[str]:
+    def dead(self, beats: Any, now: float, missing: Collection[str] = ()) -> list[str]:
         """Each sweeping process watches by itself."""
         actor = self._scheduler.current
         assert actor is not None
-        return self._watches.setdefault(actor.process, Watch(12.0)).dead(beats, now)
+        return self._watches.setdefault(actor.process, Watch(12.0)).dead(beats, now, missing)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from threading import Thread
 from typing import Final
 
 from django.conf import settings
@@ -44,7 +45,7 @@ OVERLAP_MS: Final = 6_000
 PAGE_ROWS: Final = 200
 QUIET_SECONDS_MAX: Final = 150.0  # after the last order and the last fault: who isn't cleared by then is stranded
 BREAK_SECONDS: Final = (1.0, 6.0)  # between two things that are broken
-NO_HEART: Final = object()
+NO_HEART: Final = Thread()
 NEXT_TERM: Final = "UPDATE base_leaderterm SET term = term + 1 RETURNING term"  # another leads, and the old one doesn't know
 
 
@@ -237,7 +238,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.life = Life("worker")
-        self.life._heart = NO_HEART  # type: ignore[assignment] # beats as an actor
+        self.life._heart = NO_HEART  # beats as an actor
         self.gateways = self.world.counterparties.far_away(self.world.doors.pause)
         self.guard = Guard(lambda: self.life.name)
 
