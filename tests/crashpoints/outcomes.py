@@ -60,9 +60,9 @@ BEHAVIOURS: Final = (
     Behaviour("partial", (_script(FaultKind.PARTIAL, fraction=Decimal("0.5")),), steps=(3,)),
     Behaviour("partial_for_good", (_script(FaultKind.PARTIAL, ALWAYS, fraction=Decimal("0.1")),), _parked("partial_execution"), steps=(3,)),
 )
-# What happened before the act, where every order must clear in the end.
+# For some scenarios alone, and what happened before the act. Every order clears in the end.
 EARLIER: Final = (
-    Behaviour("slow", (_script(FaultKind.IN_PROGRESS, latency_ms=20_000),)),
+    Behaviour("slow", (_script(FaultKind.IN_PROGRESS, latency_ms=20_000),)),  # who takes the claim over finds it in progress
     Behaviour("refused_twice_and_parked", (_script(FaultKind.UNREACHABLE, 3),)),
     Behaviour("rejected_once", (_script(FaultKind.REFUSE, status=400),)),
     Behaviour("partial_thrice", (_script(FaultKind.PARTIAL, 3, fraction=Decimal("0.1")),)),

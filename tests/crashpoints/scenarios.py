@@ -174,7 +174,7 @@ def _steps() -> list[Scenario]:
     closing = (("done", 1), ("timeout", 4), ("rejected", 4), ("partial", 3), ("pending", 1))
     chained = tuple((name, step) for name in ("done", "timeout", "reset", "rejected", "pending", "refused_thrice") for step in (1, 3))
     return [
-        Scenario(name="steps/in_place", orders=PAIR, act=service.work_one, settings=ONE_A_MESSAGE, variants=_every()),
+        Scenario(name="steps/in_place", orders=PAIR, act=service.work_one, settings=ONE_A_MESSAGE, variants=(*_every(), ("slow", 1), ("slow", 3))),
         Scenario(name="steps/close", orders=(CLOSING,), act=service.work_one, variants=closing),
         Scenario(name="steps/chain", orders=(A1,), act=_work_all, settings=PLAIN_CHAIN, variants=(*chained, ("partial", 3))),
         Scenario(name="steps/twice", orders=(A1,), act=service.work_one, double=True),
@@ -199,7 +199,7 @@ def _interrupted() -> list[Scenario]:
         "unknown/silent": (("timeout_and_silence", 3), ("done",)),
         "pending/due": (("pending", 2), ("done",)),
     }
-    scenarios = [
+    return [
         Scenario(
             name=name,
             orders=PAIR,
@@ -211,9 +211,6 @@ def _interrupted() -> list[Scenario]:
         )
         for name, (before, variants) in cases.items()
     ]
-    early = partial(_sweep_and_work_later, seconds=1)
-    pending = Scenario(name="pending/early", orders=(A1,), lives=worked, before=(("slow", 2),), act=early, settings=ONE_A_MESSAGE)
-    return [*scenarios, pending]
 
 
 def _sweeps() -> list[Scenario]:
