@@ -1,6 +1,7 @@
 """The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended within the hour, and who leads."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -61,10 +62,13 @@ def read() -> tuple[LeaderTerm | None, list[Node]]:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     view = life("web").membership.look()
     leader = term.leader.rpartition(":")[0] if term else ""  # host:pid: candidates are named as incarnations are, with a number of their own
-    return term, [
-        Node(*row, shown=row[0] in view.names if view and row[7] is None else None, leads=row[7] is None and row[0].rpartition(":")[0] == leader)
-        for row in rows
-    ]
+    return term, [_node(row, view.names if view else None, leader) for row in rows]
+
+
+def _node(row: tuple[Any, ...], names: Collection[str] | None, leader: str) -> Node:
+    name, ended_at = row[0], row[7]
+    shown = name in names if names is not None and ended_at is None else None
+    return replace(Node(*row), shown=shown, leads=ended_at is None and name.rpartition(":")[0] == leader)
 
 
 @admin.register(Incarnation)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from clearing import store, tasks
+from base.incarnation import life
+from clearing import store
 from clearing.models import Clearing, StatusChange
 from clearing.status import InterventionKind, State
 from tests.crashpoints import people, service
@@ -241,8 +242,8 @@ def _stop_with_a_claim(process: Process) -> None:
     with process.doors.paused():
         found = Clearing.objects.get(order__order_id="A1")
         process.ask("take")
-        store.claim(found.pk, found.epoch, worker=lambda: tasks.life().name, gives_up=lambda: True)
-        tasks.life().end()
+        store.claim(found.pk, found.epoch, worker=lambda: life().name, gives_up=lambda: True)
+        life().end()
 
 
 def _stopping() -> list[Scenario]:

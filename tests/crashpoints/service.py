@@ -5,6 +5,7 @@ Each function is a process's main loop, cut down to one round; the loops, signal
 
 import base64
 import json
+import os
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -20,7 +21,8 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
-from clearing import pipeline, store, tasks
+from base import incarnation
+from clearing import pipeline, store
 from clearing.models import Clearing
 from clearing.status import ACTIVE
 from ops import intake
@@ -96,7 +98,7 @@ def gap_pass(process: Process) -> None:
 # --- a worker -----------------------------------------------------------------------------------------------------------------------
 def be_a_worker() -> None:
     """Registers as the worker's first claim would, without the thread that beats: `beat` does it."""
-    tasks.life()._heart = threading.current_thread()
+    incarnation.life()._heart = threading.current_thread()
 
 
 def run_message(queue: str, raw: bytes) -> None:
@@ -188,8 +190,8 @@ def recover(process: Process, again: Callable[[Process], None] | None) -> None:
         again(process)
     for pause in PAUSES:
         process.advance(pause)
-        if tasks.life.cache_info().currsize:
-            tasks.life().beat()
+        if os.getpid() in incarnation._lives:
+            incarnation.life().beat()
         sweep(process)
         work(process)
         if pause and is_quiet(process):
