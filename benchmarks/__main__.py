@@ -1,7 +1,7 @@
-"""`python -m benchmarks overhead|burst|decode|handover [--json]`: our figures beside the floor's, interleaved in one run; `ratios` are what counts.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover [--json]`: our figures beside the floor's, in turn; the ratios count.
 
-`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on a database
-and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+`decode` needs no server; `handover` has no floor, and starts servers of its own (ZooKeeper only where its jars are). The others run on servers of the
+run's own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -20,12 +20,13 @@ from stack.launcher import Stack
 from stack.rundir import default_folder
 
 EXAMPLE = "example: python -m benchmarks overhead --orders 1500 --rounds 3"
+Figures = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["overhead", "burst", "decode", "handover"])
-    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000)")
+    parser.add_argument("figure", choices=[*ALONE, *ON_SERVERS])
+    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, default=100.0, help="orders/s of overhead")
     parser.add_argument(
@@ -40,33 +41,20 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    if options.figure == "decode":
-        return decode_rates(options.rounds, as_json=options.json)
-    if options.figure == "handover":
-        return hand_over_times(options.hand_overs, as_json=options.json)
-    folder = default_folder(os.environ) / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    stack = Stack(folder, os.environ)
-    try:
-        os.environ.update({"RUN_DIR": str(folder), **stack.up()})
-        os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
-        django.setup()
-        report(run(options, folder / "worker.log"), as_json=options.json)
-    finally:
-        stack.down()
+    found, lines = ALONE.get(options.figure, on_servers)(options)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
     return 0
 
 
-def decode_rates(rounds: int, *, as_json: bool) -> int:
+def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Rows a second of the decoder."""
     from benchmarks import decode
 
-    found = decode.figures(10 * rounds)
-    print(json.dumps(found, indent=2) if as_json else "\n".join(decode.lines(found)))
-    return 0
+    found = decode.figures(10 * options.rounds)
+    return found, decode.lines(found)
 
 
-def hand_over_times(rounds: int, *, as_json: bool) -> int:
+def handed_over(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Seconds without a leader."""
     from benchmarks import handover
     from stack.zookeeper import missing
@@ -74,25 +62,47 @@ def hand_over_times(rounds: int, *, as_json: bool) -> int:
     reason = missing()
     if reason:
         print(f"without ZooKeeper: {reason}", file=sys.stderr)
-    found = handover.figures(
-        default_folder(os.environ) / "bench-handover", rounds, [kind for kind in handover.KINDS if kind == "lease" or not reason]
-    )
-    print(json.dumps(found, indent=2) if as_json else "\n".join(handover.lines(found)))
-    return 0
+    kinds = [kind for kind in handover.KINDS if kind == "lease" or not reason]
+    found = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
+    return found, handover.lines(found)
 
 
-def run(options: argparse.Namespace, log: Path) -> dict[str, Any]:
-    """The figures of one run."""
+def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """A figure that takes servers, which come up for it and go down."""
+    folder = default_folder(os.environ) / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = Stack(folder, os.environ)
+    try:
+        os.environ.update({"RUN_DIR": str(folder), **stack.up()})
+        os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+        django.setup()
+        migrate(anew=not stack.is_named("DATABASE_URL"))
+        return ON_SERVERS[options.figure](options, stack)
+    finally:
+        stack.down()
+
+
+def migrate(*, anew: bool) -> None:
+    """The service's tables; in a database of ours from nothing, since functions that were changed since the last run are of the same migration."""
     from django.core.management import call_command
+    from django.db import connection
 
+    if anew:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    call_command("migrate", verbosity=0)
+
+
+def clearing_figure(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Overhead or burst."""
     from benchmarks import ours
 
-    call_command("migrate", verbosity=0)
-    with ours.worker(threads=options.threads, processes=options.processes, log=log):
-        return (overhead if options.figure == "overhead" else burst)(options)
+    with ours.worker(threads=options.threads, processes=options.processes, log=stack.run_dir.folder / "worker.log"):
+        found = (overhead if options.figure == "overhead" else burst)(options)
+    return found, lines_of(found)
 
 
-def overhead(options: argparse.Namespace) -> dict[str, Any]:
+def overhead(options: argparse.Namespace) -> Figures:
     """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
@@ -110,7 +120,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     return {"figure": "overhead", "rate": options.rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
-def burst(options: argparse.Namespace) -> dict[str, Any]:
+def burst(options: argparse.Namespace) -> Figures:
     """Orders a second of a burst."""
     from benchmarks import floor, ours
     from benchmarks.orders import burst_seconds, prepare
@@ -128,19 +138,53 @@ def burst(options: argparse.Namespace) -> dict[str, Any]:
     return {"figure": "burst", "orders": count, **summary(rounds, {"rate_over_floor": "orders_per_second"})}
 
 
-def summary(rounds: list[dict[str, dict[str, float]]], ratios: dict[str, str]) -> dict[str, Any]:
+def summary(rounds: list[dict[str, dict[str, float]]], ratios: dict[str, str]) -> Figures:
     """The medians over the rounds, and each ratio from them."""
     medians = {side: {name: statistics.median(r[side][name] for r in rounds) for name in rounds[0][side]} for side in ("floor", "ours")}
     return {**medians, "ratios": {ratio: medians["ours"][name] / medians["floor"][name] for ratio, name in ratios.items()}, "rounds": rounds}
 
 
-def report(figures: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(figures, indent=2))
-        return
-    for side in ("floor", "ours"):
-        print(f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in figures[side].items()))
-    print("ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in figures["ratios"].items()))
+def lines_of(found: Figures) -> list[str]:
+    sides = [f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in found[side].items()) for side in ("floor", "ours")]
+    return [*sides, "ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in found["ratios"].items())]
+
+
+def ingest(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Orders a second of the consumer."""
+    from benchmarks import ingest as figure
+    from benchmarks.cores import pin_servers
+
+    core, arrangement = pin_servers(server_pids(stack))
+    found = figure.figures(options.orders or 20_000, options.rounds, core, log_of(stack, "consumer")) | {"cores": arrangement}
+    return found, figure.lines(found)
+
+
+def gaps(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Time of a gap pass."""
+    from benchmarks import gaps as figure
+    from benchmarks.cores import pin_servers
+
+    core, arrangement = pin_servers(server_pids(stack))
+    found = figure.figures(options.orders or 1_000_000, options.rounds, core, log_of(stack, "counter")) | {"cores": arrangement}
+    return found, figure.lines(found)
+
+
+def server_pids(stack: Stack) -> list[int]:
+    """Of those servers that are ours."""
+    return [status.pid for status in stack.status() if status.pid]
+
+
+def log_of(stack: Stack, process: str) -> Path:
+    return stack.run_dir.folder / f"{process}.log"
+
+
+ALONE: dict[str, Callable[[argparse.Namespace], tuple[Figures, list[str]]]] = {"decode": decoded, "handover": handed_over}
+ON_SERVERS: dict[str, Callable[[argparse.Namespace, Stack], tuple[Figures, list[str]]]] = {
+    "overhead": clearing_figure,
+    "burst": clearing_figure,
+    "ingest": ingest,
+    "gaps": gaps,
+}
 
 
 if __name__ == "__main__":
