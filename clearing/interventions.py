@@ -240,8 +240,8 @@ def _execute_done(intervention: Intervention, person: Person, generation: str) -
     asked_ms = int(intervention.asked_at.timestamp() * 1000)
     confirmed = _confirmed(intervention.operation, evidence_of(intervention), asked_ms, intervention.pk)
     following = _next(intervention.clearing, intervention.operation, confirmed)
-    code = following.code if isinstance(following, Parks) else ""
     planned = following if isinstance(following, Planned) else None
+    code = following.code if isinstance(following, Parks) else planned.parks if planned else ""
     return store_people.confirm_done(intervention.pk, person=person, response=confirmed.body, code=code, following=planned, generation=generation)
 
 

@@ -5,11 +5,12 @@ another one, or the clearing has been unclaimed for a while and both queues that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 from django.conf import settings
@@ -20,7 +21,7 @@ from base import metrics
 from base.alarms import alarm
 from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing import broker, pipeline, standing, store, store_people
-from clearing.store import Unclaimed
+from clearing.store import ClearingRef, Unclaimed
 from ops import pulse
 from ops.alone import alone
 
@@ -31,8 +32,10 @@ IDLE_SECONDS_MAX = 5.0  # between two statements of a sweep: a frozen one keeps 
 REMINDED_ROWS_MAX = 20  # of one pass: people and webhooks take no more
 REMINDER_WINDOW_ROWS = 2_000  # of those that are due, to look for a CLOSE among
 EXPIRED_ROWS_MAX = 100
+T = TypeVar("T")
 LANES_A_PASS = 1_000  # of those with waiting orders, in turn: a net under something that never happens
 PAST_MS = 500  # a queue is past a message when it has come to one that much younger: workers hold some that they haven't claimed yet
+SENT_ROWS = 200  # marked as sent again in one transaction, without a lane's lock
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
@@ -59,7 +62,7 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled, _expire, _remind):
+    for stage in (_bury_the_dead, _take_back, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -85,29 +88,33 @@ def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
     return Counter(buried=len(dead))
 
 
-def _requeue(generation: str, fence: Fence) -> Counter[str]:
+def _take_back(generation: str, fence: Fence) -> Counter[str]:
+    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
+
+
+def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counter[str]]) -> Counter[str]:
     """In small transactions; where one fails, row by row, so that a bad row stops nobody else."""
     counts: Counter[str] = Counter()
-    candidates = [*store.orphaned(settings.SWEEP_ROWS_MAX), *_due()]
-    for start in range(0, len(candidates), CHUNK_ROWS):
-        chunk = candidates[start : start + CHUNK_ROWS]
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
         try:
-            counts += _requeue_rows(chunk, generation, fence)
+            counts += act(chunk)
         except DatabaseError:
             for row in chunk:
                 with suppress_logged(row):
-                    counts += _requeue_rows([row], generation, fence)
+                    counts += act([row])
     return counts
 
 
-def _due() -> list[int]:
+def _queue_due(generation: str, fence: Fence) -> Counter[str]:
     """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
     now = standing.read()
     rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
-    return store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    due = store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 
-def _requeue_rows(ids: list[int], generation: str, fence: Fence) -> Counter[str]:
+def _requeue_rows(ids: Sequence[int], generation: str, fence: Fence) -> Counter[str]:
     with fenced(fence):
         found = store.requeue(ids, actor=ACTOR, generation=generation)
     pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
@@ -118,23 +125,25 @@ def _requeue_rows(ids: list[int], generation: str, fence: Fence) -> Counter[str]
 
 
 @contextmanager
-def suppress_logged(clearing_id: int) -> Iterator[None]:
+def suppress_logged(row: object) -> Iterator[None]:
     """Lets the pass go on after a row that the database refuses."""
     try:
         yield
     except DatabaseError:
-        log.exception("a clearing can't be queued again", clearing_id=clearing_id)
+        log.exception("a clearing can't be queued again", row=row)
 
 
 def _send_gone(generation: str, fence: Fence) -> Counter[str]:
     suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
-    if not gone:
-        return Counter()
+    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send("sent_again", fence, lambda: store.resend(chunk, generation=generation)))
+
+
+def _send(action: str, fence: Fence, write: Callable[[], Sequence[ClearingRef]]) -> Counter[str]:
     with fenced(fence):
-        refs = store.resend(gone, generation=generation)
+        refs = write()
     pipeline.publish(refs)
-    return Counter(sent_again=len(refs))
+    return Counter({action: len(refs)})
 
 
 def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
@@ -158,12 +167,9 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
 def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:
     users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
-    if not users:
-        return Counter()
-    with fenced(fence):
-        refs = store.promote_lanes(users, actor=ACTOR, generation=generation)
-    pipeline.publish(refs)
-    return Counter(stalled=len(refs))
+    return _in_chunks(
+        users, CHUNK_ROWS, lambda chunk: _send("stalled", fence, lambda: store.promote_lanes(chunk, actor=ACTOR, generation=generation))
+    )
 
 
 def _expire(_generation: str, fence: Fence) -> Counter[str]:

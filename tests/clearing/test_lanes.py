@@ -240,6 +240,7 @@ class TestLocks:
             thread, found = beside(finish)
             thread.join(0.3)
             assert not found
+            connection.cursor().execute("SELECT FROM clearing_clearing WHERE id = %s FOR UPDATE NOWAIT", [clearing.pk])
             taken = store.requeue([clearing.pk], actor="sweep", generation="")
         thread.join(10)
 

@@ -647,6 +647,21 @@ class TestSameMoment:
         assert sorted(isinstance(outcome, NotPossible) for outcome in found) == [False, True, True]
         assert history(clearing).count(("parked", "waiting", 1)) == 1
 
+    def test_a_release_waits_for_an_order_that_is_being_accepted_and_then_behind_it(self, busy_world: World) -> None:
+        clearing = held(busy_world)
+        pk = asked(clearing, K.RELEASE_HOLD)
+
+        with transaction.atomic():
+            accepted = busy_world.accept()
+            thread, found = beside(lambda: approve(pk, person=BEN))
+            thread.join(0.3)
+            assert not found
+        thread.join(10)
+
+        clearing.refresh_from_db()
+        assert found == ["the hold was released; the order goes on"]
+        assert (clearing.state, accepted.state) == (State.WAITING, State.QUEUED)
+
     def test_a_hold_that_is_being_set_makes_a_release_fail(self, busy_world: World) -> None:
         clearing = held(busy_world)
         pk = asked(clearing, K.RELEASE_HOLD)

@@ -173,8 +173,9 @@ class Faults:
 
 
 def summary(faults: Faults, findings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the last line says. `new_terms_p50_max_seconds`: of faults after which another term wrote; from a signal that ended the leader to another's
-    first write, and for the others from the fault's beginning to the first write after its end.
+    """What the last line says. `new_terms_p50_max_seconds`: of faults after which another term wrote.
+
+    From a signal that ended the leader to another's first write; for other faults from their beginning to the first write after their end.
     """
     times = {name: [round(statistics.median(found), 2), round(max(found), 2)] for name, found in sorted(faults.hand_overs.items())}
     return {

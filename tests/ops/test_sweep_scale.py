@@ -12,15 +12,14 @@ from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, pipeline, standing, store
 from clearing.models import Clearing
-from ops import sweep as sweep_module
 from ops.sweep import sweep
 
 ORDERS = 100_000
 LANES = 16
 ORDERS_SQL = """
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument, created_ms,
-                                  source, canonical_hash)
-    SELECT 'scale-' || n, 'u' || n, 0, n, 'c' || n, 'OPEN', 'BTC', 0.05, 3000, 'BTC-OPTION', 1700000000000 + n, 'kafka', ''
+                                  source, topic, canonical_hash)
+    SELECT 'scale-' || n, 'u' || n, 0, n, 'c' || n, 'OPEN', 'BTC', 0.05, 3000, 'BTC-OPTION', 1700000000000 + n, 'kafka', '', ''
     FROM generate_series(1, %s) n
 """
 CLEARINGS_SQL = """
@@ -97,8 +96,9 @@ class TestReadsFewRows:
             plan = json.loads(answer) if isinstance(answer, str) else answer
             visited[name] = rows_visited(plan[0]["Plan"])
 
-        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run
-        assert {name: rows for name, rows in visited.items() if rows > 5_000} == {}, visited
+        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run; what is finished or parked costs nothing
+        most = {"orphaned": 250, "due": 250, "unclaimed": 5_100, "stalled": 4_000, "in flight": 2_250}
+        assert {name: rows for name, rows in visited.items() if rows > most[name]} == {}, visited
 
 
 class SimulatedQueues:
@@ -155,8 +155,3 @@ class TestBacklog:
 
     def test_of_ten_minutes_is_repeated_by_less_than_one_percent(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert self.repeats(monkeypatch) < ORDERS / 100
-
-    def test_but_for_the_margin_it_would_be_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sweep_module, "PAST_MS", 0)
-
-        assert self.repeats(monkeypatch) > ORDERS / 100
