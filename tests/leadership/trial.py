@@ -93,6 +93,7 @@ class Trial:
 
     def __enter__(self) -> Self:
         self._ends = ExitStack()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end leaves no server behind
         self._start_database()
         self._start_zookeepers()
         for _ in range(3):
