@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper lint bench rolling fuzz-decode pins clean
+.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest
 BENCH ?= overhead burst
 
 help: ## show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 13
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 setup: ## make .venv with the pinned packages (quick when nothing changed)
 	@if [[ "$$(cat $(VENV)/.setup 2>/dev/null)" == "$(SETUP_KEY)" ]] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
@@ -69,8 +69,20 @@ bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
 rolling: setup ## replace every process one by one while orders flow (RATE=40 SECONDS=20), and say what it cost
 	@$(PY) -m benchmarks rolling --rate $(or $(RATE),40) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20))
 
+bench-intake: ## the intake's figures: decoder, consumer, gap pass over a million known orders (some ten minutes)
+	@$(MAKE) bench BENCH="decode ingest gaps"
+
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
+
+lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders and delays (ORDERS=100000 RATE=300 SEED=1): each gets in once, in time
+	@$(PY) -m tests.endurance.lossy --orders $(or $(ORDERS),100000) --rate $(or $(RATE),300) --seed $(or $(SEED),1) $(if $(JSON),--json)
+
+kill-consumer: setup ## the consumer killed at random points (ORDERS=20000 KILLS=50 RATE=80 SEED=1): the audit finds nothing
+	@$(PY) -m tests.endurance.kills --orders $(or $(ORDERS),20000) --kills $(or $(KILLS),50) --rate $(or $(RATE),80) --seed $(or $(SEED),1) $(if $(JSON),--json)
+
+test-kafka: setup ## the consumer against a real Apache Kafka (needs java and mvn; its jars are fetched once, 43 MB)
+	@$(PY) -m tests.kafka.broker && TEST_KAFKA=1 $(PYTEST) tests/kafka
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \

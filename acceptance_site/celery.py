@@ -26,6 +26,7 @@ from base.incarnation import life
 from base.notify import ready
 
 RESUME_QUEUE = "clearing.resume"
+SUSPECTS_QUEUE = "clearing.suspects"  # orders whose workers died: read by a worker of one slot
 OPS_QUEUE = "ops"
 
 
@@ -70,7 +71,7 @@ app.conf.update(
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_acks_late=False,
-    task_queues=[_queue(name) for name in [*clearing_queues(), OPS_QUEUE]],
+    task_queues=[_queue(name) for name in [*clearing_queues(), SUSPECTS_QUEUE, OPS_QUEUE]],
     task_default_queue=OPS_QUEUE,
     task_default_exchange="",
     task_default_routing_key=OPS_QUEUE,
@@ -84,6 +85,7 @@ app.conf.update(
     timezone="UTC",
     beat_schedule={
         "sweep": periodic_job("ops.sweep", settings.SWEEP_SECONDS),
+        "probe": periodic_job("ops.probe", settings.SWEEP_SECONDS),
         "gap-pass": periodic_job("ops.gap_pass", settings.GAP_PASS_SECONDS),
         "reconcile": periodic_job("ops.reconcile", settings.RECONCILE_SECONDS),
     },

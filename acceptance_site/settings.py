@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dj_database_url
@@ -109,6 +110,12 @@ def zone(name: str) -> ZoneInfo:
         return ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError):
         raise ImproperlyConfigured(f"{name} is {value!r}: set it to a time zone's name, as Asia/Shanghai") from None
+
+
+def is_web_address(text: str) -> bool:
+    """Whether signed calls can be made to it."""
+    parts = urlsplit(text)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
 
 
 # --- Django -----------------------------------------------------------------------------------------------------------------------
@@ -258,6 +265,11 @@ GATEWAY_KIND = env.str("GATEWAY_KIND", "http")  # "http", or the dotted path of 
 GATEWAY_DEADLINE_MS = env.int("GATEWAY_DEADLINE_MS", 5_000)  # of one call in total, connecting included
 GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterparty and process; below a worker's threads
 GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
+# Calls a second to each counterparty, of all processes together; 0: no limit.
+COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0) for name in ("counter", "fund", "trading")}
+# A breaker opens when so many calls of one process failed within the window, and half of all; far fewer would open it by chance.
+BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
+BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
 KEY_RETENTION_SECONDS = env.int("KEY_RETENTION_SECONDS", 6 * 24 * 3600)  # a day less than the contract's (docs/contracts/README.md)
 
 # --- Clearing ---------------------------------------------------------------------------------------------------------------------
@@ -269,9 +281,18 @@ CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders
 # would park the order of every user after one another.
 CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 500)
 CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"))  # of an order; more below the market's minimum lot parks it
+# An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the quote parks the order before step 4; 0: off.
+CLEARING_MAX_SLIPPAGE_BPS = env.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0))
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
 RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
+# After a claim's end no counterparty applies a request any more when this has passed (design, rule 7): its signature's validity (contracts, 2.2),
+# the difference of the clocks, and a call's deadline.
+SIGNATURE_VALIDITY_SECONDS = env.float("SIGNATURE_VALIDITY_SECONDS", 30.0)
+CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", 10.0)
+REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + GATEWAY_DEADLINE_MS / 1000
+INTERVENTION_HOURS = env.float("INTERVENTION_HOURS", 24.0)  # an intervention that nobody approves for so long expires
+PARKED_REMINDER_SECONDS = env.float("PARKED_REMINDER_SECONDS", 900.0)  # an order that waits for a person for so long raises its alarm again
 SWEEP_SECONDS = env.float("SWEEP_SECONDS", 1.0)
 SWEEP_ROWS_MAX = env.int("SWEEP_ROWS_MAX", 200)
 SWEEP_GONE_SECONDS = env.float("SWEEP_GONE_SECONDS", 2.0)  # a queued clearing that nobody claims for so long may have lost its message
@@ -295,6 +316,15 @@ FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transacti
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
 LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"
 LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
+
+# --- Alarms: base/alarms.py ----------------------------------------------------------------------------------------------------------
+ALARM_WEBHOOK_URL = env.str("ALARM_WEBHOOK_URL", "")  # empty: log and metric alone
+ALARM_WEBHOOK_KEY = env.str("ALARM_WEBHOOK_KEY", "")
+ALARM_REPEAT_SECONDS = env.float("ALARM_REPEAT_SECONDS", 60.0)  # the same alarm about the same order isn't sent again sooner
+if ALARM_WEBHOOK_URL and not is_web_address(ALARM_WEBHOOK_URL):
+    raise ImproperlyConfigured(f"ALARM_WEBHOOK_URL is {ALARM_WEBHOOK_URL!r}: set it to http(s)://host[:port]/path, without user or password")
+if ALARM_WEBHOOK_URL and not ALARM_WEBHOOK_KEY:
+    raise ImproperlyConfigured("ALARM_WEBHOOK_KEY is not set: alarms are signed with it, so that the receiver knows them to be ours")
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------------------
 METRICS_DIR = env.str("METRICS_DIR", "")  # a folder that the processes of one machine share; empty: each process has its own

@@ -29,6 +29,9 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             _item("Clearings", "sync_alt", "admin:clearing_clearing_changelist", "clearing.view_clearing"),
             _item("Needs a person", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", state="parked"),
+            _item("Interventions", "how_to_reg", "admin:clearing_intervention_changelist", "clearing.view_intervention"),
+            _item("Counterparties", "handshake", "admin:clearing_standing_changelist", "clearing.view_standing"),
+            _item("Error policies", "rule", "admin:clearing_errorpolicy_changelist", "clearing.view_errorpolicy"),
             _item("Sync orders", "receipt_long", "admin:orders_syncorder_changelist", "orders.view_syncorder"),
         ],
     },

@@ -1,13 +1,33 @@
-"""Alarms: what a person should look at. One place, so that each is a log line with its code and a count to be alerted on."""
+"""Alarms: what a person should look at. One place: each is a log line with its code, a count to be alerted on, and a call of the webhook."""
+
+from functools import cache
 
 import structlog
 
 from base import metrics
+from base.webhook import Webhook, from_settings
 
 log = structlog.get_logger(__name__)
+_webhook = cache(from_settings)
 
 
 def alarm(code: str, message: str, **context: object) -> None:
-    """Logs at error with `alarm=code` and the context, and counts. `code` is a stable word of snake_case: the runbook is ordered by it."""
+    """Logs at error with `alarm=code` and the context, counts, and hands it to the webhook where one is set. Never waits, never fails.
+
+    `code` is a stable word of snake_case: the runbook is ordered by it.
+    """
     metrics.ALARMS.labels(code).inc()
     log.error(message, alarm=code, **context)
+    try:
+        webhook = _webhook()
+        if webhook is not None:
+            webhook.offer(code, message, context)
+    except Exception:  # a process that can't start a thread any more, say: who raises an alarm has worse to do
+        log.exception("an alarm couldn't be handed to the webhook", code=code)
+
+
+def flush() -> None:
+    """Sends what is still queued for the webhook, within its few seconds: for who ends the process without its exit handlers."""
+    webhook: Webhook | None = _webhook()
+    if webhook is not None:
+        webhook.flush()

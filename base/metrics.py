@@ -108,6 +108,8 @@ JOBS_NOT_SENT = Counter("acceptance_jobs_not_sent_total", "Periodic jobs not pil
 # --- Alarms -----------------------------------------------------------------------------------------------------------------------
 # What a person should look at, by the alarm's code (base/alarms.py; docs/runbook.md has a page for each).
 ALARMS = Counter("acceptance_alarms_total", "Alarms raised.", ["code"], registry=REGISTRY)
+# What became of them at the webhook: sent, failed (given up), dropped (too many waited), repeated (the same, too soon after the last).
+ALARM_WEBHOOK = Counter("acceptance_alarm_webhook_total", "Alarms for the webhook.", ["result"], registry=REGISTRY)
 
 
 # --- Read at the scrape -----------------------------------------------------------------------------------------------------------
@@ -135,6 +137,10 @@ CLEARINGS_OLDEST: Final = Scraped("acceptance_clearings_oldest_seconds", "Age of
 CLEARED_LAST_MINUTE: Final = Scraped("acceptance_cleared_last_minute", "Orders cleared in the last 60 s.")
 # Seconds since the newest accepted order was made at the counter: silence of the intake shows here.
 NEWEST_ORDER_AGE: Final = Scraped("acceptance_newest_order_age_seconds", "Age of the newest accepted order.")
+# Of each of the counter's shards: newest, the age of the newest order that we hold; compared, the age up to which gap compensation compared it.
+SHARD_AGE: Final = Scraped("acceptance_shard_age_seconds", "How far a shard is known.", ("shard", "kind"))
+# Orders that only gap compensation brought, by shard, since ever.
+SHARD_FOUND_BY_GAP: Final = Scraped("acceptance_shard_found_by_gap", "Orders that only the gap pass brought.", ("shard",))
 # Orders on which we and the counter's tables differed at the last reconcile. missing: not with us; unresolved: nor after it; unknown: with us
 # alone; no_sync_row: only in the counter's order table.
 RECONCILE_DIFFERENCE: Final = Scraped("acceptance_reconcile_difference", "Orders that differ from the counter's.", ("shard", "kind"))
@@ -144,7 +150,10 @@ RECONCILE_AGE: Final = Scraped("acceptance_reconcile_age_seconds", "Age of the l
 QUEUE_MESSAGES: Final = Scraped("acceptance_broker_queue_messages", "Messages in a queue.", ("queue",))
 # 1 where what is read at the scrape could be read, 0 where it couldn't (its metrics are then missing, not zero).
 SCRAPE_OK: Final = Scraped("acceptance_scrape_ok", "Whether the source answered.", ("source",))
-SCRAPED: Final = (CLEARINGS, CLEARINGS_OLDEST, CLEARED_LAST_MINUTE, NEWEST_ORDER_AGE, RECONCILE_DIFFERENCE, RECONCILE_AGE, QUEUE_MESSAGES, SCRAPE_OK)
+SCRAPED: Final = (
+    *(CLEARINGS, CLEARINGS_OLDEST, CLEARED_LAST_MINUTE, NEWEST_ORDER_AGE, SHARD_AGE, SHARD_FOUND_BY_GAP),
+    *(RECONCILE_DIFFERENCE, RECONCILE_AGE, QUEUE_MESSAGES, SCRAPE_OK),
+)
 
 
 # --- What the paths call ----------------------------------------------------------------------------------------------------------

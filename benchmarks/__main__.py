@@ -1,7 +1,8 @@
-"""`python -m benchmarks overhead|burst|decode|handover|rolling [--json]`: our figures beside the floor's, interleaved in one run; `ratios` count.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover|rolling [--json]`: our figures beside the floor's.
 
-`decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only where its jars are). The others run
-on a database and a broker of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+Floor and ours run in turn; the ratios count. `decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own
+(ZooKeeper only where its jars are); `rolling` fails if the audit does. The others run on servers of the run's own: the embedded stack's, under
+.run/bench, or those that the environment names.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from stack.launcher import Stack
 from stack.rundir import default_folder
 
 EXAMPLE = "example: python -m benchmarks overhead --orders 1500 --rounds 3"
+Figures = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["overhead", "burst", "decode", "handover", "rolling"])
-    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000)")
+    parser.add_argument("figure", choices=[*ALONE, *ON_SERVERS])
+    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
@@ -41,35 +43,20 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    if options.figure == "decode":
-        return decode_rates(options.rounds, as_json=options.json)
-    if options.figure == "handover":
-        return hand_over_times(options.hand_overs, as_json=options.json)
-    if options.figure == "rolling":
-        return rolling_upgrade(options.rate or 40.0, options.seconds, as_json=options.json)
-    folder = default_folder(os.environ) / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    stack = Stack(folder, os.environ)
-    try:
-        os.environ.update({"RUN_DIR": str(folder), **stack.up()})
-        os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
-        django.setup()
-        report(run(options, folder / "worker.log"), as_json=options.json)
-    finally:
-        stack.down()
-    return 0
+    found, lines = ALONE.get(options.figure, on_servers)(options)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
+    return int(found.get("audit", {}).get("exit_code", 0))
 
 
-def decode_rates(rounds: int, *, as_json: bool) -> int:
+def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Rows a second of the decoder."""
     from benchmarks import decode
 
-    found = decode.figures(10 * rounds)
-    print(json.dumps(found, indent=2) if as_json else "\n".join(decode.lines(found)))
-    return 0
+    found = decode.figures(10 * options.rounds)
+    return found, decode.lines(found)
 
 
-def hand_over_times(rounds: int, *, as_json: bool) -> int:
+def handed_over(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Seconds without a leader."""
     from benchmarks import handover
     from stack.zookeeper import missing
@@ -77,39 +64,62 @@ def hand_over_times(rounds: int, *, as_json: bool) -> int:
     reason = missing()
     if reason:
         print(f"without ZooKeeper: {reason}", file=sys.stderr)
-    found = handover.figures(
-        default_folder(os.environ) / "bench-handover", rounds, [kind for kind in handover.KINDS if kind == "lease" or not reason]
-    )
-    print(json.dumps(found, indent=2) if as_json else "\n".join(handover.lines(found)))
-    return 0
+    kinds = [kind for kind in handover.KINDS if kind == "lease" or not reason]
+    found = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
+    return found, handover.lines(found)
 
 
-def rolling_upgrade(rate: float, seconds: float, *, as_json: bool) -> int:
-    """What it costs to replace every process; the audit's exit code."""
+def rolled(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """What it costs to replace every process."""
     from benchmarks import rolling
 
-    found = rolling.figures(default_folder(os.environ) / "rolling", rate, seconds)
-    print(json.dumps(found, indent=2) if as_json else "\n".join(rolling.lines(found)))
-    return int(found["audit"]["exit_code"])
+    found = rolling.figures(default_folder(os.environ) / "rolling", options.rate or 40.0, options.seconds)
+    return found, rolling.lines(found)
 
 
-def run(options: argparse.Namespace, log: Path) -> dict[str, Any]:
-    """The figures of one run."""
+def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """A figure that takes servers, which come up for it and go down."""
+    folder = default_folder(os.environ) / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = Stack(folder, os.environ)
+    try:
+        os.environ.update({"RUN_DIR": str(folder), **stack.up()})
+        os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
+        django.setup()
+        migrate(anew=not stack.is_named("DATABASE_URL"))
+        return ON_SERVERS[options.figure](options, stack)
+    finally:
+        stack.down()
+
+
+def migrate(*, anew: bool) -> None:
+    """The service's tables; in a database of ours from nothing, since functions that were changed since the last run are of the same migration."""
     from django.core.management import call_command
+    from django.db import connection
 
+    if anew:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    call_command("migrate", verbosity=0)
+
+
+def clearing_figure(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Overhead or burst."""
     from benchmarks import ours
 
-    call_command("migrate", verbosity=0)
-    with ours.worker(threads=options.threads, processes=options.processes, log=log):
-        return (overhead if options.figure == "overhead" else burst)(options)
+    with ours.worker(threads=options.threads, processes=options.processes, log=stack.run_dir.folder / "worker.log"):
+        found = (overhead if options.figure == "overhead" else burst)(options)
+    return found, lines_of(found)
 
 
-def overhead(options: argparse.Namespace) -> dict[str, Any]:
+def overhead(options: argparse.Namespace) -> Figures:
     """Ms an order beyond its four calls."""
     from benchmarks import floor, ours
     from benchmarks.gateway import CALL_MS
     from benchmarks.orders import overheads_ms, prepare
     from benchmarks.shares import percentile
+
+    rate = options.rate or 100.0
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(options.orders or 1000, options.users))
@@ -117,16 +127,13 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
         return {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99)}
 
     rounds = [
-        {
-            "floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate or 100.0))),
-            "ours": measured(lambda o: ours.paced(o, options.rate or 100.0)),
-        }
+        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, rate))), "ours": measured(lambda o: ours.paced(o, rate))}
         for _ in range(options.rounds)
     ]
-    return {"figure": "overhead", "rate": options.rate or 100.0, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
+    return {"figure": "overhead", "rate": rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
-def burst(options: argparse.Namespace) -> dict[str, Any]:
+def burst(options: argparse.Namespace) -> Figures:
     """Orders a second of a burst."""
     from benchmarks import floor, ours
     from benchmarks.orders import burst_seconds, prepare
@@ -144,19 +151,57 @@ def burst(options: argparse.Namespace) -> dict[str, Any]:
     return {"figure": "burst", "orders": count, **summary(rounds, {"rate_over_floor": "orders_per_second"})}
 
 
-def summary(rounds: list[dict[str, dict[str, float]]], ratios: dict[str, str]) -> dict[str, Any]:
+def summary(rounds: list[dict[str, dict[str, float]]], ratios: dict[str, str]) -> Figures:
     """The medians over the rounds, and each ratio from them."""
     medians = {side: {name: statistics.median(r[side][name] for r in rounds) for name in rounds[0][side]} for side in ("floor", "ours")}
     return {**medians, "ratios": {ratio: medians["ours"][name] / medians["floor"][name] for ratio, name in ratios.items()}, "rounds": rounds}
 
 
-def report(figures: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(figures, indent=2))
-        return
-    for side in ("floor", "ours"):
-        print(f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in figures[side].items()))
-    print("ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in figures["ratios"].items()))
+def lines_of(found: Figures) -> list[str]:
+    sides = [f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in found[side].items()) for side in ("floor", "ours")]
+    return [*sides, "ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in found["ratios"].items())]
+
+
+def ingest(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Orders a second of the consumer."""
+    from benchmarks import ingest as figure
+    from benchmarks.cores import pin_servers
+
+    core, arrangement = pin_servers(server_pids(stack))
+    found = figure.figures(options.orders or 20_000, options.rounds, core, log_of(stack, "consumer")) | {"cores": arrangement}
+    return found, figure.lines(found)
+
+
+def gaps(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
+    """Time of a gap pass."""
+    from benchmarks import gaps as figure
+    from benchmarks.cores import pin_servers
+
+    core, arrangement = pin_servers(server_pids(stack))
+    found = figure.figures(options.orders or 1_000_000, options.rounds, core, log_of(stack, "counter")) | {"cores": arrangement}
+    return found, figure.lines(found)
+
+
+def server_pids(stack: Stack) -> list[int]:
+    """Of those servers that are ours."""
+    return [status.pid for status in stack.status() if status.pid]
+
+
+def log_of(stack: Stack, process: str) -> Path:
+    return stack.run_dir.folder / f"{process}.log"
+
+
+ALONE: dict[str, Callable[[argparse.Namespace], tuple[Figures, list[str]]]] = {
+    "decode": decoded,
+    "handover": handed_over,
+    "rolling": rolled,
+}
+ON_SERVERS: dict[str, Callable[[argparse.Namespace, Stack], tuple[Figures, list[str]]]] = {
+    "overhead": clearing_figure,
+    "burst": clearing_figure,
+    "ingest": ingest,
+    "gaps": gaps,
+}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import transaction
 
-from acceptance_site.celery import OPS_QUEUE
+from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE
 from benchmarks.orders import cleared_count, prepare
 from clearing import broker, pipeline, store
 from clearing.flows import OrderFacts
@@ -27,7 +27,7 @@ def worker(*, threads: int, processes: int, log: Path) -> Iterator[None]:
     """Real workers on every lane, warmed up; stopped at the end."""
     broker.client().flushdb()
     command = [sys.executable, "-m", "celery", "-A", "acceptance_site", "worker", "-P", "threads", "-c", str(threads)]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING", "-X", OPS_QUEUE]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING", "-X", f"{OPS_QUEUE},{SUSPECTS_QUEUE}"]
     environment = {
         **os.environ,
         "GATEWAY_KIND": "benchmarks.gateway.sleeping_gateways",

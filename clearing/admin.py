@@ -1,4 +1,4 @@
-"""How orders are cleared: the list to find one, the page to understand it, and the one thing a person may do here: retry."""
+"""How orders are cleared: the list to find one, the page to understand it, and from there the ways out (admin_interventions.py) and the retry."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -19,15 +19,18 @@ from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
 from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
+from clearing.admin_counterparties import CounterpartyAdmin
+from clearing.admin_interventions import InterventionAdmin, ask_page, read_desk
 from clearing.admin_retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
 from clearing.flows import LAST_STEP
-from clearing.interventions import RETRYABLE_STATES
-from clearing.journey import VARIANTS, age, read_journey
+from clearing.journey import VARIANTS, Journey, age, read_journey
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
+from clearing.waysout import RETRYABLE_STATES
 from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
 from orders.models import Direction, Source, SyncOrder
 
+__all__ = ["CounterpartyAdmin", "InterventionAdmin"]  # registered by their import
 STATE_LABELS = {state: VARIANTS.get(state, "") for state in State}
 SEARCHED_ORDERS_MAX = 500
 ERROR_CODES_MAX = 100
@@ -101,6 +104,7 @@ class ClearingAdmin(ReadOnlyAdmin):
     list_select_related = ("order",)
     actions = ("retry_selected",)
     actions_detail = ("retry_this",)
+    change_form_outer_before_template = "clearing/desk.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         (
@@ -109,7 +113,8 @@ class ClearingAdmin(ReadOnlyAdmin):
                 "fields": (
                     ("state_shown", "step_shown", "age_shown"),
                     ("error_code", "hold_code", "slippage"),
-                    ("tries", "due_at", "claim", "restored"),
+                    ("tries", "due_at"),
+                    ("claim", "restored"),
                     ("accepted_at", "started_at", "cleared_at"),
                 )
             },
@@ -188,7 +193,7 @@ class ClearingAdmin(ReadOnlyAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         clearing = self.get_object(request, object_id)
-        context: dict[str, Any] = {"journey": read_journey(clearing), "title": f"Clearing of {clearing.order.order_id}"} if clearing else {}
+        context = _page(request, clearing, f"Clearing of {clearing.order.order_id}") if clearing else {}
         answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
         return answer
 
@@ -201,7 +206,16 @@ class ClearingAdmin(ReadOnlyAdmin):
         return Clearing.objects.filter(pk=object_id, state__in=RETRYABLE_STATES).exists()
 
     def get_urls(self) -> list[Any]:
-        return [path("retry/", self.admin_site.admin_view(self.retry_view), name="clearing_clearing_retry"), *super().get_urls()]
+        view = self.admin_site.admin_view
+        return [
+            path("retry/", view(self.retry_view), name="clearing_clearing_retry"),
+            path("<int:pk>/ask/<str:kind>/", view(self.ask_view), name="clearing_clearing_ask"),
+            *super().get_urls(),
+        ]
+
+    def ask_view(self, request: HttpRequest, pk: int, kind: str) -> HttpResponse:
+        """Asks for reason and evidence, then a second person for approval."""
+        return ask_page(request, self, pk, kind)
 
     def retry_view(self, request: HttpRequest) -> HttpResponse:
         """Asks for the reason, then retries."""
@@ -214,6 +228,12 @@ class ClearingAdmin(ReadOnlyAdmin):
     @action(description="Retry …", url_path="retry-this", permissions=["retry"], icon="replay", variant=ActionVariant.PRIMARY)  # type: ignore[untyped-decorator]
     def retry_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _to_retry_page([int(object_id)])
+
+
+def _page(request: HttpRequest, clearing: Clearing, title: str) -> dict[str, Any]:
+    """What an order's page shows above and below its fields."""
+    journey: Journey = read_journey(clearing)
+    return {"journey": journey, "desk": read_desk(request, clearing, journey), "title": title}
 
 
 def state_label(clearing: Clearing) -> str:
@@ -237,6 +257,7 @@ class ClearedOrderAdmin(SyncOrderAdmin):
     list_display = ("order_id", "user_id", "what", "quoted", "state_label", "step_shown", "age_shown", "error", "source_label", "created_shown")
     list_filter = (OrderStateFilter, *SyncOrderAdmin.list_filter)
     list_select_related = ("clearing",)
+    change_form_outer_before_template = "clearing/desk.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         ("Its clearing", {"fields": (("state_shown", "step_shown", "age_shown"), ("error", "slippage", "clearing_link"))}),
@@ -276,6 +297,6 @@ class ClearedOrderAdmin(SyncOrderAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         order = self.get_object(request, object_id)
-        context: dict[str, Any] = {"journey": read_journey(order.clearing), "title": f"Order {order.order_id}"} if order else {}
+        context = _page(request, order.clearing, f"Order {order.order_id}") if order else {}
         answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
         return answer

@@ -13,8 +13,9 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from clearing.interventions import RETRYABLE_STATES, NotRetryable, retry_by_hand
+from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
+from clearing.waysout import RETRYABLE_STATES, NotPossible
 
 if TYPE_CHECKING:
     from clearing.admin import ClearingAdmin
@@ -77,7 +78,7 @@ def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str) ->
     for clearing in chosen:
         try:
             _retry(request, clearing, reason)
-        except NotRetryable as refusal:
+        except NotPossible as refusal:
             messages.error(request, f"{clearing.order.order_id}: {refusal}")
         else:
             retried.append(clearing.order.order_id)
@@ -89,5 +90,5 @@ def _retry(request: HttpRequest, clearing: Clearing, reason: str) -> None:
     """The change and its line in the audit log are one transaction; the publish comes after it."""
     user: Any = request.user
     with transaction.atomic():
-        retry_by_hand(clearing.pk, actor=user.get_username(), reason=reason)
+        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason)
         LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"Retry: {reason}")

@@ -1,23 +1,26 @@
-"""One operation's call: ask first where something may have been sent, then send the stored bytes; and what the answer is evidence of."""
+"""One operation's call: ask first where something may have been sent, then send the stored bytes; and what the answer is evidence of.
+
+Every call passes the guard, which knows whether the counterparty is to be called at all, and is told of each answer.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
-from time import CLOCK_BOOTTIME, clock_gettime
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 from typing import TypeVar
 
 from django.conf import settings
 
 from clearing import store
-from clearing.gateways import ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
+from clearing.gateways import Blocked, ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.types import Result
+from clearing.guard import Guard
+from clearing.outcomes import UNKNOWN_KEY
 from clearing.status import OperationState, Outcome
 from clearing.store import Evidence, Work
 
 Answer = Done[Result] | GatewayError
 T = TypeVar("T")
-UNKNOWN_KEY = "unknown_key"
 KEY_EXPIRED = "key_expired"
-KEY_REUSED = "key_reused"
 WORKER_STOPPING = "worker_stopping"
 
 
@@ -29,13 +32,13 @@ class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
     """The counterparty doesn't know the operation, and a hold was set meanwhile: it isn't sent."""
 
 
-def make_call(work: Work, gateways: Gateways, stopping: Callable[[], bool] = lambda: False) -> tuple[Evidence, Answer]:
-    """The operation's call, or the question for its key. Raises ClaimEnded: nothing was sent in this try.
+def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[], bool] = lambda: False) -> tuple[Evidence, Answer]:
+    """The operation's call, or the question for its key. Raises ClaimEnded or Blocked: nothing was sent in this try.
 
     A first attempt that surely had no effect is made once more in place. One that is `stopping` makes no second call after its first.
     """
     if work.operation_state != OperationState.PLANNED:
-        evidence, answer = ask(work, gateways)
+        evidence, answer = ask(work, gateways, guard)
         if answer is not None:
             return evidence, answer
         if (work.sent_seconds_ago or 0) > settings.KEY_RETENTION_SECONDS:
@@ -45,24 +48,30 @@ def make_call(work: Work, gateways: Gateways, stopping: Callable[[], bool] = lam
         if stopping():
             return replace(evidence, outcome=Outcome.UNKNOWN, code=WORKER_STOPPING), UnknownOutcome(WORKER_STOPPING)
         store.record_attempt(work, evidence)
-    evidence, answer = send(work, gateways)
+    evidence, answer = send(work, gateways, guard)
     if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0 and not stopping():
         store.record_attempt(work, evidence)
-        return send(work, gateways)
+        return send(work, gateways, guard)
     return evidence, answer
 
 
-def send(work: Work, gateways: Gateways) -> tuple[Evidence, Answer]:
-    """Sends the stored bytes once."""
+def send(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer]:
+    """Sends the stored bytes once. A policy may make what comes less certain."""
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(lambda: gateways.perform(work.stored, work.clock))
-    return _evidence(answer, sent_at, asked=False), answer
+    answer = _answer(work, guard, lambda: gateways.perform(work.stored, work.clock))
+    evidence = _evidence(answer, sent_at, asked=False)
+    if isinstance(answer, (Retryable, Rejected, StillPending)):
+        policy = guard.policies.of(work.stored.counterparty, answer.code)
+        if policy.soften(evidence.outcome) == Outcome.UNKNOWN:
+            wish_ms = getattr(answer, "retry_after_ms", None)
+            return replace(evidence, outcome=Outcome.UNKNOWN), UnknownOutcome(answer.code, answer.detail, retry_after_ms=wish_ms)
+    return evidence, answer
 
 
-def ask(work: Work, gateways: Gateways) -> tuple[Evidence, Answer | None]:
+def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer | None]:
     """Asks for the key. None: not known, as of now. A question without a usable answer leaves the operation unknown, whatever went wrong."""
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(lambda: gateways.ask(work.stored, work.clock))
+    answer = _answer(work, guard, lambda: gateways.ask(work.stored, work.clock))
     if answer is None:
         return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
@@ -70,13 +79,22 @@ def ask(work: Work, gateways: Gateways) -> tuple[Evidence, Answer | None]:
     return _evidence(answer, sent_at, asked=True), answer
 
 
-def _answer(call: Callable[[], T]) -> T | GatewayError:
-    try:
-        return call()
-    except ClaimEnded:
-        raise
-    except GatewayError as error:
-        return error
+def _answer(work: Work, guard: Guard, call: Callable[[], T]) -> T | GatewayError:
+    """What came of a call that the guard lets through. Raises Blocked or ClaimEnded."""
+    counterparty = work.stored.counterparty
+    with guard.admitted(counterparty, work.step):
+        made_at = monotonic()
+        answer: T | GatewayError
+        try:
+            answer = call()
+        except ClaimEnded:
+            raise
+        except GatewayError as error:
+            answer = error
+        guard.heard(counterparty, work.stored.key, answer, made_at)
+    if isinstance(answer, Blocked):
+        raise answer
+    return answer
 
 
 def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:

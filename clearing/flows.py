@@ -13,8 +13,9 @@ A clearing runs by the version of the flow that it was opened with, to its end: 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal, localcontext
+from dataclasses import dataclass, replace
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, localcontext
+from functools import cache
 
 from django.conf import settings
 
@@ -22,6 +23,7 @@ from clearing.gateways import Action, Adjustment, Counterparty, Exchange, Exchan
 
 USDT = "USDT"
 PRECISION = 80  # digits: more than the widest product of two columns has
+_WIDE = Context(prec=PRECISION)
 SLIPPAGE_UNIT = Decimal("0.00000001")
 
 
@@ -48,6 +50,7 @@ class Planned:
     action: Action
     key: str
     request: bytes
+    parks: str = ""  # the order parks before it, and why; a retry goes on to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,12 @@ class Step:
 
 def cut(amount: Decimal, asset: str) -> Decimal:
     """The amount at its asset's scale, cut downwards."""
-    with localcontext(prec=PRECISION):
-        return amount.quantize(Decimal(1).scaleb(-settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN)
+    return amount.quantize(_unit(settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN, context=_WIDE)
+
+
+@cache
+def _unit(scale: int) -> Decimal:
+    return Decimal(1).scaleb(-scale)
 
 
 def _adjust(order: OrderFacts, _: Sequence[Exchanged]) -> Request:
@@ -141,6 +148,12 @@ CURRENT_FLOW = 1
 EXCHANGE_STEP = 3
 LAST_STEP = 4
 PARTIAL_EXECUTION = "partial_execution"
+SLIPPAGE_EXCEEDED = "slippage_exceeded"
+
+
+def dues() -> set[str]:
+    """Every `counterparty:step` that an order may be due for."""
+    return {f"{definition.counterparty}:{step}" for flow in FLOWS.values() for steps in flow.values() for step, definition in enumerate(steps, 1)}
 
 
 def sell_amount(order: OrderFacts) -> Decimal:
@@ -186,7 +199,14 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
             return Parks(PARTIAL_EXECUTION)
     if step == LAST_STEP:
         return Finished(slippage(order, parts))
-    return plan(flow, order, step + 1, parts)
+    following = plan(flow, order, step + 1, parts)
+    return replace(following, parks=SLIPPAGE_EXCEEDED) if step == EXCHANGE_STEP and exceeds_slippage(order, parts) else following
+
+
+def exceeds_slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> bool:
+    """Whether the market's price lies outside CLEARING_MAX_SLIPPAGE_BPS of the quote, on either side; never while that is off."""
+    limit = settings.CLEARING_MAX_SLIPPAGE_BPS
+    return bool(limit) and abs(slippage(order, parts)) * 10_000 > limit * order.quoted_usdt
 
 
 def slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:

@@ -1,55 +1,96 @@
-"""What a person may do to a clearing: for now the plain retry. Every way out that needs evidence or a second person comes with its own issue."""
+"""What a person may do to a clearing: retry it, or ask for something that a second person approves (docs/decisions/0012).
 
+Whatever is executed is one call of a database function, one commit, which finds the clearing as it was asked for or changes nothing; the publish
+comes after the commit, and the sweep does it where we died in between. Times are the database's.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
 from django.db import transaction
 
-from clearing import pipeline, store
-from clearing.calls import KEY_EXPIRED, KEY_REUSED
-from clearing.flows import EXCHANGE_STEP, OrderFacts, Planned, plan, unsold
-from clearing.gateways import Action, Exchanged, read_result
-from clearing.models import Clearing, Operation
-from clearing.status import OperationState, State
+from base.readable import amount
+from clearing import pipeline, store_people
+from clearing.bookings import Booking, DoneOperation, to_make_whole
+from clearing.evidence import Confirmed, Unfit, answer_from
+from clearing.flows import EXCHANGE_STEP, Finished, Next, OrderFacts, Parks, Planned, after, plan, unsold
+from clearing.gateways import Action, Counterparty, Exchanged, StoredRequest, read_result
+from clearing.models import Clearing, Intervention, Operation
+from clearing.status import InterventionKind, OperationState, State
+from clearing.store_people import Decided, OutsideEvidence, Person, Seen
+from clearing.waysout import NotPossible, Standing, check
 
-RETRYABLE_STATES = (State.PARKED, State.RETRYING)
+CONFIRMED_NOT_DONE = "confirmed_not_done"
+NO_EVIDENCE = OutsideEvidence()
+CHANGED = "it changed while you looked: load the page again"
+PROBLEMS = {
+    "decided": "it was decided already",
+    "expired": "nobody approved it in time: it has to be asked for anew",
+    "same_person": "who asked for it can't approve it",
+    "changed": "the order changed since it was asked for, so nothing was done: look at it again",
+    "says_done": "the counterparty has answered that the operation was done, so nothing was changed: see its attempts",
+    "unfinished": "an operation of it isn't finished, so nothing was changed",
+    "finished": "all its steps are done, so nothing was changed",
+}
 
 
-class NotRetryable(Exception):  # noqa: N818 - an answer to a person
-    """The clearing can't be retried like this; `code` and the message say why and what to do."""
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an intervention will do, as people read it before they ask for it or approve it."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    text: str
+    bookings: tuple[Booking, ...] = ()
 
 
-def retry_by_hand(clearing_id: int, *, actor: str, reason: str) -> None:
-    """Lets a parked or retrying clearing go on, in its lane's order, and publishes it. The reason and the actor stand in its history.
-
-    After a final rejection the operation's key gets the next revision; a partial execution gets a further part. Raises NotRetryable.
-    """
-    if not reason.strip():
-        raise NotRetryable("no_reason", "a retry needs a reason: it stands in the audit log")
-    clearing = Clearing.objects.select_related("order").get(pk=clearing_id)
+def current_operation(clearing: Clearing) -> Operation:
+    """The operation that the clearing is at."""
     operation = clearing.operations.filter(step=clearing.step).order_by("-part", "-revision").first()
     assert operation is not None
-    _check(clearing)
+    return operation
+
+
+def standing_of(clearing: Clearing, operation: Operation) -> Standing:
+    """How the order stands."""
+    return Standing(State(clearing.state), clearing.step, clearing.error_code, clearing.hold_code, OperationState(operation.state))
+
+
+def _load(clearing_id: int) -> tuple[Clearing, Operation]:
+    clearing = Clearing.objects.select_related("order").get(pk=clearing_id)
+    return clearing, current_operation(clearing)
+
+
+def _seen(clearing: Clearing, operation: Operation) -> Seen:
+    return Seen(clearing.pk, clearing.epoch, State(clearing.state), operation.pk, OperationState(operation.state), clearing.held_at)
+
+
+def _require_reason(reason: str, what: str) -> None:
+    if not reason.strip():
+        raise NotPossible("no_reason", f"{what} needs a reason: it stands in the audit log")
+
+
+# --- retry: one person, at once ---------------------------------------------------------------------------------------------------
+
+
+def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | None = None) -> None:
+    """Lets a parked or retrying clearing go on, in its lane's order, and publishes it. The reason and the actor stand in its history.
+
+    After a final rejection, or after two people confirmed that it wasn't done, the operation's key gets the next revision; a partial execution
+    gets a further part. Raises NotPossible.
+    """
+    _require_reason(reason, "a retry")
+    clearing, operation = _load(clearing_id)
+    check(InterventionKind.RETRY, standing_of(clearing, operation))
     following, revision = _following(clearing, operation)
-    outcome, ref = store.retry(
-        clearing.pk, clearing.epoch, State(clearing.state), following, revision=revision, actor=actor, reason=reason, generation=pipeline.generation()
+    outcome, ref = store_people.retry(
+        _seen(clearing, operation), following, revision=revision, person=Person(actor, actor_id), reason=reason, generation=pipeline.generation()
     )
     if outcome == "changed":
-        raise NotRetryable("changed", "it changed while you looked: load the page again")
+        raise NotPossible("changed", CHANGED)
+    if outcome == "says_done":
+        raise NotPossible("says_done", PROBLEMS["says_done"])
     if ref is not None:
         transaction.on_commit(lambda: pipeline.publish([ref]))
-
-
-def _check(clearing: Clearing) -> None:
-    if clearing.state not in RETRYABLE_STATES:
-        raise NotRetryable("wrong_state", f"it is {clearing.state}: only parked and retrying orders are retried by hand")
-    if clearing.hold_code:
-        raise NotRetryable("held", f"it is held ({clearing.hold_code}): the order's contents changed at the counter; a hold isn't ended by a retry")
-    if clearing.error_code == KEY_REUSED:
-        raise NotRetryable(KEY_REUSED, "the counterparty knows its key with other bytes than ours: its people have to say what they did under it")
-    if clearing.error_code == KEY_EXPIRED:
-        raise NotRetryable(KEY_EXPIRED, "its key is older than the counterparty keeps keys: sending again could do it twice")
 
 
 def _following(clearing: Clearing, operation: Operation) -> tuple[Planned | None, int]:
@@ -63,7 +104,9 @@ def _following(clearing: Clearing, operation: Operation) -> tuple[Planned | None
     facts = facts_of(clearing)
     exchanges = exchanges_of(clearing)
     if clearing.step == EXCHANGE_STEP and unsold(facts, exchanges) <= 0:
-        raise NotRetryable("nothing_left", "all of it was sold, and nothing bought for it: this needs the trading service's people")
+        raise NotPossible(
+            "nothing_left", "all of it was sold, and nothing bought for it: void the order, and have the trading service's people answer"
+        )
     return plan(clearing.flow, facts, clearing.step, exchanges, part=part, revision=revision), revision
 
 
@@ -78,3 +121,152 @@ def exchanges_of(clearing: Clearing) -> list[Exchanged]:
     done = clearing.operations.filter(step=EXCHANGE_STEP, state=OperationState.DONE).order_by("part")
     results = (read_result(Action.EXCHANGE, bytes(operation.response or b"")) for operation in done)
     return [result for result in results if isinstance(result, Exchanged)]
+
+
+# --- what a second person approves --------------------------------------------------------------------------------------------------
+
+
+def ask(clearing_id: int, kind: InterventionKind, *, person: Person, reason: str, evidence: OutsideEvidence = NO_EVIDENCE) -> int:
+    """Asks for something that a second person has to approve within INTERVENTION_HOURS; a pending or unknown order parks meanwhile.
+
+    Returns the intervention's primary key. Raises NotPossible.
+    """
+    _require_reason(reason, "this")
+    clearing, operation = _load(clearing_id)
+    effect_of(clearing, operation, kind, evidence)
+    outcome, pk, ref = store_people.ask(
+        _seen(clearing, operation), kind, reason=reason, evidence=evidence, person=person, generation=pipeline.generation()
+    )
+    if ref is not None:
+        transaction.on_commit(lambda: pipeline.publish([ref]))
+    if outcome == "waiting":
+        raise NotPossible("waiting", "something else waits for approval for this order: have it approved, refused or withdrawn first")
+    if pk is None:
+        raise NotPossible("changed", CHANGED)
+    return pk
+
+
+def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, evidence: OutsideEvidence) -> Effect:
+    """What it would do. Raises NotPossible: it can't be done as the order stands, or the evidence doesn't fit."""
+    check(kind, standing_of(clearing, operation))
+    match kind:
+        case InterventionKind.RETRY:
+            return Effect("The order goes on in its lane's order; what may have been applied is asked for first.")
+        case InterventionKind.RELEASE_HOLD:
+            return Effect("The contents that we accepted stand. The hold ends; an order that is parked for it alone goes on in its lane's order.")
+        case InterventionKind.CONFIRM_DONE:
+            return Effect(_done_text(operation, _next(clearing, operation, _confirmed(operation, evidence, 0, 0))))
+        case InterventionKind.CONFIRM_NOT_DONE:
+            return Effect(
+                f"Step {operation.step} counts as finally rejected under the key {operation.key}. The order stays parked: a retry then sends it under"
+                " the next revision of the key, or the order may be voided. If it was done after all, a retry does it twice."
+            )
+        case InterventionKind.VOID:
+            bookings = tuple(bookings_of(clearing))
+            return Effect("The order is closed for good. Its user's next orders and those of its contract go on.", bookings)
+
+
+def _done_text(operation: Operation, following: Next) -> str:
+    match following:
+        case Finished(slippage_usdt):
+            then = f"all steps are done: the order is cleared, with a slippage of {amount(slippage_usdt)} USDT"
+        case Parks(code):
+            then = f"the order stays parked ({code})"
+        case Planned(step, part):
+            then = f"the order goes on with step {step}{f', part {part}' if part > 1 else ''}"
+    return f"Step {operation.step} counts as done; {then}."
+
+
+def _confirmed(operation: Operation, evidence: OutsideEvidence, done_at_ms: int, intervention_id: int) -> Confirmed:
+    stored = StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
+    try:
+        return answer_from(stored, evidence, done_at_ms=done_at_ms, intervention_id=intervention_id)
+    except Unfit as unfit:
+        raise NotPossible("evidence", str(unfit)) from unfit
+
+
+def _next(clearing: Clearing, operation: Operation, confirmed: Confirmed) -> Next:
+    exchanges = exchanges_of(clearing)
+    if isinstance(confirmed.result, Exchanged):
+        exchanges = [*exchanges, confirmed.result]
+    return after(clearing.flow, facts_of(clearing), operation.step, exchanges, part=operation.part)
+
+
+def bookings_of(clearing: Clearing) -> list[Booking]:
+    """The manual bookings that make the order whole again."""
+    done = clearing.operations.filter(state=OperationState.DONE).order_by("step", "part")
+    return to_make_whole(DoneOperation(Action(one.action), bytes(one.request), bytes(one.response or b"")) for one in done)
+
+
+def approve(intervention_id: int, *, person: Person) -> str:
+    """Executes what was asked for, and publishes whom it lets go on. Returns what came of it, for people.
+
+    Raises NotPossible: it was decided already or has expired, `person` asked for it, the order changed, or it is too early.
+    """
+    intervention = Intervention.objects.select_related("clearing__order", "operation").get(pk=intervention_id)
+    decided = _execute(intervention, person)
+    ref = decided.next
+    if ref is not None:
+        transaction.on_commit(lambda: pipeline.publish([ref]))
+    if decided.outcome == "too_early":
+        raise NotPossible("too_early", f"a request may still be on its way: approve it after {_time(decided.not_before)}")
+    if decided.outcome in PROBLEMS:
+        raise NotPossible(decided.outcome, PROBLEMS[decided.outcome])
+    intervention.refresh_from_db()
+    return intervention.outcome
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%H:%M:%S} UTC" if moment else "a minute"
+
+
+def _execute(intervention: Intervention, person: Person) -> Decided:
+    """What is computed here of the clearing's operations holds as long as its epoch, its operation and the operation's state do."""
+    generation, pk = pipeline.generation(), intervention.pk
+    match InterventionKind(intervention.kind):
+        case InterventionKind.RELEASE_HOLD:
+            return store_people.release(pk, person=person, generation=generation)
+        case InterventionKind.CONFIRM_DONE:
+            return _execute_done(intervention, person, generation)
+        case InterventionKind.CONFIRM_NOT_DONE:
+            return store_people.confirm_not_done(pk, person=person, response=_note_of(intervention, person), code=CONFIRMED_NOT_DONE)
+        case InterventionKind.VOID:
+            return store_people.void(pk, person=person, bookings=bookings_of(intervention.clearing), generation=generation)
+        case InterventionKind.RETRY:
+            return Decided("decided", None, None)
+
+
+def _execute_done(intervention: Intervention, person: Person, generation: str) -> Decided:
+    asked_ms = int(intervention.asked_at.timestamp() * 1000)
+    confirmed = _confirmed(intervention.operation, evidence_of(intervention), asked_ms, intervention.pk)
+    following = _next(intervention.clearing, intervention.operation, confirmed)
+    planned = following if isinstance(following, Planned) else None
+    code = following.code if isinstance(following, Parks) else planned.parks if planned else ""
+    return store_people.confirm_done(intervention.pk, person=person, response=confirmed.body, code=code, following=planned, generation=generation)
+
+
+def evidence_of(intervention: Intervention) -> OutsideEvidence:
+    """What was brought forward when it was asked for."""
+    return OutsideEvidence(intervention.reference, intervention.amount, intervention.bought, intervention.min_lot, intervention.document)
+
+
+def _note_of(intervention: Intervention, person: Person) -> bytes:
+    """What stands in the place of an answer for an operation that people say was not done."""
+    return msgspec.json.encode(
+        {
+            "state": "not_done",
+            "confirmed_by_intervention": intervention.pk,
+            "asked_by": intervention.asked_by,
+            "approved_by": person.name,
+            "reason": intervention.reason,
+            "reference": intervention.reference,
+            "document": intervention.document,
+        }
+    )
+
+
+def refuse(intervention_id: int, *, person: Person, reason: str) -> None:
+    """Ends it without doing anything. Who asked for it withdraws it so. Raises NotPossible."""
+    _require_reason(reason, "a refusal")
+    if not store_people.refuse(intervention_id, person=person, reason=reason):
+        raise NotPossible("decided", PROBLEMS["decided"])

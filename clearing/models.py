@@ -1,11 +1,15 @@
 """The status table and its history. Written through `clearing/store.py` alone; the admin reads."""
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
 from base.clock import ServiceNow
-from clearing.status import ACTIVE, DUE, OperationState, Outcome, State
+from clearing.policies import POLICY_OUTCOMES, refusals
+from clearing.status import ACTIVE, DUE, Breaker, InterventionKind, InterventionState, OperationState, Outcome, State
 from orders.models import SyncOrder
+
+COUNTERPARTIES = [(name, name) for name in ("counter", "fund", "trading")]
 
 
 class Clearing(models.Model):
@@ -34,13 +38,20 @@ class Clearing(models.Model):
     due_at = models.DateTimeField(null=True, blank=True)
     attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that surely failed and count.")
     tries = models.IntegerField(default=0, db_default=0, help_text="Everything tried since the last progress, asked or sent: the backoff's.")
+    tried_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these tries was made.")
+    deaths = models.SmallIntegerField(default=0, db_default=0, help_text="Workers that died while running it, since the last result.")
+    waits_for = models.CharField(
+        max_length=10, blank=True, default="", db_default="", help_text="counterparty:step that it is due for, until a worker claims it."
+    )
     error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
+    held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set: a release refers to it.")
     slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
     accepted_at = models.DateTimeField(db_default=ServiceNow())
     started_at = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(db_default=ServiceNow())
     cleared_at = models.DateTimeField(null=True, blank=True)
+    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When people were last reminded that it waits for them.")
 
     class Meta:
         constraints = [
@@ -57,8 +68,10 @@ class Clearing(models.Model):
             models.Index(fields=["user_id", "created_ms", "shard", "sequence"], condition=Q(state=State.WAITING), name="clearing_waiting"),
             models.Index(fields=["lane", "queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
             models.Index(fields=["user_id"], condition=Q(state=State.RUNNING), name="clearing_running"),
-            models.Index(fields=["due_at"], condition=Q(state__in=DUE), name="clearing_due"),
+            models.Index(fields=["waits_for", "due_at"], condition=Q(state__in=DUE), name="clearing_due"),
+            models.Index(fields=["waits_for"], condition=Q(state=State.QUEUED) & ~Q(waits_for=""), name="clearing_redispatched"),
             models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),
+            models.Index(F("reminded_at").asc(nulls_first=True), condition=Q(state=State.PARKED), name="clearing_reminder"),
             models.Index(fields=["state", "created_ms"], condition=~Q(state=State.CLEARED), name="clearing_unfinished"),
             models.Index(F("cleared_at").desc(), condition=Q(state=State.CLEARED), name="clearing_cleared"),
             models.Index(fields=["user_id", "-created_ms"], name="clearing_user"),
@@ -76,6 +89,9 @@ class RestorePoint(models.Model):
     through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are asked for first.")
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
+    database = models.CharField(
+        max_length=64, default="", db_default="", help_text="The database that it was said of: another one holds it as part of its backup."
+    )
 
     def __str__(self) -> str:
         return f"restored {self.at:%Y-%m-%d %H:%M}"
@@ -142,8 +158,153 @@ class StatusChange(models.Model):
     step = models.SmallIntegerField()
     epoch = models.IntegerField()
     reason = models.CharField(max_length=200, blank=True, default="", db_default="")
-    actor = models.CharField(max_length=150)
+    actor = models.CharField(max_length=330, help_text="A process, a person, or who asked and who approved.")
     at = models.DateTimeField(db_default=ServiceNow())
 
     def __str__(self) -> str:
         return f"{self.from_state or 'new'} → {self.to_state}"
+
+
+class Intervention(models.Model):
+    """What a person asked for, on what grounds, who approved it, and what became of it (docs/decisions/0012). Never deleted.
+
+    It refers to the clearing as it was when it was asked for: `epoch`, `operation` and its state, the hold. Had any of these changed, it fails.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    clearing = models.ForeignKey(Clearing, models.PROTECT, related_name="interventions")
+    kind = models.CharField(max_length=16, choices=InterventionKind)
+    state = models.CharField(max_length=9, choices=InterventionState, default=InterventionState.REQUESTED, db_default=InterventionState.REQUESTED)
+    epoch = models.IntegerField()
+    operation = models.ForeignKey(Operation, models.PROTECT, related_name="+", db_index=False)
+    operation_state = models.CharField(max_length=8, choices=OperationState)
+    held_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=200)
+    reference = models.CharField(max_length=200, blank=True, db_default="", help_text="The counterparty's own, of what it did.")
+    amount = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True, help_text="Of a transfer; of an exchange, what was sold.")
+    bought = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
+    min_lot = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
+    document = models.TextField(blank=True, db_default="", help_text="Where the evidence lies, or what it says.")
+    asked_by = models.CharField(max_length=150)
+    asked_by_id = models.BigIntegerField(null=True, blank=True, help_text="The user's key: a name may be changed.")
+    asked_at = models.DateTimeField(db_default=ServiceNow())
+    expires_at = models.DateTimeField()
+    decided_by = models.CharField(max_length=150, blank=True, db_default="")
+    decided_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=500, blank=True, db_default="")
+    bookings = models.JSONField(default=list, blank=True, help_text="What people must book by hand after a void.")
+
+    class Meta:
+        permissions = [("approve_intervention", "Can approve an intervention")]
+        constraints = [
+            models.CheckConstraint(condition=Q(kind__in=InterventionKind.values), name="intervention_kind_known"),
+            models.CheckConstraint(condition=Q(state__in=InterventionState.values), name="intervention_state_known"),
+            models.CheckConstraint(
+                condition=Q(kind=InterventionKind.RETRY) | ~Q(state=InterventionState.EXECUTED) | ~Q(decided_by="") & ~Q(decided_by=F("asked_by")),
+                name="intervention_needs_two_people",
+            ),
+            models.UniqueConstraint(fields=["clearing"], condition=Q(state=InterventionState.REQUESTED), name="intervention_one_waiting"),
+        ]
+        indexes = [models.Index(fields=["expires_at"], condition=Q(state=InterventionState.REQUESTED), name="intervention_waiting")]
+
+    def __str__(self) -> str:
+        return f"{self.clearing.order.order_id}: {self.get_kind_display()}"
+
+
+class ErrorPolicy(models.Model):
+    """What people decided about an error of a counterparty, on top of the table in `clearing/outcomes.py`. An empty field: as everywhere."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
+    code = models.CharField(max_length=64, help_text="The error code as attempts show it: timeout, status_503, insufficient_funds, …")
+    outcome = models.CharField(
+        "class",
+        max_length=9,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(outcome.value, outcome.label) for outcome in POLICY_OUTCOMES],
+        help_text="Only less certain than the table has it: unknown means that the key is asked for before anything is sent again.",
+    )
+    attempts_max = models.PositiveIntegerField(
+        "attempts", null=True, blank=True, help_text="Sure failures before the order parks; else CLEARING_ATTEMPTS_MAX."
+    )
+    backoff_base_ms = models.PositiveIntegerField("backoff from, ms", null=True, blank=True, help_text="Else RETRY_BASE_MS.")
+    backoff_cap_ms = models.PositiveIntegerField("backoff up to, ms", null=True, blank=True, help_text="Else RETRY_CAP_MS.")
+    deadline_seconds = models.PositiveIntegerField(
+        "deadline, s", null=True, blank=True, help_text="Since the operation's first try; then the order parks, and what isn't known stays unknown."
+    )
+    reason = models.CharField(max_length=200, help_text="Why: whoever reads it next year wasn't there.")
+
+    class Meta:
+        verbose_name_plural = "error policies"
+        constraints = [models.UniqueConstraint(fields=["counterparty", "code"], name="policy_once")]
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}: {self.code}"
+
+    def clean(self) -> None:
+        """Raises ValidationError for what the table doesn't allow."""
+        problems = refusals(self.code, self.outcome, self.attempts_max, self.backoff_base_ms, self.backoff_cap_ms, self.deadline_seconds)
+        if problems:
+            raise ValidationError(problems)
+
+
+class Standing(models.Model):
+    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all is well. Written by `clearing/standing.py`."""
+
+    name = models.CharField(max_length=8, primary_key=True, choices=COUNTERPARTIES)
+    breaker = models.CharField(max_length=9, choices=Breaker, default=Breaker.CLOSED, db_default=Breaker.CLOSED)
+    cause = models.CharField(max_length=64, blank=True, default="", db_default="", help_text="The code of what opened its breaker.")
+    refuses = models.BooleanField(default=False, db_default=False, help_text="It refuses our signature or our rights.")
+    changed_at = models.DateTimeField(db_default=ServiceNow())
+    probe_at = models.DateTimeField(null=True, blank=True)
+    failures = models.SmallIntegerField(default=0, db_default=0, help_text="Trials after a probe that failed, in a row.")
+    quiet_until = models.DateTimeField(null=True, blank=True, help_text="Its Retry-After with a 429: nobody calls before.")
+    busy_until = models.DateTimeField(null=True, blank=True, help_text="Somebody found no slot: the sweep dispatches no more than are free.")
+    tokens = models.FloatField(default=0, db_default=0, help_text="Calls that its rate limit still allows.")
+    tokens_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "counterparty"
+        verbose_name_plural = "counterparties"
+        constraints = [models.CheckConstraint(condition=Q(breaker__in=Breaker.values), name="standing_breaker_known")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Pause(models.Model):
+    """A counterparty, or one step, that a person has paused. While the row is there nobody calls."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
+    step = models.SmallIntegerField(default=0, db_default=0, help_text="0: all of its steps.")
+    reason = models.CharField(max_length=200)
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=ServiceNow())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["counterparty", "step"], name="pause_once")]
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}{f', step {self.step}' if self.step else ''}"
+
+
+class StandingChange(models.Model):
+    """One change of a counterparty's breaker or pauses, written in the same statement as the change. Append-only."""
+
+    id = models.BigAutoField(primary_key=True)
+    counterparty = models.CharField(max_length=8)
+    step = models.SmallIntegerField(default=0, db_default=0)
+    change = models.CharField(max_length=9, help_text="open, half_open, closed; paused, resumed.")
+    reason = models.CharField(max_length=200, blank=True, default="", db_default="")
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=ServiceNow())
+
+    class Meta:
+        verbose_name = "change of a counterparty"
+        verbose_name_plural = "changes of counterparties"
+
+    def __str__(self) -> str:
+        return f"{self.counterparty}: {self.change}"

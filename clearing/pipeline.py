@@ -6,12 +6,12 @@ is away, since the sweep finds what wasn't published.
 """
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
-from uuid import uuid4
 
 import redis
 import structlog
@@ -20,7 +20,7 @@ from django.conf import settings
 from kombu import Connection, Producer
 from kombu.exceptions import KombuError
 
-from acceptance_site.celery import RESUME_QUEUE, app, lane_queue
+from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, app, lane_queue
 from base import metrics
 from clearing import broker
 from clearing.flows import LAST_STEP
@@ -43,12 +43,18 @@ class Template:
     def message(self, ref: ClearingRef) -> tuple[str, dict[str, Any], str]:
         """(body, headers, task id) for one clearing."""
         body = self.body.replace(str(_ID), str(ref.id)).replace(str(_EPOCH), str(ref.epoch))
-        first, *rest = (str(uuid4()) for _ in self.task_ids)
+        first, *rest = task_ids(len(self.task_ids))
         for old, new in zip(self.task_ids[1:], rest, strict=True):
             body = body.replace(old, new)
         arguments = repr({"clearing_id": ref.id, "epoch": ref.epoch})
         own = {"id": first, "root_id": first, "kwargsrepr": arguments, broker.QUEUED_MS_HEADER: ref.queued_ms}
         return body, {**self.headers, **own}, first
+
+
+def task_ids(count: int) -> list[str]:
+    """Random ids in the form of UUIDs, by one call of the kernel's: it is what making one costs."""
+    digits = os.urandom(16 * count).hex()
+    return [f"{d[:8]}-{d[8:12]}-{d[12:16]}-{d[16:20]}-{d[20:]}" for d in (digits[at : at + 32] for at in range(0, 32 * count, 32))]
 
 
 def step_task(step: int) -> str:
@@ -92,6 +98,7 @@ class _Away:
 
 _publisher = _Publisher()
 _away = _Away()
+ALONE = -1  # instead of a lane: a suspect, which goes to its own queue whatever the sender meant
 AWAY_SECONDS = 1.0  # after a failure, publishers don't wait for the broker so long: what they have is the sweep's
 _templates: dict[int, Template] = {}
 _templates_lock = threading.Lock()
@@ -105,8 +112,10 @@ def template(step: int) -> Template:
         return _templates[step]
 
 
-def queue_of(ref: ClearingRef) -> str:
-    """The lane's queue; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue."""
+def queue_of(ref: ClearingRef, wanted: str | None = None) -> str:
+    """The queue `wanted`, or the lane's; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue; of a suspect its own."""
+    if ref.lane == ALONE or wanted:
+        return SUSPECTS_QUEUE if ref.lane == ALONE else str(wanted)
     return lane_queue(ref.lane) if ref.lane < settings.CLEARING_LANES else RESUME_QUEUE
 
 
@@ -146,7 +155,7 @@ def _send(refs: Sequence[ClearingRef], queue: str | None) -> None:
             producer.publish(
                 body.encode(),
                 exchange="",
-                routing_key=queue or queue_of(ref),
+                routing_key=queue_of(ref, queue),
                 content_type="application/json",
                 content_encoding="utf-8",
                 headers=headers,

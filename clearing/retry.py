@@ -33,16 +33,35 @@ class Reaction:
     delay_ms: float = 0
 
 
-def react(outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, wish_ms: int | None = None) -> Reaction:
+BLOCKED_MS = (100.0, 1_000.0)  # the sweep holds what is blocked, whatever its time; spread, so that not all come at once
+
+
+def step_aside(operation_state: OperationState, wait_ms: int | None) -> Reaction:
+    """What a call that something stood in the way of makes of its clearing: nothing new. It is due soon, and the sweep knows when it may go on."""
+    delay = max(_random.uniform(*BLOCKED_MS), min(wait_ms or 0, WISH_MS_MAX))
+    match operation_state:
+        case OperationState.PENDING:
+            return Reaction(State.PENDING, operation_state, delay)
+        case OperationState.UNKNOWN | OperationState.OPEN:
+            return Reaction(State.UNKNOWN, OperationState.UNKNOWN, delay)
+        case _:
+            return Reaction(State.RETRYING, OperationState.PLANNED, delay)
+
+
+def react(
+    outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, wish_ms: int | None = None, overdue: bool = False
+) -> Reaction:
     """The reaction to an outcome other than done. `tries`: all since the last progress; `attempts`: sure failures that count, this one included.
 
     A sure failure is tried again until its attempts are used up, then parks. Pending and unknown are asked for as long as it takes: nothing
-    but evidence or people end them (design, rule 7).
+    but evidence or people end them (design, rule 7). `overdue`, by a policy's deadline, parks them too; but as what they are.
     """
     delay = backoff.delay_ms(tries, wish_ms=wish_ms)
     match outcome:
-        case Outcome.RETRYABLE if attempts >= attempts_max:
+        case Outcome.RETRYABLE if attempts >= attempts_max or overdue:
             return Reaction(State.PARKED, OperationState.PLANNED)
+        case Outcome.PENDING | Outcome.UNKNOWN if overdue:
+            return Reaction(State.PARKED, OperationState(outcome))
         case Outcome.RETRYABLE:
             return Reaction(State.RETRYING, OperationState.PLANNED, delay)
         case Outcome.PENDING:

@@ -1,4 +1,4 @@
-"""The states of a clearing, of an operation and of an attempt, and what may follow what (design, section 4)."""
+"""The states of a clearing, of an operation, of an attempt and of a breaker, and what may follow what (design, section 4)."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     S.RETRYING: frozenset({S.QUEUED, S.PARKED}),
     S.PENDING: frozenset({S.QUEUED, S.PARKED}),
     S.UNKNOWN: frozenset({S.QUEUED, S.PARKED}),
-    S.PARKED: frozenset({S.WAITING, S.VOIDED}),
+    S.PARKED: frozenset({S.PARKED, S.WAITING, S.VOIDED}),  # parked still, for another reason: people confirmed something, or released its hold
     S.CLEARED: frozenset(),
     S.VOIDED: frozenset(),
 }
@@ -43,6 +43,24 @@ class OperationState(models.TextChoices):
     REJECTED = "rejected"  # finally
 
 
+class InterventionKind(models.TextChoices):
+    """What a person may ask for. All but a retry need a second person's approval."""
+
+    RETRY = "retry", "retry"
+    RELEASE_HOLD = "release_hold", "release of the hold"  # the accepted contents stand
+    CONFIRM_DONE = "confirm_done", "step confirmed as done"  # with evidence from outside; the order goes on behind the step
+    CONFIRM_NOT_DONE = "confirm_not_done", "step confirmed as not done"  # nor ever: a retry may raise the key's revision, or the order be voided
+    VOID = "void", "void"
+
+
+class InterventionState(models.TextChoices):
+    REQUESTED = "requested"  # waits for a second person
+    EXECUTED = "executed"
+    REFUSED = "refused"  # or withdrawn by who asked
+    FAILED = "failed"  # what it referred to had changed
+    EXPIRED = "expired"
+
+
 class Outcome(models.TextChoices):
     """How an attempt ended; also the label of the attempts' metric."""
 
@@ -52,6 +70,14 @@ class Outcome(models.TextChoices):
     REJECTED = "rejected"  # finally, stored under its key
     UNKNOWN = "unknown"
     LOST = "lost"  # the worker that may have sent it lost its claim
+
+
+class Breaker(models.TextChoices):
+    """Of a counterparty (clearing/standing.py)."""
+
+    CLOSED = "closed"  # calls go through
+    OPEN = "open"  # none does; a probe asks again and again
+    HALF_OPEN = "half_open"  # a probe was answered: one call of each process tries
 
 
 def check_complete() -> None:

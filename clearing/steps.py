@@ -15,18 +15,31 @@ from acceptance_site.celery import RESUME_QUEUE
 from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_AWAY
-from clearing import pipeline, store
+from clearing import pipeline, store, store_people
 from clearing.calls import Held, KeyExpired, make_call, outcome_of
 from clearing.flows import FLOWS, Finished, Parks, Planned, after
-from clearing.gateways import ClaimEnded, Done, Exchanged, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
-from clearing.retry import Backoff, Reaction, react
+from clearing.gateways import (
+    Blocked,
+    ClaimEnded,
+    Done,
+    Exchanged,
+    GatewayError,
+    Gateways,
+    KeyReused,
+    Rejected,
+    Retryable,
+    StillPending,
+    UnknownOutcome,
+)
+from clearing.guard import Guard
+from clearing.policies import Policy
+from clearing.retry import Reaction, react, step_aside
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
 FLOW_UNKNOWN = "flow_unknown"
-REFUSES_US = frozenset({"signature_invalid", "forbidden"})  # 401, 403: nothing but a change of keys or rights helps
 
 
 def _nothing(_step: int) -> None:
@@ -38,12 +51,14 @@ class Runner:
     """A worker as the steps see it.
 
     `worker` names its incarnation, asked at every claim; `stopping` ends continuing; `on_step` is told of each step that the first clearing takes
-    in place.
+    in place; `alone` is the worker of one slot that runs suspects, and nothing else in place.
     """
 
     worker: Callable[[], str]
     gateways: Gateways
     stopping: Callable[[], bool]
+    guard: Guard
+    alone: bool = False
     on_step: Callable[[int], None] = _nothing
 
     def run(self, clearing_id: int, epoch: int) -> None:
@@ -57,11 +72,11 @@ class Runner:
             pipeline.publish([following], queue=RESUME_QUEUE if self.stopping() else None)
 
     def _continues(self) -> bool:
-        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping()
+        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.alone
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
         """Claims and runs one clearing. Returns its user's next order, once this one is out of its way."""
-        work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping)
+        work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone)
         if work is None:
             metrics.CLAIMS_LOST.labels("at_claim").inc()
             return None
@@ -80,6 +95,8 @@ class Runner:
         with structlog.contextvars.bound_contextvars(order_id=work.order.order_id, step=work.step, epoch=work.epoch):
             try:
                 recorded = self._called(work)
+            except Blocked as blocked:
+                recorded = _step_aside(work, blocked)
             except ClaimEnded:
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
                 return Recorded("lost")
@@ -95,10 +112,22 @@ class Runner:
 
     def _called(self, work: Work) -> Recorded:
         if work.flow not in FLOWS:
-            return _left_to_the_next_release(work)
-        evidence, answer = make_call(work, self.gateways, self.stopping)
+            raise Blocked(FLOW_UNKNOWN)  # opened by a release that is newer than this process: one of its workers will get it
+        if work.operation_state == OperationState.DONE:
+            return _finish_confirmed(work)
+        evidence, answer = make_call(work, self.gateways, self.guard, self.stopping)
         metrics.observe_attempt(work, evidence)
-        return self._advance(work, evidence, answer) if isinstance(answer, Done) else _settle(work, evidence, answer)
+        return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
+
+    def _settle(self, work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
+        counted = isinstance(error, Retryable) and error.counted
+        policy = self.guard.policies.of(work.stored.counterparty, evidence.code)
+        reaction = _reaction(work, error, policy, counted=counted, asked=evidence.asked)
+        recorded = store.settle(work, evidence, reaction, counted=counted, generation=pipeline.generation())
+        if isinstance(error, KeyReused):
+            alarm(error.code, "a counterparty knows our key with other bytes than ours", key=work.stored.key, detail=error.detail)
+        log.info("attempt not done", outcome=evidence.outcome, code=evidence.code, state=recorded.outcome)
+        return _parked(work, recorded, evidence.code)
 
     def _advance(self, work: Work, evidence: Evidence, done: Done[object]) -> Recorded:
         exchanges = (*work.exchanges, done.result) if isinstance(done.result, Exchanged) else work.exchanges
@@ -114,14 +143,7 @@ class Runner:
             case Planned() as following:
                 generation = pipeline.generation()
                 recorded = store.step_done(work, evidence, following, exchanges=exchanges, in_place=self._continues(), generation=generation)
-                return _parked(work, recorded, "held")
-
-
-def _left_to_the_next_release(work: Work) -> Recorded:
-    """Opened by a release that is newer than this process: nothing is called, and one of its workers will get it. Nothing becomes more certain."""
-    error = Retryable(FLOW_UNKNOWN, counted=False) if work.operation_state == OperationState.PLANNED else UnknownOutcome(FLOW_UNKNOWN)
-    evidence = Evidence(outcome_of(error), clock_gettime(CLOCK_BOOTTIME), asked=True, code=FLOW_UNKNOWN)
-    return _settle(work, evidence, error)
+                return _parked(work, recorded, following.parks or "held")
 
 
 def _parked_by_mistake(work: Work) -> Recorded:
@@ -129,6 +151,13 @@ def _parked_by_mistake(work: Work) -> Recorded:
     evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
     reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
     return _parked(work, store.settle(work, evidence, reaction, counted=False, generation=pipeline.generation()), INTERNAL_ERROR)
+
+
+def _finish_confirmed(work: Work) -> Recorded:
+    """People confirmed the last step, and the order's turn has come: it is cleared without a call. What follows other steps was written down then."""
+    finished = after(work.flow, work.order, work.step, work.exchanges, part=work.part)
+    assert isinstance(finished, Finished), f"step {work.step} is done, and nothing follows it"
+    return _cleared(work, store_people.finish_confirmed(work, finished.slippage_usdt, generation=pipeline.generation()))
 
 
 def _cleared(work: Work, recorded: Recorded) -> Recorded:
@@ -140,26 +169,28 @@ def _cleared(work: Work, recorded: Recorded) -> Recorded:
     return recorded
 
 
-def _settle(work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
-    counted = isinstance(error, Retryable) and error.counted
-    reaction = _reaction(work, error, counted=counted, asked=evidence.asked)
-    recorded = store.settle(work, evidence, reaction, counted=counted, generation=pipeline.generation())
-    if evidence.code in REFUSES_US:
-        alarm(evidence.code, "a counterparty refuses our signature or our rights", counterparty=work.stored.counterparty)
-    log.info("attempt not done", outcome=evidence.outcome, code=evidence.code, state=recorded.outcome)
-    return _parked(work, recorded, evidence.code)
+def _step_aside(work: Work, blocked: Blocked) -> Recorded:
+    """Nothing was tried, and nothing counted: the order waits until the way is free."""
+    reaction = step_aside(work.operation_state, blocked.retry_after_ms)
+    log.debug("blocked", code=blocked.code)
+    return store.step_aside(work, blocked.code, reaction, generation=pipeline.generation())
 
 
-def _reaction(work: Work, error: GatewayError, *, counted: bool, asked: bool) -> Reaction:
+def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool, asked: bool) -> Reaction:
     doubtful = isinstance(error, Rejected) and work.operation_state != OperationState.PLANNED and not asked
     if doubtful or isinstance(error, (KeyReused, KeyExpired, Held)):
         # An earlier sending may still be on its way: only the counterparty's answer for the key makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
-    backoff = Backoff(settings.RETRY_BASE_MS, settings.RETRY_CAP_MS)
-    attempts_max = settings.CLEARING_ATTEMPTS_MAX if counted else 2**31
-    attempts = work.attempts + counted
-    return react(outcome_of(error), tries=work.tries, attempts=attempts, attempts_max=attempts_max, backoff=backoff, wish_ms=wish_ms)
+    return react(
+        outcome_of(error),
+        tries=work.tries,
+        attempts=work.attempts + counted,
+        attempts_max=policy.attempts() if counted else 2**31,
+        backoff=policy.backoff(),
+        wish_ms=wish_ms,
+        overdue=policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds,
+    )
 
 
 def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:

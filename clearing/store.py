@@ -5,7 +5,7 @@ end an order return whom to publish next. While PostgreSQL is away a claim waits
 claim's end; then django.db.OperationalError is raised, and the sweep finds what was under way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import CLOCK_BOOTTIME, clock_gettime, sleep
@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from base.db import DATABASE_AWAY, Row, call
-from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, plan
+from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, dues, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.retry import Reaction
 from clearing.routing import lane_of
@@ -75,6 +75,11 @@ class Work:
     worker: str
     exchanges: tuple[Exchanged, ...] = ()
     hold_code: str = ""  # set before the claim: what the counterparty doesn't know isn't sent again
+    tried_seconds_ago: float | None = None  # when its first try was made, at the claim; none was yet
+
+    def tried_seconds(self) -> float:
+        """For how long it has been tried by now, since the last progress."""
+        return 0 if self.tried_seconds_ago is None else self.tried_seconds_ago + clock_gettime(CLOCK_BOOTTIME) - self.clock.measured_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +112,23 @@ class Recorded:
 
 
 AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
-_RESTORE_POINT = "INSERT INTO clearing_restorepoint (through_ms, reason, actor) VALUES (%s, %s, %s) RETURNING id"
-_REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
+# A database's own name: its server's, its number there, and the timeline. A dump that is loaded has another number, recovery begins a new timeline.
+_DATABASE = (
+    "(SELECT system_identifier FROM pg_control_system()) || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+)
+_RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
+_RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
+REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
-def _ref(row: Sequence[Any]) -> ClearingRef | None:
+def read_ref(row: Sequence[Any]) -> ClearingRef | None:
+    """A row's columns of REF; None where there is none."""
     return None if row[0] is None else ClearingRef(*row[:5])
 
 
 def _refs(rows: Sequence[Row]) -> list[ClearingRef]:
-    return [ref for row in rows if (ref := _ref(row))]
+    return [ref for row in rows if (ref := read_ref(row))]
 
 
 def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str, restored: bool = False) -> list[ClearingRef]:
@@ -147,12 +159,13 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
 
 def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[State | None, ClearingRef | None]:
     """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to publish next."""
-    rows = call(f"SELECT found_state, {_REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
-    return (State(rows[0][0]), _ref(rows[0][1:])) if rows else (None, None)
+    rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
+    return (State(rows[0][0]), read_ref(rows[0][1:])) if rows else (None, None)
 
 
-def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool]) -> Work | None:
-    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now.
+def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool], alone: bool = False) -> Work | None:
+    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a suspect, which only a worker that is `alone`
+    may run.
 
     Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
     """
@@ -160,7 +173,7 @@ def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Calla
         asked_at = clock_gettime(CLOCK_BOOTTIME)
         try:
             name = worker()
-            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS])
+            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS, alone])
         except DATABASE_AWAY:
             if gives_up():
                 raise
@@ -172,7 +185,7 @@ def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Calla
 def _work(row: Row, worker: str, asked_at: float) -> Work:
     (clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request) = row[:10]
     (sent_seconds_ago, attempts, tries, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[10:21]
-    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges, hold_code) = row[21:]
+    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges, hold_code, tried_seconds_ago) = row[21:]
     return Work(
         clearing_id=clearing_id,
         epoch=epoch,
@@ -193,6 +206,7 @@ def _work(row: Row, worker: str, asked_at: float) -> Work:
         worker=worker,
         exchanges=tuple(_exchanged(bytes(body)) for body in exchanges or ()),
         hold_code=hold_code,
+        tried_seconds_ago=tried_seconds_ago,
     )
 
 
@@ -204,7 +218,7 @@ def _exchanged(body: bytes) -> Exchanged:
 
 def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
-    _record(
+    recorded(
         "SELECT clearing_record_try(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
@@ -214,7 +228,7 @@ def record_attempt(work: Work, evidence: Evidence) -> None:
     )
 
 
-def _record(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
+def recorded(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
     """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts; the functions know their own commits again."""
     while True:
         try:
@@ -232,19 +246,19 @@ def _head(work: Work, evidence: Evidence) -> list[object]:
 def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
     """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
     asked_at = clock_gettime(CLOCK_BOOTTIME)
-    row = _record(
-        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {_REF.format('ref')}, {_REF.format('next')}"
-        " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+    row = recorded(
+        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {REF.format('ref')}, {REF.format('next')}"
+        " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
             *(*_head(work, evidence), evidence.response),
             *(following.step, following.part, following.counterparty, following.action, following.key, following.request),
-            *(in_place, settings.CLEARING_CLAIM_SECONDS, generation),
+            *(in_place, settings.CLEARING_CLAIM_SECONDS, generation, following.parks),
         ],
     )
     outcome, operation_id, now_ms, until_ms, sent_seconds_ago = row[:5]
     if outcome != State.RUNNING:
-        return Recorded(outcome, _ref(row[5:10]), _ref(row[10:]))
+        return Recorded(outcome, read_ref(row[5:10]), read_ref(row[10:]))
     following_work = Work(
         clearing_id=work.clearing_id,
         epoch=work.epoch,
@@ -270,31 +284,56 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = _record(
-        f"SELECT outcome, hold_code, {_REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+    row = recorded(
+        f"SELECT outcome, hold_code, {REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [*_head(work, evidence), evidence.response, slippage_usdt, generation],
     )
-    return Recorded(row[0], next=_ref(row[2:]), hold_code=row[1])
+    return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
 
 
 def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
     """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or unknown where the evidence demands it."""
-    row = _record(
-        f"SELECT outcome, {_REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+    row = recorded(
+        f"SELECT outcome, {REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
         lambda: [
             *(*_head(work, evidence), evidence.outcome, evidence.code, evidence.detail, evidence.response),
             *(reaction.state, reaction.operation_state, reaction.delay_ms, int(counted), generation),
         ],
     )
-    return Recorded(row[0], next=_ref(row[1:]))
+    return Recorded(row[0], next=read_ref(row[1:]))
 
 
-def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[tuple[State, ClearingRef]]:
-    """Takes back expired claims and queues what is due, of the candidates given. Returns (the state that each was found in, its ref)."""
-    rows = call(f"SELECT found_state, {_REF.format('ref')} FROM clearing_requeue(%s, %s, %s)", [list(ids), actor, generation])
-    return [(State(row[0]), ref) for row in rows if (ref := _ref(row[1:]))]
+def step_aside(work: Work, code: str, reaction: Reaction, *, generation: str) -> Recorded:
+    """Nothing was tried, since something stands in the way (`code`): the clearing waits, no attempt is appended and nothing counted."""
+    row = recorded(
+        "SELECT outcome FROM clearing_settle(%s, %s, %s, %s, %s, true, 0, 0, NULL, %s, '', NULL, %s, %s, %s, 0, %s)",
+        work,
+        lambda: [
+            *(work.clearing_id, work.epoch, work.order.user_id, work.worker, work.operation_id, code),
+            *(reaction.state, reaction.operation_state, reaction.delay_ms, generation),
+        ],
+    )
+    return Recorded(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What the sweep did to one clearing: queued it (`ref`), or parked it (`order_id`, `parked_as`), with whom to publish then."""
+
+    found: State
+    ref: ClearingRef | None
+    order_id: str = ""
+    parked_as: str = ""
+
+
+def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued]:
+    """Takes back expired claims and queues what is due, of the candidates given; parks what is held, or poison."""
+    rows = call(
+        f"SELECT found_state, parked_order, parked_as, {REF.format('ref')} FROM clearing_redispatch(%s, %s, %s)", [list(ids), actor, generation]
+    )
+    return [Requeued(State(row[0]), read_ref(row[3:]), row[1], row[2]) for row in rows]
 
 
 def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
@@ -308,18 +347,45 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
     return _refs(call("SELECT * FROM clearing_promote_lanes(%s, %s, %s)", [list(user_ids), actor, generation]))
 
 
-def interrupted(limit: int) -> list[int]:
-    """Clearings whose claim has expired or whose worker has ended, or whose time has come. Without locks: `requeue` looks again under them."""
+def orphaned(limit: int) -> list[int]:
+    """Clearings whose claim has expired or whose worker has ended. Without locks: `requeue` looks again under them."""
     expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
-    due = (
-        "SELECT id FROM clearing_clearing WHERE state IN ('retrying', 'pending', 'unknown') AND due_at <= (SELECT service_now())"
-        " ORDER BY due_at LIMIT %s"
-    )
-    orphaned = (
+    ended = (
         "SELECT c.id FROM clearing_clearing c JOIN base_incarnation i ON i.name = c.claimed_by"
         " WHERE c.state = 'running' AND i.ended_at IS NOT NULL LIMIT %s"
     )
-    return [row[0] for row in call(f"({expired}) UNION ({orphaned}) UNION ({due})", [limit, limit, limit])]
+    return [row[0] for row in call(f"({expired}) UNION ({ended})", [limit, limit])]
+
+
+def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
+    """Clearings whose time has come, the longest due first: for each counterparty as many as it has room for, and none of what is `paused`, as
+    (counterparty, step or 0). Without locks, as `orphaned`.
+    """
+    open_dues = [name for name in dues() if not {_due(name), (_due(name)[0], 0)} & set(paused)]
+    rows = call(
+        "SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (SELECT id, waits_for, due_at FROM clearing_clearing"
+        "  WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at <= (SELECT service_now())"
+        "  ORDER BY due_at LIMIT %s) c ORDER BY c.due_at",
+        [[*open_dues, ""], limit],
+    )
+    left = dict(rooms)
+    found: list[int] = []
+    for name, pk in rows:
+        counterparty = _due(name)[0]
+        if left.get(counterparty, limit) > 0 and len(found) < limit:
+            left[counterparty] = left.get(counterparty, limit) - 1
+            found.append(pk)
+    return found
+
+
+def _due(name: str) -> tuple[str, int]:
+    counterparty, _, step = name.partition(":")
+    return counterparty, int(step or 0)
+
+
+def interrupted(limit: int) -> list[int]:
+    """What is to be taken back or to be tried again, whatever its counterparty."""
+    return [*orphaned(limit), *due({}, limit)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +406,7 @@ def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Uncla
     """
     rows = call(
         "SELECT c.* FROM generate_series(0, (SELECT max(lane) FROM clearing_clearing WHERE state = 'queued')) AS number,"
-        " LATERAL (SELECT id, epoch, lane, clearing_ms(queued_at), broker_generation FROM clearing_clearing"
+        " LATERAL (SELECT id, epoch, clearing_route(deaths, lane), clearing_ms(queued_at), broker_generation FROM clearing_clearing"
         "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
         "   AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s) c",
         [generation, gone_seconds, gone_seconds, limit],
@@ -348,29 +414,31 @@ def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Uncla
     return [Unclaimed(*row) for row in rows]
 
 
-def stalled_lanes(limit: int) -> list[str]:
-    """Users with a waiting order that nothing blocks and none active. Nothing should ever make one."""
+# Users with a waiting order, one after another by the index: a lane of ten thousand orders costs as much as one of two.
+_WAITING_USERS = (
+    "WITH RECURSIVE users (user_id, number) AS ("
+    " (SELECT user_id, 1 FROM clearing_clearing WHERE state = 'waiting' AND user_id > %s ORDER BY user_id LIMIT 1)"
+    " UNION ALL SELECT (SELECT w.user_id FROM clearing_clearing w WHERE w.state = 'waiting' AND w.user_id > u.user_id ORDER BY w.user_id LIMIT 1),"
+    "  number + 1 FROM users u WHERE u.user_id IS NOT NULL AND number < %s)"
+)
+
+
+def stalled_lanes(after: str, limit: int) -> tuple[list[str], str]:
+    """Users with a waiting order that nothing blocks and none active. Nothing should ever make one.
+
+    Looks at so many users `after` one; returns also whom to go on after, "" at the end.
+    """
     rows = call(
-        "SELECT DISTINCT w.user_id FROM clearing_clearing w WHERE w.state = 'waiting'"
-        " AND NOT EXISTS (SELECT FROM clearing_clearing a WHERE a.user_id = w.user_id"
+        f"{_WAITING_USERS} SELECT u.user_id,"
+        " NOT EXISTS (SELECT FROM clearing_clearing a WHERE a.user_id = u.user_id"
         "  AND a.state IN ('queued', 'running', 'retrying', 'pending', 'unknown'))"
-        " AND NOT EXISTS (SELECT FROM clearing_clearing p WHERE p.user_id = w.user_id AND p.contract_id = w.contract_id AND p.state = 'parked'"
-        "  AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (w.created_ms, w.shard, w.sequence))) LIMIT %s",
-        [limit],
+        " AND EXISTS (SELECT FROM clearing_clearing w WHERE w.user_id = u.user_id AND w.state = 'waiting' AND NOT EXISTS ("
+        "  SELECT FROM clearing_clearing p WHERE p.user_id = w.user_id AND p.contract_id = w.contract_id AND p.state = 'parked'"
+        "  AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (w.created_ms, w.shard, w.sequence))))"
+        " FROM users u WHERE u.user_id IS NOT NULL",
+        [after, limit],
     )
-    return [row[0] for row in rows]
-
-
-def retry(
-    clearing_id: int, epoch: int, state: State, following: Planned | None, *, revision: int, actor: str, reason: str, generation: str
-) -> tuple[str, ClearingRef | None]:
-    """A person's retry; `following` takes the current operation's place. Returns ("waiting" | "queued" | "changed", whom to publish)."""
-    part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
-    row = call(
-        f"SELECT outcome, {_REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [clearing_id, epoch, state, actor, reason, part, revision, key, request, generation],
-    )[0]
-    return row[0], _ref(row[1:])
+    return [user_id for user_id, stalled in rows if stalled], rows[-1][0] if len(rows) == limit else ""
 
 
 def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:
@@ -385,3 +453,8 @@ def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500)
         count, after = call("SELECT marked, last_id FROM clearing_mark_restored(%s, %s)", [after, limit])[0]
         marked += count
     return marked
+
+
+def restore_was_said() -> bool:
+    """Whether `mark_restored` ran on this very database within a day: a restore point that came with the backup is another restore's."""
+    return bool(call(_RESTORE_SAID, [])[0][0])

@@ -10,11 +10,12 @@ from typing import Any, cast
 from celery import Task, shared_task, signals
 from celery.worker import state as worker_state
 
-from acceptance_site.celery import RESUME_QUEUE
+from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE
 from base.incarnation import life
 from clearing import pipeline
 from clearing.broker import QUEUED_MS_HEADER
 from clearing.gateways import gateways
+from clearing.guard import Guard
 from clearing.steps import Runner
 from clearing.store import ClearingRef
 
@@ -25,6 +26,9 @@ _dispatchers: list[Any] = []  # the running consumer's event dispatcher; empty u
 def remember_dispatcher(sender: Any, **_: object) -> None:
     """Steps that run in place send task events of their own through the worker's dispatcher."""
     _dispatchers[:] = [sender.event_dispatcher]
+
+
+guard = Guard(lambda: life("worker").name)  # of this process
 
 
 def stopping() -> bool:
@@ -63,11 +67,13 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
     """The body of every step task."""
     events = StepEvents(cast("list[dict[str, Any]]", task.request.chain or []))
     task.request.chain = None
+    alone = (task.request.delivery_info or {}).get("routing_key") == SUSPECTS_QUEUE
     if stopping():
         queued_ms = int(getattr(task.request, QUEUED_MS_HEADER, 0) or 0)
-        pipeline.publish([ClearingRef(clearing_id, epoch, step, lane=0, queued_ms=queued_ms)], queue=RESUME_QUEUE)
+        ref = ClearingRef(clearing_id, epoch, step, lane=pipeline.ALONE if alone else 0, queued_ms=queued_ms)
+        pipeline.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, events).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, guard, alone, events).run(clearing_id, epoch)
     events.finish()
 
 

@@ -41,7 +41,8 @@ def _latency(latency: Latency) -> str:
 
 def _verdict(report: Report, *, passed: bool) -> str:
     if passed:
-        return f"PASSED: {report.cleared:,} orders cleared, each step once, in order, to the last decimal"
+        voided = f", {report.voided:,} voided by people" if report.voided else ""
+        return f"PASSED: {report.cleared:,} orders cleared{voided}, each step once, in order, to the last decimal"
     if report.passed:
-        return f"FAILED: {report.placed - report.cleared:,} placed orders aren't cleared yet; nothing else is wrong"
+        return f"FAILED: {report.placed - report.cleared - report.voided:,} placed orders aren't cleared yet; nothing else is wrong"
     return "FAILED: see above"

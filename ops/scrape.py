@@ -4,6 +4,8 @@ A source that doesn't answer within its limit is reported by `acceptance_scrape_
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 
 import redis
 import structlog
@@ -14,11 +16,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from acceptance_site.celery import OPS_QUEUE, clearing_queues
+from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 from base import metrics
 from clearing.status import FINAL, State
 
 log = structlog.get_logger(__name__)
+NEVER_SECONDS = 20 * 365 * 86_400
 STATEMENT_MS_MAX = 1_000  # of each query; the scrape's own limit is 10 s by default
 UNFINISHED = tuple(state for state in State if state not in FINAL)
 # Parked and finished rows differ by orders of magnitude from the rest: only what isn't cleared is counted, by the partial index for it.
@@ -31,12 +34,38 @@ CLEARED_SQL = """
     SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > (SELECT service_now() - interval '1 minute')
 """
 NEWEST_SQL = "SELECT extract(epoch FROM service_now()) - created_ms / 1000.0 FROM orders_syncorder ORDER BY id DESC LIMIT 1"
+SHARDS_SQL = """
+    SELECT shard, found_by_gap, extract(epoch FROM service_now()) - newest_ms / 1000.0,
+        extract(epoch FROM service_now()) - scanned_through_ms / 1000.0
+    FROM orders_watermark ORDER BY shard
+"""
 RECONCILE_SQL = """
     SELECT DISTINCT ON (shard) shard, missing, missing - fetched, "unknown", no_sync_row, extract(epoch FROM service_now() - at)
     FROM orders_reconcilerun WHERE error = '' AND id > (SELECT max(id) - 1000 FROM orders_reconcilerun) ORDER BY shard, id DESC
 """
 RECONCILE_KINDS = ("missing", "unresolved", "unknown", "no_sync_row")
 Families = list[GaugeMetricFamily]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """How far a shard of the counter is known; None where nothing is yet."""
+
+    number: int
+    found_by_gap: int
+    newest_seconds_ago: float | None  # the newest order that we hold
+    compared_seconds_ago: float | None  # everything before was compared by a finished gap pass
+
+
+def read_shards(cursor: CursorWrapper) -> list[Shard]:
+    """Every shard that we know of."""
+    cursor.execute(SHARDS_SQL)
+    return [Shard(number, found, _age(newest), _age(compared)) for number, found, newest, compared in cursor.fetchall()]
+
+
+def _age(seconds: Decimal) -> float | None:
+    """A position that was never moved stands at the epoch."""
+    return None if seconds > NEVER_SECONDS else float(seconds)
 
 
 def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], int, tuple[float] | None]:
@@ -51,9 +80,10 @@ def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], i
 
 
 def read_database() -> Families:
-    """Clearings by state and age, throughput, the newest order, the last reconcile. Raises django.db.DatabaseError."""
+    """Clearings by state and age, throughput, the newest order, the shards, the last reconcile. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         found, cleared, newest = read_figures(cursor)
+        shards = read_shards(cursor)
         cursor.execute(RECONCILE_SQL)
         reconciled = cursor.fetchall()
     return [
@@ -61,6 +91,15 @@ def read_database() -> Families:
         metrics.CLEARINGS_OLDEST.family([((state,), found[state][1]) for state in UNFINISHED if state in found]),
         metrics.CLEARED_LAST_MINUTE.family([((), cleared)]),
         metrics.NEWEST_ORDER_AGE.family([((), float(newest[0]))] if newest else []),
+        metrics.SHARD_AGE.family(
+            [
+                ((str(shard.number), kind), age)
+                for shard in shards
+                for kind, age in (("newest", shard.newest_seconds_ago), ("compared", shard.compared_seconds_ago))
+                if age is not None
+            ]
+        ),
+        metrics.SHARD_FOUND_BY_GAP.family([((str(shard.number),), shard.found_by_gap) for shard in shards]),
         metrics.RECONCILE_DIFFERENCE.family(
             [((str(shard), kind), count) for shard, *counts, _ in reconciled for kind, count in zip(RECONCILE_KINDS, counts, strict=True)]
         ),
@@ -70,7 +109,7 @@ def read_database() -> Families:
 
 def read_broker() -> Families:
     """How long each queue is. Raises redis.RedisError."""
-    queues = [*clearing_queues(), OPS_QUEUE]
+    queues = [*clearing_queues(), SUSPECTS_QUEUE, OPS_QUEUE]
     with redis.Redis.from_url(settings.BROKER_URL, socket_timeout=1, socket_connect_timeout=1) as client:
         pipeline = client.pipeline(transaction=False)
         for queue in queues:

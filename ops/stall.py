@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from django.conf import settings
 
+from base import alarms
 from base.alarms import alarm
 from orders.consumer import BinlogConsumer, ExitCode
 
@@ -34,4 +35,5 @@ def _watch(consumer: BinlogConsumer, over: threading.Event, end: Callable[[int],
         if over.wait(min(LOOK_SECONDS_MAX, seconds_max / 4)):
             return
     alarm("intake_stuck", "the consumer stood still in one call and is ended", seconds=round(consumer.silent_seconds), exit_code=int(ExitCode.STUCK))
+    alarms.flush()  # no exit handler will
     end(ExitCode.STUCK)

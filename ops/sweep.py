@@ -5,20 +5,23 @@ another one, or the clearing has been unclaimed for a while and both queues that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError
 
-from acceptance_site.celery import RESUME_QUEUE, lane_queue
+from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
+from base.alarms import alarm
 from base.fence import Fence, TermOutdated, fenced, no_fence
-from clearing import broker, pipeline, store
-from clearing.store import Unclaimed
+from clearing import broker, pipeline, standing, store, store_people
+from clearing.store import ClearingRef, Unclaimed
 from ops import pulse
 from ops.alone import alone
 from ops.members import missing
@@ -27,7 +30,22 @@ log = structlog.get_logger(__name__)
 ACTOR = "sweep"
 SWEEP_LOCK = 0x7377656570  # "sweep": on a slow database the next one isn't added to the one that runs
 IDLE_SECONDS_MAX = 5.0  # between two statements of a sweep: a frozen one keeps the others waiting no longer
+REMINDED_ROWS_MAX = 20  # of one pass: people and webhooks take no more
+REMINDER_WINDOW_ROWS = 2_000  # of those that are due, to look for a CLOSE among
+EXPIRED_ROWS_MAX = 100
+T = TypeVar("T")
+LANES_A_PASS = 1_000  # of those with waiting orders, in turn: a net under something that never happens
+PAST_MS = 500  # a queue is past a message when it has come to one that much younger: workers hold some that they haven't claimed yet
+SENT_ROWS = 200  # marked as sent again in one transaction, without a lane's lock
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
+
+
+@dataclass(slots=True)
+class _Walk:
+    after: str = ""  # the user whose lane was looked at last
+
+
+_walk = _Walk()
 
 
 def sweep_alone(fence: Fence) -> Counter[str] | None:
@@ -37,14 +55,15 @@ def sweep_alone(fence: Fence) -> Counter[str] | None:
 
 
 def sweep(fence: Fence = no_fence) -> Counter[str]:
-    """One pass. Returns how many clearings were taken back, queued because they were due, sent again, and promoted in stalled lanes.
+    """One pass. Returns how many clearings were taken back, queued because they were due, sent again, promoted in stalled
+    lanes; of how many people were reminded; and how many interventions expired.
 
     Every write is under the fence. Raises TermOutdated as soon as that is over, and what the last stage that failed raised.
     """
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _requeue, _send_gone, _promote_stalled):
+    for stage in (_bury_the_dead, _take_back, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -72,46 +91,62 @@ def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
     return Counter(buried=len(dead))
 
 
-def _requeue(generation: str, fence: Fence) -> Counter[str]:
+def _take_back(generation: str, fence: Fence) -> Counter[str]:
+    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
+
+
+def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counter[str]]) -> Counter[str]:
     """In small transactions; where one fails, row by row, so that a bad row stops nobody else."""
     counts: Counter[str] = Counter()
-    candidates = store.interrupted(settings.SWEEP_ROWS_MAX)
-    for start in range(0, len(candidates), CHUNK_ROWS):
-        chunk = candidates[start : start + CHUNK_ROWS]
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
         try:
-            counts += _requeue_rows(chunk, generation, fence)
+            counts += act(chunk)
         except DatabaseError:
             for row in chunk:
                 with suppress_logged(row):
-                    counts += _requeue_rows([row], generation, fence)
+                    counts += act([row])
     return counts
 
 
-def _requeue_rows(ids: list[int], generation: str, fence: Fence) -> Counter[str]:
+def _queue_due(generation: str, fence: Fence) -> Counter[str]:
+    """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
+    now = standing.read()
+    rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
+    due = store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
+
+
+def _requeue_rows(ids: Sequence[int], generation: str, fence: Fence) -> Counter[str]:
     with fenced(fence):
         found = store.requeue(ids, actor=ACTOR, generation=generation)
-    pipeline.publish([ref for _, ref in found], queue=RESUME_QUEUE)
-    return Counter(f"was_{state}" for state, _ in found)
+    pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
+    for row in found:
+        if row.parked_as:
+            alarm("parked", "an order needs a person", order_id=row.order_id, error_code=row.parked_as)
+    return Counter("parked" if row.parked_as else f"was_{row.found}" for row in found)
 
 
 @contextmanager
-def suppress_logged(clearing_id: int) -> Iterator[None]:
+def suppress_logged(row: object) -> Iterator[None]:
     """Lets the pass go on after a row that the database refuses."""
     try:
         yield
     except DatabaseError:
-        log.exception("a clearing can't be queued again", clearing_id=clearing_id)
+        log.exception("a clearing can't be queued again", row=row)
 
 
 def _send_gone(generation: str, fence: Fence) -> Counter[str]:
     suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
-    if not gone:
-        return Counter()
+    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send("sent_again", fence, lambda: store.resend(chunk, generation=generation)))
+
+
+def _send(action: str, fence: Fence, write: Callable[[], Sequence[ClearingRef]]) -> Counter[str]:
     with fenced(fence):
-        refs = store.resend(gone, generation=generation)
+        refs = write()
     pipeline.publish(refs)
-    return Counter(sent_again=len(refs))
+    return Counter({action: len(refs)})
 
 
 def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
@@ -121,9 +156,11 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
     def is_past(queue: str, suspect: Unclaimed) -> bool:
         oldest = passed(queue)
-        return oldest is None or oldest > suspect.queued_ms
+        return oldest is None or oldest > suspect.queued_ms + PAST_MS
 
     def is_gone(suspect: Unclaimed) -> bool:
+        if suspect.lane == pipeline.ALONE:
+            return suspect.generation != generation or is_past(SUSPECTS_QUEUE, suspect)
         if suspect.generation != generation or suspect.lane >= settings.CLEARING_LANES:
             return True
         return is_past(lane_queue(suspect.lane), suspect) and is_past(RESUME_QUEUE, suspect)
@@ -132,10 +169,31 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
 
 def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:
-    users = store.stalled_lanes(settings.SWEEP_ROWS_MAX)
-    if not users:
-        return Counter()
+    users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
+    return _in_chunks(
+        users, CHUNK_ROWS, lambda chunk: _send("stalled", fence, lambda: store.promote_lanes(chunk, actor=ACTOR, generation=generation))
+    )
+
+
+def _expire(_generation: str, fence: Fence) -> Counter[str]:
+    """Interventions that nobody approved in time."""
     with fenced(fence):
-        refs = store.promote_lanes(users, actor=ACTOR, generation=generation)
-    pipeline.publish(refs)
-    return Counter(stalled=len(refs))
+        return Counter(expired=store_people.expire(EXPIRED_ROWS_MAX))
+
+
+def _remind(_generation: str, fence: Fence) -> Counter[str]:
+    """Orders that have waited for a person for PARKED_REMINDER_SECONDS raise their alarm again, a CLOSE first: its user isn't paid."""
+    with fenced(fence):
+        waiting = store_people.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
+    for order in waiting:
+        message = "a closed order still needs a person: its user isn't paid" if order.direction == "CLOSE" else "an order still needs a person"
+        alarm(
+            "parked",
+            message,
+            order_id=order.order_id,
+            direction=order.direction,
+            error_code=order.error_code,
+            step=order.step,
+            waiting_seconds=round(order.waiting_seconds),
+        )
+    return Counter(reminded=len(waiting))

@@ -7,6 +7,7 @@ from base.fence import Fence
 from ops.intake import run_gap_pass, run_reconcile
 from ops.jobs import periodic_job
 from ops.patience import Patience
+from ops.probe import probe_all
 from ops.sweep import sweep_alone
 from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
@@ -19,6 +20,13 @@ counter_patience = Patience()  # of this process
 def sweep(fence: Fence) -> bool:
     """Dispatches what was interrupted."""
     return sweep_alone(fence) is not None
+
+
+@periodic_job("ops.probe")
+def probe(fence: Fence) -> bool:
+    """Asks the counterparties that aren't called whether they are back."""
+    probe_all(fence=fence)
+    return True
 
 
 @periodic_job("ops.gap_pass")

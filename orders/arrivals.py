@@ -22,6 +22,7 @@ CONTENTS_DIFFER = "contents_differ"
 DELETED = "deleted_at_counter"
 DELETED_UNKNOWN = "deleted_unknown"  # a valid order that was deleted before we ever saw it
 DATABASE_REFUSED = "database_refused"
+INTERNAL_ERROR = "internal_error"  # a mistake of ours that others of its batch don't meet
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
 # What stands in a topic's place for rows that the counter's interface gave, followed by the shard: of its sync-order table, of its order table.
@@ -33,12 +34,17 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from, and the whole of it."""
+    """Where a message came from, and the whole of it: its bytes, or the row of the counter's interface that it is."""
 
     topic: str
     partition: int
     offset: int
-    message: bytes
+    whole: bytes | Row
+
+    @property
+    def message(self) -> bytes:
+        """The bytes to keep; of a row only made where they are, since a gap pass reads thousands that nobody keeps."""
+        return self.whole if isinstance(self.whole, bytes) else json.dumps(self.whole, sort_keys=True).encode()
 
     @property
     def place(self) -> Place:

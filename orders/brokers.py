@@ -1,7 +1,7 @@
-"""A knock at the door of Kafka's servers, with TLS where the settings demand it.
+"""A knock at the door of Kafka's servers, with TLS and credentials where the settings demand it.
 
 It is made by hand because the client's constructor would leave its own connections open where no server is, and because it tries a
-certificate that it doesn't trust again and again, where one clear line is needed.
+certificate that it doesn't trust, and credentials that are refused, again and again, where one clear line is needed.
 """
 
 import socket
@@ -10,21 +10,27 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
+from orders.credentials import show_credentials
+
 
 class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
     """The TLS handshake failed, or our own certificates can't be read: what happened, and which settings to look at."""
 
 
 def advice() -> str:
-    """What to do about a broker that doesn't serve us. kafka-python keeps it to itself when credentials are refused: it looks like a broken line."""
+    """What to do about a broker that doesn't serve us. Some hang up on credentials that they refuse: it looks like a broken line."""
     fix = "is it up, and are its address and port right? Trying again is harmless"
     if settings.KAFKA_SECURITY.authenticated:
         fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
+    else:
+        fix += "; if it never does, does it want credentials or TLS? See KAFKA_SECURITY_PROTOCOL"
     return fix
 
 
 def knock(servers: Sequence[str], milliseconds_max: int) -> None:
-    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it."""
+    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it,
+    SaslAuthenticationFailedError or UnsupportedSaslMechanismError where it refuses our credentials.
+    """
     complaint: OSError = ConnectionRefusedError("no servers are named")
     context = _tls() if settings.KAFKA_SECURITY.encrypted else None
     for server in servers:
@@ -44,8 +50,10 @@ def _greet(server: str, seconds_max: float, context: ssl.SSLContext | None) -> N
     host, _, port = server.rpartition(":")
     host = host.strip("[]")
     with socket.create_connection((host, int(port)), timeout=seconds_max) as connection:
-        if context is not None:
-            context.wrap_socket(connection, server_hostname=host).close()
+        line = connection if context is None else context.wrap_socket(connection, server_hostname=host)
+        with line:
+            if settings.KAFKA_SECURITY.authenticated:
+                show_credentials(line, settings.KAFKA_SECURITY)
 
 
 def _tls() -> ssl.SSLContext:

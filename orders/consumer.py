@@ -7,13 +7,12 @@ end in going on; an offset beyond the end of a log that lost its end goes on fro
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
@@ -26,7 +25,7 @@ from base.alarms import alarm
 from base.db import drop_broken_connection
 from orders.arrivals import TABLE_CHANGED, Item, Origin, Suspect, read_message
 from orders.brokers import BrokerNotTrusted, advice, knock
-from orders.ingest import IngestResult
+from orders.ingest import DATABASE_AWAY, IngestResult, IntakeFault
 from orders.mapping import Rules
 from orders.stoprule import StopRule
 
@@ -47,7 +46,6 @@ UNASSIGNED_SECONDS_MAX: Final = 10.0
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 Take = Callable[[Sequence[Item]], IngestResult]
 
-DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)
 # The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from the committed offset on.
 REARRANGED: Final = (
     kafka_errors.CommitFailedError,
@@ -121,6 +119,7 @@ class BinlogConsumer:
         self._stop_rule = StopRule()
         self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
         self._transactions = 1  # of what is being taken in, about
+        self._faults = 0  # in a row, of ours
         self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
         self.total = IngestResult()
 
@@ -176,7 +175,14 @@ class BinlogConsumer:
             self._stopping.wait(settings.KAFKA_IDLE_PAUSE_MS / 1000)
             return
         self._last_data = time.monotonic()
-        result = self._taken(_items(polled, self._rules))
+        try:
+            self._take_in(consumer, polled)
+            self._faults = 0
+        except IntakeFault:
+            self._read_again(consumer, polled)
+
+    def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        result = self._taken(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
             self._taken_in |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
@@ -187,13 +193,20 @@ class BinlogConsumer:
                 fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
+    def _read_again(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        """Goes back before what we failed with, and waits: a mended release takes it in, and beside other orders it shows whose fault it is."""
+        for partition, records in polled.items():
+            consumer.seek(partition, records[0].offset)
+        self._faults += 1
+        self._stopping.wait(_backoff(self._faults))
+
     @staticmethod
     def _poll_ms(consumer: KafkaConsumer) -> int:
         """A glance is too short for a group to be arranged in: joining members then wait for one another in vain."""
         settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
         return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
 
-    def _taken(self, items: list[Item]) -> IngestResult | None:
+    def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
         failures = 0
         self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
@@ -203,6 +216,7 @@ class BinlogConsumer:
             except DATABASE_AWAY as error:
                 drop_broken_connection()
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
+                while_away()
                 failures += 1
                 self._last_round = time.monotonic()
                 if self._stopping.wait(_backoff(failures)):
@@ -254,7 +268,7 @@ def _translated() -> Iterator[None]:
         raise MustStop(ExitCode.NOT_ALLOWED, str(error), "correct the settings, then start the consumer again") from error
     except NOT_AUTHENTICATED as error:
         fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, then start the consumer again"
-        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {type(error).__name__}", fix) from error
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {error}", fix) from error
     except kafka_errors.AuthorizationError as error:
         fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
         raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
@@ -284,6 +298,14 @@ def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
         end: Any = consumer.highwater(partition)
         if end is not None:
             metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(end - records[-1].offset - 1, 0))
+
+
+def _show_whole_lag(consumer: KafkaConsumer) -> None:
+    """Asks the broker: while the database is away nothing is polled, and the log grows."""
+    with suppress(kafka_errors.KafkaError, OSError):
+        for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
+            behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
+            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
 
 
 def _backoff(failures: int) -> float:

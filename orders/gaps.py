@@ -5,7 +5,6 @@ finished pass moves that position, and never past the counter's own clock at the
 committed late, rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all met again.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from django.db import connection
 from base.db import drop_broken_connection
 from base.fence import Fence, fenced, no_fence
 from orders.arrivals import GAP_PREFIX, Item, Origin, read_row
-from orders.ingest import IngestResult
+from orders.ingest import IngestResult, IntakeFault
 from orders.interface import InterfaceFailed, Page, Position, SyncOrderInterface
 from orders.mapping import Rules
 from orders.models import Watermark
@@ -73,7 +72,7 @@ class GapPass:
         for shard in sorted(shards) if only is None else [only]:
             try:
                 self._read(shard, self._start_ms(shard, since_ms), result)
-            except (InterfaceFailed, DatabaseError) as error:
+            except (InterfaceFailed, IntakeFault, DatabaseError) as error:
                 drop_broken_connection()
                 _failed(result, str(shard), error)
         return result
@@ -111,7 +110,7 @@ class GapPass:
 
 def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
     """Where a row of the counter's interface came from: the table's prefix and the shard, and the row's id for an offset."""
-    return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), json.dumps(row, sort_keys=True).encode())
+    return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), row)
 
 
 def _following(page: Page, position: Position) -> Position | None:

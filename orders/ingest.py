@@ -6,26 +6,30 @@ network call happens in a transaction here, and `publish` is called after the co
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, connection
 
 from base import metrics
+from base.alarms import alarm
 from base.fence import Fence, fenced, no_fence
-from orders.arrivals import CONTENTS_DIFFER, DATABASE_REFUSED, REFUSED_PREFIX, UNREADABLE, Arrival, Bad, Item, Place, Skipped, Suspect
+from orders.arrivals import CONTENTS_DIFFER, DATABASE_REFUSED, INTERNAL_ERROR, REFUSED_PREFIX, UNREADABLE, Arrival, Bad, Item, Place, Skipped, Suspect
 from orders.mapping import NewOrder, canonical_hash
 from orders.models import Source
-from orders.quarantine import quarantine
+from orders.quarantine import put_away_before, quarantine
 
 log = structlog.get_logger(__name__)
 Ref = TypeVar("Ref")
 
 # What PostgreSQL, or its driver before it, refuses of one row: out of range, a violated constraint, a NUL, a lone surrogate.
-ROW_REFUSALS: Final = (DataError, IntegrityError, ValueError, ArithmeticError)
+ROW_REFUSALS: Final = (DataError, IntegrityError, ValueError)
+DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)  # it doesn't serve us now; nothing is wrong with any row
+INTAKE_FAULT: Final = "intake_fault"
+FAULT_FIX: Final = "the cause is in this log: go back to the release before, or deploy a mended one; nothing is lost meanwhile, all is tried again"
 
 _INSERT = """
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
@@ -42,6 +46,21 @@ _RAISE_NEWEST = """
     SELECT v.shard, v.newest_ms, 0, 0 FROM unnest(%s::int[], %s::bigint[]) AS v (shard, newest_ms) ORDER BY v.shard
     ON CONFLICT (shard) DO UPDATE SET newest_ms = EXCLUDED.newest_ms WHERE orders_watermark.newest_ms < EXCLUDED.newest_ms
 """
+
+
+class IntakeFault(Exception):  # noqa: N818 - named by what it tells
+    """A mistake of ours: the rows are valid and PostgreSQL takes them, but what follows from them fails. Nothing of them is stored."""
+
+
+class Hashed(NamedTuple):
+    """An arrival with its order's canonical hash."""
+
+    arrival: Arrival
+    order_hash: str
+
+    @property
+    def order_id(self) -> str:
+        return self.arrival.order.order_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +103,18 @@ def ingest(
     """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and publishes what they opened.
 
     `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start of each (base/fence.py); `publish` runs
-    after the commit and answers False for what it couldn't send. Safe to repeat as a whole. Raises TermOutdated, and the database's errors
-    that aren't about a row.
+    after the commit and answers False for what it couldn't send. Safe to repeat as a whole. Raises TermOutdated, the database's errors that
+    aren't about a row, and IntakeFault where `open_clearings` fails with every new order of the batch: then it isn't the orders' fault.
+    Fails it with some alone, these are quarantined with an alarm, and the others go on.
     """
     run = _Ingest(source, open_clearings, hold, publish, fence)
-    arrivals = [item for item in batch if isinstance(item, Arrival)]
+    arrivals = run.hashed([item for item in batch if isinstance(item, Arrival)])
     for start in range(0, len(arrivals), settings.INTAKE_BATCH_ROWS_MAX):
         run.accept(arrivals[start : start + settings.INTAKE_BATCH_ROWS_MAX])
     run.look_into([item for item in batch if isinstance(item, Suspect)])
     run.put_away([item for item in batch if isinstance(item, Bad)])
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
+    run.judge_faults()
     _count(run.result, source)
     return run.result
 
@@ -122,20 +143,54 @@ class _Ingest(Generic[Ref]):
         self._hold = hold
         self._publish = publish
         self._fence = fence
+        self._faults: list[tuple[Bad, IntakeFault]] = []
 
-    def accept(self, arrivals: Sequence[Arrival]) -> None:
-        """Stores the new ones among them; a row that the database refuses is found by halving and quarantined alone."""
+    def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
+        """Each with its canonical hash. What isn't from Kafka is nearly always known: it is compared at once, and only the rest is returned.
+
+        No transaction is needed for that: an order's row is never changed.
+        """
+        found = [Hashed(arrival, canonical_hash(arrival.order)) for arrival in arrivals]
+        if self._source is Source.KAFKA:
+            return found
+        held = _stored_hashes({hashed.order_id for hashed in found})
+        for repeat in found:
+            if repeat.order_id in held:
+                self._compare(repeat, held)
+        return [hashed for hashed in found if hashed.order_id not in held]
+
+    def accept(self, arrivals: Sequence[Hashed]) -> None:
+        """Stores the new ones among them; a row that the database refuses, or that we fail with, is found by halving, and put away alone."""
         try:
             stored = self._store(arrivals)
-        except ROW_REFUSALS as error:
+        except (*ROW_REFUSALS, IntakeFault) as error:
             if len(arrivals) == 1:
-                self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", arrivals[0].order.order_id, arrivals[0].origin)])
+                self._set_aside(arrivals[0].arrival, error)
                 return
             middle = len(arrivals) // 2
             self.accept(arrivals[:middle])
             self.accept(arrivals[middle:])
         else:
             self._after_commit(stored)
+
+    def _set_aside(self, arrival: Arrival, error: Exception) -> None:
+        if isinstance(error, IntakeFault):
+            self._faults.append((Bad(INTERNAL_ERROR, str(error), arrival.order.order_id, arrival.origin), error))
+        else:
+            self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", arrival.order.order_id, arrival.origin)])
+
+    def judge_faults(self) -> None:
+        """What we fail with, once the rest is in: no order's fault where we fail with all of them, as a faulty release does."""
+        before = put_away_before(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
+        new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
+        if new and not self.result.accepted:
+            bad, fault = new[0]
+            alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), order_id=bad.order_id, orders=len(new), fix=FAULT_FIX, exc_info=fault)
+            raise fault
+        for bad, fault in new:
+            log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
+            alarm(INTERNAL_ERROR, "an order is quarantined because of a mistake of ours", order_id=bad.order_id)
+        self.put_away([bad for bad, _ in self._faults])
 
     def look_into(self, suspects: Sequence[Suspect]) -> None:
         """What concerns an accepted order is quarantined and held; of the rest, what must not go by in silence is quarantined."""
@@ -157,22 +212,31 @@ class _Ingest(Generic[Ref]):
         for bad in found:
             self._note(bad, new=id(bad) in new)
 
-    def _store(self, arrivals: Sequence[Arrival]) -> "_Stored[Ref]":
-        first: dict[str, Arrival] = {}
-        for arrival in arrivals:
-            first.setdefault(arrival.order.order_id, arrival)
-        hashes = {order_id: canonical_hash(arrival.order) for order_id, arrival in first.items()}
+    def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
+        first: dict[str, Hashed] = {}
+        for hashed in arrivals:
+            first.setdefault(hashed.order_id, hashed)
         with fenced(self._fence):
-            keys = _insert(first, hashes, self._source)
+            keys = _insert(first.values(), self._source)
             refs: Sequence[Ref] = []
             if keys:
-                accepted = [AcceptedOrder(keys[order_id], arrival.order) for order_id, arrival in first.items() if order_id in keys]
-                refs = self._open_clearings(accepted)
+                accepted = [AcceptedOrder(keys[order_id], hashed.arrival.order) for order_id, hashed in first.items() if order_id in keys]
+                refs = self._opened(accepted)
                 _raise_watermarks(accepted)
             elsewhere = _stored_hashes(first.keys() - keys.keys())
-        held = {**hashes, **elsewhere}
-        repeats = [arrival for arrival in arrivals if arrival.order.order_id not in keys or first[arrival.order.order_id] is not arrival]
-        return _Stored([first[order_id].order for order_id in keys], refs, repeats, held)
+        repeats = [hashed for hashed in arrivals if hashed.order_id not in keys or first[hashed.order_id] is not hashed]
+        held = {order_id: hashed.order_hash for order_id, hashed in first.items()} | elsewhere
+        return _Stored([first[order_id].arrival.order for order_id in keys], refs, repeats, held)
+
+    def _opened(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
+        """Their clearings. The rows themselves were taken: whatever fails from here on is ours, unless the database is away."""
+        try:
+            return self._open_clearings(accepted)
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:
+            names = ", ".join(stored.order.order_id for stored in accepted[:3])
+            raise IntakeFault(f"{type(error).__name__}: {error} (opening {names})") from error
 
     def _after_commit(self, stored: "_Stored[Ref]") -> None:
         """Holds come before the publishing: an order that changed within its own batch isn't sent on its way first."""
@@ -181,17 +245,16 @@ class _Ingest(Generic[Ref]):
         for order in stored.accepted:
             metrics.observe(metrics.Stage.COUNTER_TO_ACCEPTED, now_ms - order.created_ms)
         for repeat in stored.repeats:
-            self._compare(repeat, stored.hashes)
+            self._compare(repeat, stored.held)
         if stored.refs and not self._published(stored.refs):
             self.result.unpublished += len(stored.refs)
 
-    def _compare(self, repeat: Arrival, hashes: dict[str, str]) -> None:
-        order_id = repeat.order.order_id
-        ours, theirs = hashes.get(order_id), canonical_hash(repeat.order)
+    def _compare(self, repeat: Hashed, held: dict[str, str]) -> None:
+        ours, theirs = held.get(repeat.order_id), repeat.order_hash
         if ours == theirs:
             self.result.known += 1
         else:
-            self._set_apart(Bad(CONTENTS_DIFFER, f"canonical hash {theirs}, ours is {ours}", order_id, repeat.origin))
+            self._set_apart(Bad(CONTENTS_DIFFER, f"canonical hash {theirs}, ours is {ours}", repeat.order_id, repeat.arrival.origin))
 
     def _set_apart(self, bad: Bad) -> None:
         """The message into quarantine and the hold onto the order's clearing, in one transaction; the same message again does neither."""
@@ -208,7 +271,7 @@ class _Ingest(Generic[Ref]):
         else:
             self.result.quarantined += new
         self.result.known += not new
-        if refused or bad.reason in {UNREADABLE, DATABASE_REFUSED}:
+        if refused or bad.reason in {UNREADABLE, DATABASE_REFUSED, INTERNAL_ERROR}:
             (self.result.bad if new else self.result.bad_before).add(bad.origin.place)
         if new:
             topic, partition, offset = bad.origin.place
@@ -227,18 +290,18 @@ class _Ingest(Generic[Ref]):
 class _Stored(Generic[Ref]):
     accepted: Sequence[NewOrder]
     refs: Sequence[Ref]
-    repeats: Sequence[Arrival]
-    hashes: dict[str, str]
+    repeats: Sequence[Hashed]
+    held: dict[str, str]  # canonical hashes by order id
 
 
-def _insert(first: dict[str, Arrival], hashes: dict[str, str], source: Source) -> dict[str, int]:
+def _insert(orders: Iterable[Hashed], source: Source) -> dict[str, int]:
     """Inserts what isn't there, in the order of its keys. Returns the new rows' primary keys by order id."""
     rows = [
         (
             *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
-            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, hashes[order.order_id], *arrival.origin.place),
+            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash, *arrival.origin.place),
         )
-        for arrival in first.values()
+        for arrival, order_hash in orders
         for order in (arrival.order,)
     ]
     with connection.cursor() as cursor:

@@ -131,8 +131,11 @@ def open_reader(servers: Sequence[str], topic: str, partition: int | None = None
 def _explained(topic: str) -> Iterator[None]:
     try:
         yield
-    except (kafka_errors.AuthorizationError, kafka_errors.SaslAuthenticationFailedError) as error:
+    except kafka_errors.AuthorizationError as error:
         raise LogNotReadable(f"Kafka refuses us: give our account the right to read {topic!r} ({type(error).__name__})") from error
+    except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError) as error:
+        fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+        raise LogNotReadable(f"Kafka refuses our credentials: {error}: {fix}") from error
     except BrokerNotTrusted as error:
         raise LogNotReadable(str(error)) from error
     except kafka_errors.OffsetOutOfRangeError as error:

@@ -1,12 +1,12 @@
 """Where messages that can't be read or aren't trusted are kept whole."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from django.db import connection
 from psycopg2.extras import execute_values
 
 from orders.arrivals import Bad
-from orders.models import Source
+from orders.models import Quarantined, Source
 
 DETAIL_LENGTH_MAX = 500
 
@@ -24,6 +24,13 @@ def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
     with connection.cursor() as cursor:
         rows = execute_values(cursor, _INSERT, [_values(first[key], source) for key in sorted(first)], page_size=len(first), fetch=True)
     return [first[row] for row in rows]
+
+
+def put_away_before(reason: str, order_ids: Collection[str]) -> set[str]:
+    """Those of the orders that lie in quarantine for this reason already, from wherever."""
+    if not order_ids:
+        return set()
+    return set(Quarantined.objects.filter(reason=reason, order_id__in=sorted(order_ids)).values_list("order_id", flat=True))
 
 
 def _values(bad: Bad, source: Source) -> tuple[object, ...]:

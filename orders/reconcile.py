@@ -20,7 +20,7 @@ from base.db import drop_broken_connection
 from base.fence import Fence, fenced, no_fence
 from orders.arrivals import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
 from orders.gaps import interface_origin
-from orders.ingest import IngestResult
+from orders.ingest import IngestResult, IntakeFault
 from orders.interface import CounterTables, InterfaceFailed, Position, Table
 from orders.mapping import Rules, stated_order_id
 from orders.models import ReconcileRun, SyncOrder
@@ -82,7 +82,7 @@ class Reconcile:
             for hour in _parts(window, HOUR_MS):
                 for minute in self._differing(run, hour):
                     self._compare(run, minute)
-        except (InterfaceFailed, DatabaseError) as error:
+        except (InterfaceFailed, IntakeFault, DatabaseError) as error:
             drop_broken_connection()
             run.error = str(error).strip()
         with fenced(self.fence):

@@ -29,6 +29,7 @@ PACKAGES = {"java": "default-jre-headless", "jar": "libzookeeper-java"}  # not `
 STANDALONE = "org.apache.zookeeper.server.ZooKeeperServerMain"
 MEMBER = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 TICK_MS = 250  # half of the shortest session; sessions end on whole ticks
+NO_FSYNC = "-Dzookeeper.forceSync=no"  # a test needn't outlive the machine, only processes
 START_SECONDS_MAX = 60.0
 CANT_RUN = 3
 
@@ -140,7 +141,7 @@ class ZooKeeper:
         (self.folder / "zoo.cfg").write_text("".join(f"{line}\n" for line in lines))
 
     def _command(self) -> Sequence[str]:
-        options = ["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        options = ["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", NO_FSYNC]
         classpath = f"{JAR}:{JARS / 'slf4j-simple.jar'}"
         return ["java", *options, "-cp", classpath, MEMBER if self._peers else STANDALONE, str(self.folder / "zoo.cfg")]
 

@@ -12,8 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from clearing.gateways import http
-from clearing.gateways.answers import read_result
-from clearing.gateways.errors import ClaimEnded, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
+from clearing.gateways.answers import read_answer, read_result
+from clearing.gateways.errors import Blocked, ClaimEnded, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.ports import CounterGateway, FundGateway, Gateways, TradingGateway
 from clearing.gateways.types import (
     Action,
@@ -34,6 +34,7 @@ __all__ = [
     "Action",
     "Adjusted",
     "Adjustment",
+    "Blocked",
     "ClaimEnded",
     "CounterGateway",
     "Counterparty",
@@ -55,6 +56,7 @@ __all__ = [
     "Transferred",
     "UnknownOutcome",
     "gateways",
+    "read_answer",
     "read_result",
 ]
 

@@ -122,6 +122,17 @@ def read_exchanged(stored: StoredRequest, body: bytes) -> Exchanged:
     return result
 
 
+def read_answer(stored: StoredRequest, body: bytes) -> Result:
+    """The 200 body that answers `stored`, whatever it asks for. Raises UnknownOutcome."""
+    match stored.action:
+        case Action.ADJUST:
+            return read_adjusted(stored, body)
+        case Action.TRANSFER:
+            return read_transferred(stored, body)
+        case Action.EXCHANGE:
+            return read_exchanged(stored, body)
+
+
 def read_result(action: Action, body: bytes) -> Result:
     """The result in a 200 body that was kept in the database. Raises UnknownOutcome."""
     match action:

@@ -2,18 +2,27 @@
 
     GatewayError
     ├── Retryable        surely not applied: send the same bytes again, later
+    │   └── Blocked      nothing was tried: the counterparty is paused, down, limited or full; costs the order nothing
     ├── Rejected         finally refused, and kept under the key: a person decides
     ├── UnknownOutcome   it may have been applied: ask for the key, and send the same bytes again only if it isn't known there
     ├── StillPending     accepted and being worked on: ask for the key, later
     ├── KeyReused        the key is known there with other bytes, which can't be: raise an alarm, and park
     └── ClaimEnded       no answer at all: our right to run the clearing is over, nothing was signed; put it down
 
-The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an `UnknownOutcome`.
+The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an `UnknownOutcome`. Which answer is which stands in
+`clearing/outcomes.py`.
 """
+
+from clearing.outcomes import Health
 
 
 class GatewayError(Exception):
-    """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail` is for people."""
+    """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail` is for people.
+
+    `health` is what the answer says of the counterparty itself.
+    """
+
+    health: Health = Health.WELL
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -28,6 +37,13 @@ class Retryable(GatewayError):  # noqa: N818 - named by the reaction, as all of 
         super().__init__(code, detail)
         self.retry_after_ms = retry_after_ms
         self.counted = counted
+
+
+class Blocked(Retryable):
+    """No call was made: `code` says what stands in its way, `retry_after_ms` for how long, where that is known."""
+
+    def __init__(self, code: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(code, retry_after_ms=retry_after_ms, counted=False)
 
 
 class Rejected(GatewayError):  # noqa: N818

@@ -1,28 +1,16 @@
-"""The counterparties over HTTP: what is sent, and what each answer is evidence of (docs/contracts/, design rule 7).
+"""The counterparties over HTTP: what is sent, and how an answer becomes what it is evidence of (docs/contracts/, design rule 7).
 
-================================================  ==============================================================
-what came                                         what it is
-================================================  ==============================================================
-no connection                                     Retryable
-timeout, broken connection, any 5xx, a status     UnknownOutcome
-or a body that the contract doesn't have
-200, 202                                          Done, StillPending
-400, 404, 410 with a code that the contract       Rejected; with any other code UnknownOutcome: the question for
-calls final                                       the key tells whether it was kept under it
-401 signature_stale                               surely not applied: signed anew, once, in place; then Retryable
-401, 403, 429                                     Retryable, no attempt counted; UnknownOutcome where libcurl may have
-                                                  sent twice, since the first sending may have been applied
-409 in_progress, 422 key_reused                   StillPending, KeyReused
-================================================  ==============================================================
+Which answer is evidence of what stands in `clearing/outcomes.py`. Here is what HTTP adds: a stale signature is made anew, once, in place; and
+where libcurl may have sent twice, what would say that nothing was applied says so of the second sending alone, and is unknown.
 """
 
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from django.conf import settings
@@ -40,17 +28,12 @@ from clearing.gateways.answers import (
     read_status,
     read_transferred,
 )
-from clearing.gateways.errors import GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
+from clearing.gateways.errors import Blocked, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.ports import Gateways
 from clearing.gateways.types import Adjusted, Counterparty, Done, Exchanged, Reader, SigningClock, StoredRequest, Transferred
+from clearing.outcomes import LOST, STALE, UNKNOWN_KEY, UNSENT, Health, Rule, rule_of
+from clearing.status import Outcome
 
-FINAL_CODES: Final[dict[int, frozenset[str]]] = {
-    400: frozenset({"invalid_request", "insufficient_funds", "order_unknown", "amount_invalid", "below_min_lot"}),
-    404: frozenset({"account_unknown"}),
-    410: frozenset({"contract_closed"}),
-}
-STALE: Final = "signature_stale"
-UNKNOWN_KEY: Final = "unknown_key"
 R = TypeVar("R")
 
 
@@ -101,26 +84,29 @@ class _HttpGateway(Generic[R]):
         try:
             answer = self._signed(clock, "POST", self.path, stored.body, headers)
         except NotSent as error:
-            raise Retryable(error.code, error.detail) from error
+            raise _error(rule_of(UNSENT, error.code), error.code, error.detail) from error
         except AnswerLost as error:
-            raise UnknownOutcome(error.code, error.detail) from error
+            raise _error(rule_of(LOST, error.code), error.code, error.detail) from error
         if answer.status == HTTPStatus.OK:
             return Done(answer.body, self.read(stored, answer.body))
         raise error_of(stored, answer)
 
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[R] | None:
-        """Asks for the key. None: not known, as of now. Raises Rejected, StillPending, UnknownOutcome or ClaimEnded."""
+        """Asks for the key. None: not known, as of now. Raises Rejected, StillPending, UnknownOutcome, Blocked or ClaimEnded."""
         try:
             answer = self._signed(clock, "GET", f"/v1/operations/{quote(stored.key, safe='')}")
-        except (NotSent, AnswerLost, Retryable) as error:
-            raise UnknownOutcome(error.code, error.detail) from error
+        except (NotSent, AnswerLost) as error:
+            raise _unanswered(error.code, error.detail, Health.FAILING) from error
+        except Blocked:
+            raise
+        except Retryable as error:
+            raise _unanswered(error.code, error.detail, error.health) from error
         if answer.status == HTTPStatus.OK:
             return self._stated(stored, answer.body)
         refusal = error_of(stored, answer)
         if answer.status == HTTPStatus.NOT_FOUND and refusal.code == UNKNOWN_KEY:
             return None
-        # whatever became of the question says nothing about the operation
-        raise UnknownOutcome(refusal.code, refusal.detail, retry_after_ms=_wait_ms(answer))
+        raise _unanswered(refusal.code, refusal.detail, refusal.health, retry_after_ms=_wait_ms(answer))
 
     def _signed(
         self,
@@ -138,13 +124,18 @@ class _HttpGateway(Generic[R]):
         with self._slot():
             started = time.monotonic()
             answer = send(self._limits.deadline_ms)
+            if not is_stale(answer):
+                return answer
             left_ms = self._limits.deadline_ms - int((time.monotonic() - started) * 1000)
-            return send(left_ms) if left_ms >= 1 and is_stale(answer) and not answer.sent_twice else answer
+            if left_ms >= 1 and not answer.sent_twice:
+                return send(left_ms)
+        # of a worker that stood still, say: no fresh signature was refused
+        raise UnknownOutcome(STALE) if answer.sent_twice else Retryable(STALE, counted=False)
 
     @contextmanager
     def _slot(self) -> Generator[None]:
         if not self._slots.acquire(timeout=self._limits.slot_wait_ms / 1000):
-            raise Retryable("counterparty_busy", counted=False)
+            raise Blocked("counterparty_busy")
         try:
             yield
         finally:
@@ -187,27 +178,38 @@ def error_of(stored: StoredRequest, answer: HttpAnswer) -> GatewayError:
             return _refusal(answer, read_problem(answer))
     except UnknownOutcome as unreadable:
         return UnknownOutcome(unreadable.code, f"{answer.status} {unreadable.detail}", retry_after_ms=_wait_ms(answer))
-    return UnknownOutcome(f"status_{answer.status}", repr(answer.body[:200]), retry_after_ms=_wait_ms(answer))
+    code = f"status_{answer.status}"
+    return _error(rule_of(answer.status, code), code, repr(answer.body[:200]), retry_after_ms=_wait_ms(answer))
 
 
 def _refusal(answer: HttpAnswer, problem: Problem) -> GatewayError:
-    match answer.status, problem.code:
-        case ((401 | 403 | 429), _):
-            return _turned_away(answer, problem)
-        case 409, "in_progress":
-            return StillPending(_wait_ms(answer))
-        case 422, "key_reused":
-            return KeyReused(problem.detail)
-        case status, code if code in FINAL_CODES.get(status, ()):
-            return Rejected(code, answer.body)
-        case _, code:
-            return UnknownOutcome(code, problem.detail, retry_after_ms=_wait_ms(answer))
+    rule = rule_of(answer.status, problem.code)
+    if answer.sent_twice and rule.outcome == Outcome.RETRYABLE:
+        rule = replace(rule, outcome=Outcome.UNKNOWN)  # the first sending may have been applied
+    return _error(rule, problem.code, problem.detail, retry_after_ms=_wait_ms(answer), body=answer.body)
 
 
-def _turned_away(answer: HttpAnswer, problem: Problem) -> GatewayError:
-    if answer.sent_twice:
-        return UnknownOutcome(problem.code, problem.detail, retry_after_ms=_wait_ms(answer))
-    return Retryable(problem.code, problem.detail, retry_after_ms=_wait_ms(answer), counted=False)
+def _error(rule: Rule, code: str, detail: str, *, retry_after_ms: int | None = None, body: bytes = b"") -> GatewayError:
+    """The error that the table's rule demands."""
+    error: GatewayError
+    match rule.outcome:
+        case Outcome.RETRYABLE:
+            error = Retryable(code, detail, retry_after_ms=retry_after_ms, counted=rule.counted)
+        case Outcome.REJECTED:
+            error = Rejected(code, body)
+        case Outcome.PENDING:
+            error = StillPending(retry_after_ms)
+        case _:
+            error = KeyReused(detail) if rule.parks else UnknownOutcome(code, detail, retry_after_ms=retry_after_ms)
+    error.health = rule.health
+    return error
+
+
+def _unanswered(code: str, detail: str, health: Health, *, retry_after_ms: int | None = None) -> UnknownOutcome:
+    """Whatever became of a question, it says nothing about the operation; of the counterparty it does."""
+    error = UnknownOutcome(code, detail, retry_after_ms=retry_after_ms)
+    error.health = health
+    return error
 
 
 def is_stale(answer: HttpAnswer) -> bool:

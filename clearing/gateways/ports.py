@@ -14,7 +14,7 @@ class CounterGateway(Protocol):
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted] | None:
         """Asks for the key. None: not known, as of now.
 
-        Raises Rejected, StillPending or ClaimEnded, and UnknownOutcome when the question got no usable answer, whatever the reason.
+        Raises Rejected, StillPending, Blocked or ClaimEnded, and UnknownOutcome when the question got no usable answer, whatever the reason.
         """
         ...
 
@@ -58,7 +58,7 @@ class Gateways:
                 return self.trading.exchange(stored, clock)
 
     def ask(self, stored: StoredRequest, clock: SigningClock) -> Done[Result] | None:
-        """What the counterparty knows of the key. None: nothing, as of now. Raises Rejected, StillPending, UnknownOutcome or ClaimEnded."""
+        """What the counterparty knows of the key. None: nothing, as of now. Raises a GatewayError but Retryable (Blocked it may)."""
         match stored.action:
             case Action.ADJUST:
                 return self.counter.status(stored, clock)

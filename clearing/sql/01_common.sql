@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION clearing_note(
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, reason, actor)
-    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 150));
+    VALUES (p_id, p_from, p_to, p_step, p_epoch, left(p_reason, 200), left(p_actor, 330));
 END
 $$;
 
@@ -29,6 +29,11 @@ $$;
 
 CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT timestamptz 'epoch' + p_ms * interval '1 millisecond'
+$$;
+
+-- The queue of a clearing: its lane's, or -1 for one that was being run when its worker died, three times: it runs alone.
+CREATE OR REPLACE FUNCTION clearing_route(p_deaths int, p_lane int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_deaths >= 3 THEN -1 ELSE p_lane END
 $$;
 
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
@@ -54,7 +59,7 @@ BEGIN
     UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, broker_generation = p_generation
         WHERE id = v.id AND state = 'waiting';
     PERFORM clearing_note(v.id, 'waiting', 'queued', v.step, v.epoch + 1, '', p_actor);
-    RETURN NEXT ROW(v.id, v.epoch + 1, v.step, v.lane, clearing_ms(v_now))::clearing_ref;
+    RETURN NEXT ROW(v.id, v.epoch + 1, v.step, clearing_route(v.deaths, v.lane), clearing_ms(v_now))::clearing_ref;
 END
 $$;
 

@@ -6,36 +6,54 @@ CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text, p_restored boolean
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
-    v_users text[];
     v_user text;
-    v_ids bigint[];
+    v_behind text[];
+    v_queued clearing_ref[];
+    v_now timestamptz;
     v_restored_through bigint := (SELECT max(through_ms) FROM clearing_restorepoint);
 BEGIN
-    SELECT array_agg(DISTINCT o.user_id) INTO v_users FROM orders_syncorder o WHERE o.id = ANY (p_orders);
-    PERFORM clearing_lock_lanes(v_users);
-    WITH opened AS (
-        INSERT INTO clearing_clearing (order_id, user_id, contract_id, created_ms, shard, sequence, flow, lane, restored)
-        SELECT o.id, o.user_id, o.contract_id, o.created_ms, o.shard, o.sequence, p_flow, a.lane,
-            p_restored OR coalesce(o.created_ms <= v_restored_through, false)
-        FROM unnest(p_orders, p_lanes) AS a (id, lane) JOIN orders_syncorder o ON o.id = a.id
-        RETURNING id, order_id, created_ms, restored
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM orders_syncorder WHERE id = ANY (p_orders)));
+    v_now := service_now();
+    -- Of a lane where nothing is unfinished the oldest new order is written down as queued, as clearing_promote would have it: one version of its row
+    -- instead of two, which is most of what accepting costs. Each question is a subquery of its own: whatever the statistics were when this was
+    -- planned, it is answered from its partial index.
+    WITH found AS (
+        SELECT o.*, a.lane, a.key, a.request, p_restored OR coalesce(o.created_ms <= v_restored_through, false) AS restored,
+            (SELECT true FROM clearing_clearing c
+                WHERE c.user_id = o.user_id AND c.state IN ('queued', 'running', 'retrying', 'pending', 'unknown') LIMIT 1) IS NOT NULL AS is_active,
+            (SELECT true FROM clearing_clearing c WHERE c.user_id = o.user_id AND c.state = 'waiting' LIMIT 1) IS NOT NULL
+                OR (SELECT true FROM clearing_clearing c WHERE c.user_id = o.user_id AND c.state = 'parked' LIMIT 1) IS NOT NULL AS is_behind
+        FROM unnest(p_orders, p_lanes, p_keys, p_requests) AS a (id, lane, key, request) JOIN orders_syncorder o ON o.id = a.id
+    ), placed AS (
+        SELECT *, NOT is_active AND NOT is_behind AND row_number() OVER (PARTITION BY user_id ORDER BY created_ms, shard, sequence, id) = 1 AS is_head
+        FROM found
+    ), opened AS (
+        INSERT INTO clearing_clearing (order_id, user_id, contract_id, created_ms, shard, sequence, flow, lane, restored,
+            state, epoch, queued_at, broker_generation)
+        SELECT id, user_id, contract_id, created_ms, shard, sequence, p_flow, lane, restored,
+            CASE WHEN is_head THEN 'queued' ELSE 'waiting' END, is_head::int, CASE WHEN is_head THEN v_now END, CASE WHEN is_head THEN p_generation ELSE '' END
+        FROM placed ORDER BY id
+        RETURNING id, order_id, created_ms, restored, state, epoch, step, lane
     ), planned AS (
         INSERT INTO clearing_operation (clearing_id, step, counterparty, action, key, request, state, first_sent_at)
         SELECT c.id, 1, 'counter', 'adjust', a.key, a.request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
             CASE WHEN c.restored THEN clearing_moment(c.created_ms) END
-        FROM unnest(p_orders, p_keys, p_requests) AS a (id, key, request) JOIN opened c ON c.order_id = a.id
+        FROM opened c JOIN found a ON a.id = c.order_id
     ), noted AS (
         INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, actor)
-        SELECT id, '', 'waiting', 1, 0, p_actor FROM opened
+        SELECT id, '', 'waiting', 1, 0, p_actor FROM opened UNION ALL SELECT id, 'waiting', 'queued', 1, 1, p_actor FROM opened WHERE state = 'queued'
     )
-    SELECT array_agg(id) INTO v_ids FROM opened;
+    SELECT (SELECT array_agg(ROW(id, epoch, step, lane, clearing_ms(v_now))::clearing_ref) FROM opened WHERE state = 'queued'),
+        ARRAY(SELECT DISTINCT user_id FROM placed WHERE is_behind AND NOT is_active ORDER BY user_id)
+        INTO v_queued, v_behind;
     -- late: older than an order of its user that has already started
     UPDATE orders_syncorder o SET late = true FROM clearing_clearing c
         WHERE o.id = ANY (p_orders) AND c.order_id = o.id AND EXISTS (
             SELECT FROM clearing_clearing s
             WHERE s.user_id = c.user_id AND s.created_ms >= c.created_ms AND s.started_at IS NOT NULL
                 AND (s.created_ms, s.shard, s.sequence) > (c.created_ms, c.shard, c.sequence));
-    FOREACH v_user IN ARRAY v_users LOOP
+    RETURN QUERY SELECT * FROM unnest(v_queued);
+    FOREACH v_user IN ARRAY v_behind LOOP
         RETURN QUERY SELECT * FROM clearing_promote(v_user, p_actor, p_generation);
     END LOOP;
 END
@@ -56,7 +74,9 @@ BEGIN
     END IF;
     PERFORM clearing_lock_lanes(ARRAY[v.user_id]);
     SELECT * INTO v FROM clearing_clearing WHERE id = v.id FOR UPDATE;
-    UPDATE clearing_clearing SET hold_code = p_code WHERE id = v.id; -- changed_at of a running one is when its operation began
+    UPDATE clearing_clearing SET hold_code = p_code, held_at = v_now, -- changed_at of a running one is when its operation began
+            error_code = CASE WHEN state = 'parked' AND error_code = hold_code THEN p_code ELSE error_code END
+        WHERE id = v.id;
     IF v.state IN ('waiting', 'queued', 'retrying') AND (SELECT o.state = 'planned' FROM clearing_operation o
             WHERE o.clearing_id = v.id AND o.step = v.step ORDER BY o.part DESC, o.revision DESC LIMIT 1) THEN
         UPDATE clearing_clearing SET state = 'parked', error_code = p_code, due_at = NULL, changed_at = v_now WHERE id = v.id;

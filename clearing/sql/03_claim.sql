@@ -1,6 +1,7 @@
--- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now.
-CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8)
-RETURNS SETOF clearing_work LANGUAGE plpgsql AS $$
+-- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now; or it is one
+-- that runs alone, and the worker (p_alone) isn't the one for that.
+CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
+RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
     o clearing_operation;
@@ -9,8 +10,8 @@ DECLARE
     v_exchanges bytea[];
 BEGIN
     UPDATE clearing_clearing SET state = 'running', claimed_by = p_worker, claimed_until = v_now + p_claim_seconds * interval '1 second',
-            started_at = coalesce(started_at, v_now), changed_at = v_now, due_at = NULL
-        WHERE id = p_id AND state = 'queued' AND epoch = p_epoch
+            started_at = coalesce(started_at, v_now), changed_at = v_now, due_at = NULL, waits_for = ''
+        WHERE id = p_id AND state = 'queued' AND epoch = p_epoch AND (p_alone OR clearing_route(deaths, lane) >= 0)
         RETURNING * INTO c;
     IF NOT FOUND THEN
         RETURN;
@@ -29,6 +30,7 @@ BEGIN
     RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
         o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(v_now), clearing_ms(c.claimed_until),
         clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
-        c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code)::clearing_work;
+        c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code,
+        CASE WHEN c.tries > 0 THEN extract(epoch FROM v_now - c.tried_since) END)::clearing_work_2;
 END
 $$;

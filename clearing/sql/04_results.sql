@@ -2,12 +2,12 @@
 -- look whether they did it themselves (an epoch has one claim, so its next operation, or its end, can only be ours).
 
 -- Step done, the next operation written down. With p_in_place the claim goes on to it (running -> running); without, the rest is queued for
--- the broker (running -> queued). With a hold set it parks before its next step. `outcome` is running, queued, parked or lost; a lost claim
--- changes nothing, its attempt is appended all the same.
+-- the broker (running -> queued). With a hold set, or with p_parks, it parks before its next step. `outcome` is running, queued, parked or lost;
+-- a lost claim changes nothing, its attempt is appended all the same.
 CREATE OR REPLACE FUNCTION clearing_step_done(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea,
-    p_in_place boolean, p_claim_seconds float8, p_generation text
+    p_in_place boolean, p_claim_seconds float8, p_generation text, p_parks text
 ) RETURNS TABLE (
     outcome text, operation_id bigint, now_ms bigint, claimed_until_ms bigint, sent_seconds_ago float8, ref clearing_ref, next clearing_ref
 ) LANGUAGE plpgsql AS $$
@@ -28,19 +28,24 @@ BEGIN
                 extract(epoch FROM service_now() - v_sent)::float8, NULL::clearing_ref, NULL::clearing_ref;
             RETURN;
         END IF;
+        IF v_operation IS NOT NULL AND c.state = 'parked' AND c.epoch = p_epoch AND c.step = p_step THEN
+            SELECT * INTO v_next FROM clearing_queued_of(p_user);
+            RETURN QUERY SELECT 'parked', v_operation, clearing_ms(service_now()), NULL::bigint, NULL::float8, NULL::clearing_ref, v_next;
+            RETURN;
+        END IF;
         IF v_operation IS NOT NULL OR c.state <> 'running' OR c.epoch <> p_epoch THEN
             PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, 'done', '', '', p_response);
             RETURN QUERY SELECT 'lost', NULL::bigint, clearing_ms(service_now()), NULL::bigint, NULL::float8, NULL::clearing_ref, NULL::clearing_ref;
             RETURN;
         END IF;
-        v_state := CASE WHEN c.hold_code <> '' THEN 'parked' WHEN p_in_place THEN 'running' ELSE 'queued' END;
+        v_state := CASE WHEN c.hold_code <> '' OR p_parks <> '' THEN 'parked' WHEN p_in_place THEN 'running' ELSE 'queued' END;
         IF v_state = 'parked' THEN
             PERFORM clearing_lock_lanes(ARRAY[p_user]);
         END IF;
         v_now := service_now();
-        UPDATE clearing_clearing SET state = v_state, step = p_step, attempts = 0, tries = 0, changed_at = v_now, sends = 0,
+        UPDATE clearing_clearing SET state = v_state, step = p_step, attempts = 0, tries = 0, deaths = 0, changed_at = v_now, sends = 0,
                 epoch = CASE WHEN v_state = 'queued' THEN p_epoch + 1 ELSE p_epoch END,
-                error_code = CASE WHEN v_state = 'parked' THEN hold_code ELSE '' END,
+                error_code = CASE WHEN v_state = 'parked' THEN coalesce(nullif(hold_code, ''), p_parks) ELSE '' END,
                 claimed_until = CASE WHEN v_state = 'running' THEN v_now + p_claim_seconds * interval '1 second' END,
                 claimed_by = CASE WHEN v_state = 'running' THEN claimed_by ELSE '' END,
                 queued_at = CASE WHEN v_state = 'queued' THEN v_now ELSE queued_at END,
@@ -63,7 +68,7 @@ BEGIN
     ELSIF v_state = 'queued' THEN
         PERFORM clearing_note(p_id, 'running', 'queued', p_step, c.epoch, 'handed back', p_worker);
     ELSE
-        PERFORM clearing_note(p_id, 'running', 'parked', p_step, c.epoch, c.hold_code, p_worker);
+        PERFORM clearing_note(p_id, 'running', 'parked', p_step, c.epoch, c.error_code, p_worker);
         SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     END IF;
     RETURN QUERY SELECT v_state, v_operation, clearing_ms(v_now), clearing_ms(c.claimed_until), extract(epoch FROM v_now - v_sent)::float8,
@@ -72,8 +77,11 @@ END
 $$;
 
 -- Whom a transaction of ours, whose answer was lost, has queued for the user: publishing it once more is harmless.
-CREATE OR REPLACE FUNCTION clearing_queued_of(p_user text) RETURNS SETOF clearing_ref LANGUAGE sql STABLE AS $$
-    SELECT id, epoch, step::int, lane::int, clearing_ms(queued_at) FROM clearing_clearing WHERE user_id = p_user AND state = 'queued'
+CREATE OR REPLACE FUNCTION clearing_queued_of(p_user text) RETURNS SETOF clearing_ref LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY SELECT c.id, c.epoch, c.step::int, clearing_route(c.deaths, c.lane), clearing_ms(c.queued_at)
+        FROM clearing_clearing c WHERE c.user_id = p_user AND c.state = 'queued';
+END
 $$;
 
 -- The last operation is confirmed: the order is cleared and the user's next one queued, in one transaction under the lane's lock.
@@ -89,7 +97,7 @@ BEGIN
     PERFORM clearing_lock_lanes(ARRAY[p_user]);
     v_now := service_now();
     UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, cleared_at = v_now, changed_at = v_now, claimed_until = NULL,
-            claimed_by = '', error_code = '', attempts = 0, tries = 0
+            claimed_by = '', error_code = '', attempts = 0, tries = 0, deaths = 0
         WHERE c.id = p_id AND c.state = 'running' AND c.step = 4 AND c.epoch = p_epoch
         RETURNING c.hold_code INTO v_hold;
     IF NOT FOUND THEN
@@ -115,7 +123,8 @@ $$;
 
 -- An attempt that didn't end in "done": the clearing becomes retrying, pending, unknown or parked. Evidence adds up: "retrying" needs every
 -- attempt of the operation to have surely failed, otherwise it becomes unknown (design, rule 7). A parked order steps aside.
--- `outcome` is the state that it got, or lost.
+-- `outcome` is the state that it got, or lost. Without p_outcome nothing was tried, since something stood in the way (p_code): no attempt is
+-- appended and nothing counted.
 CREATE OR REPLACE FUNCTION clearing_settle(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea, p_state text, p_operation_state text, p_due_ms float8, p_counted int, p_generation text
@@ -137,7 +146,11 @@ BEGIN
         v_state := CASE WHEN p_state = 'retrying' THEN 'unknown' ELSE p_state END;
     END IF;
     UPDATE clearing_clearing SET state = v_state, error_code = p_code, changed_at = v_now, claimed_until = NULL, claimed_by = '',
-            attempts = attempts + p_counted, tries = tries + 1, due_at = CASE WHEN v_state = 'parked' THEN NULL ELSE v_now + p_due_ms * interval '1 millisecond' END
+            attempts = attempts + p_counted, tries = tries + (p_outcome IS NOT NULL)::int,
+            tried_since = CASE WHEN tries > 0 OR p_outcome IS NULL THEN tried_since ELSE v_now - p_sent_ms_ago * interval '1 millisecond' END,
+            deaths = CASE WHEN p_outcome IS NULL THEN deaths ELSE 0 END, -- its worker lives
+            waits_for = CASE WHEN v_state = 'parked' THEN '' ELSE (SELECT o.counterparty || ':' || o.step FROM clearing_operation o WHERE o.id = p_operation) END,
+            due_at = CASE WHEN v_state = 'parked' THEN NULL ELSE v_now + p_due_ms * interval '1 millisecond' END
         WHERE id = p_id AND state = 'running' AND epoch = p_epoch
             AND EXISTS ( -- its step still, and not one that this claim has already confirmed
                 SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.step = clearing_clearing.step AND o.state <> 'done')
@@ -148,17 +161,22 @@ BEGIN
             SELECT * INTO v_next FROM clearing_queued_of(p_user);
             RETURN QUERY SELECT v_state, v_next;
         ELSE
-            PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago,
-                p_outcome, p_code, p_detail, p_response);
+            IF p_outcome IS NOT NULL THEN
+                PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago,
+                    p_outcome, p_code, p_detail, p_response);
+            END IF;
             RETURN QUERY SELECT 'lost', NULL::clearing_ref;
         END IF;
         RETURN;
     END IF;
-    PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, p_outcome, p_code, p_detail, p_response);
+    IF p_outcome IS NOT NULL THEN
+        PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago,
+            p_outcome, p_code, p_detail, p_response);
+    END IF;
     UPDATE clearing_operation SET state = v_operation_state, error_code = p_code,
             response = CASE WHEN v_operation_state IN ('rejected', 'done') THEN p_response ELSE response END,
             done_at = CASE WHEN v_operation_state = 'done' THEN v_now END,
-            first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
+            first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked AND p_outcome IS NOT NULL THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
         WHERE id = p_operation;
     PERFORM clearing_note(p_id, 'running', v_state, c.step, p_epoch, p_code, p_worker); -- to: retrying pending unknown parked
     IF v_state = 'parked' THEN

@@ -1,34 +1,39 @@
 -- Takes back expired claims and queues what is due. The caller picked the candidates without locks; here lane locks come first, then each
 -- row's conditional UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so, and it is asked for
--- first. What is held parks instead, unless something may still be under way.
-CREATE OR REPLACE FUNCTION clearing_requeue(p_ids bigint[], p_actor text, p_generation text)
-RETURNS TABLE (found_state text, ref clearing_ref) LANGUAGE plpgsql AS $$
+-- first. What is held parks instead, unless something may still be under way. A death of the worker counts against the clearing that it was
+-- running; after three it runs alone, and one more parks it as poison. Returns the state that each was found in, and whom to publish; for one that
+-- parks also its order and why.
+CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
+RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
     o clearing_operation;
     v_now timestamptz;
     v_next clearing_ref;
+    v_died boolean; -- its worker, and not by our hand: it never beat again
+    v_parks text;
+    v_deaths int;
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = ANY (p_ids)));
     FOR c IN SELECT * FROM clearing_clearing WHERE id = ANY (p_ids) ORDER BY id LOOP
         v_now := service_now();
         SELECT * INTO STRICT o FROM clearing_operation
             WHERE clearing_id = c.id AND step = c.step ORDER BY part DESC, revision DESC LIMIT 1;
-        IF c.hold_code <> '' AND c.state = 'retrying' AND o.state = 'planned' THEN
-            UPDATE clearing_clearing SET state = 'parked', error_code = c.hold_code, due_at = NULL, changed_at = v_now
-                WHERE id = c.id AND state = 'retrying' AND epoch = c.epoch;
-            IF FOUND THEN
-                PERFORM clearing_note(c.id, 'retrying', 'parked', c.step, c.epoch, c.hold_code, p_actor);
-                SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
-                RETURN QUERY SELECT c.state::text, v_next WHERE v_next.id IS NOT NULL;
-            END IF;
-            CONTINUE;
-        END IF;
-        UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, claimed_until = NULL,
-                claimed_by = '', due_at = NULL, broker_generation = p_generation
+        v_died := c.state = 'running' AND EXISTS (SELECT FROM base_incarnation i WHERE i.name = c.claimed_by AND i."end" = 'dead');
+        v_parks := CASE WHEN c.hold_code <> '' AND c.state = 'retrying' AND o.state = 'planned' THEN c.hold_code
+            WHEN v_died AND clearing_route(c.deaths, c.lane) < 0 THEN 'poison' ELSE '' END;
+        v_deaths := c.deaths + v_died::int;
+        UPDATE clearing_clearing SET changed_at = v_now, claimed_until = NULL, claimed_by = '', due_at = NULL, deaths = v_deaths,
+                state = CASE WHEN v_parks <> '' THEN 'parked' ELSE 'queued' END,
+                error_code = CASE WHEN v_parks <> '' THEN v_parks ELSE error_code END,
+                waits_for = CASE WHEN v_parks <> '' THEN '' ELSE waits_for END,
+                epoch = CASE WHEN v_parks <> '' THEN epoch ELSE epoch + 1 END,
+                queued_at = CASE WHEN v_parks <> '' THEN queued_at ELSE v_now END, sends = 0,
+                broker_generation = CASE WHEN v_parks <> '' THEN broker_generation ELSE p_generation END
             WHERE id = c.id AND epoch = c.epoch AND state = c.state
                 AND ((state = 'running' AND (claimed_until < v_now OR EXISTS (
-                        SELECT FROM base_incarnation i WHERE i.name = claimed_by AND i.ended_at IS NOT NULL))) OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
+                        SELECT FROM base_incarnation i WHERE i.name = claimed_by AND i.ended_at IS NOT NULL)))
+                    OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
             -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept
@@ -36,22 +41,31 @@ BEGIN
                 'lost', 'claim_lost', '', NULL);
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
         END IF;
+        IF v_parks <> '' THEN
+            PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_parks, p_actor); -- from: running retrying
+            SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
+            RETURN QUERY SELECT c.state::text, s.order_id::text, v_parks, v_next FROM orders_syncorder s WHERE s.id = c.order_id;
+            CONTINUE;
+        END IF;
         PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1, -- from: running retrying pending unknown
-            CASE c.state WHEN 'running' THEN 'claim lost' ELSE 'due' END, p_actor);
-        RETURN QUERY SELECT c.state::text, ROW(c.id, c.epoch + 1, c.step, c.lane, clearing_ms(v_now))::clearing_ref;
+            CASE WHEN c.state <> 'running' THEN 'due' WHEN v_died THEN 'worker died' ELSE 'claim lost' END, p_actor);
+        RETURN QUERY SELECT c.state::text, '', '', ROW(c.id, c.epoch + 1, c.step, clearing_route(v_deaths, c.lane), clearing_ms(v_now))::clearing_ref;
     END LOOP;
 END
 $$;
 
 -- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each time by the caller's choice of candidates.
-CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
     WITH gone AS ( -- locked in one order, so that two sweeps at once don't wait for each other
         SELECT c.id FROM clearing_clearing c JOIN unnest(p_ids, p_epochs) AS a (id, epoch) ON c.id = a.id AND c.epoch = a.epoch
         WHERE c.state = 'queued' ORDER BY c.id FOR UPDATE OF c
     )
     UPDATE clearing_clearing c SET queued_at = service_now(), sends = least(c.sends + 1, 30), broker_generation = p_generation
     FROM gone WHERE c.id = gone.id
-    RETURNING c.id, c.epoch, c.step::int, c.lane::int, clearing_ms(c.queued_at)
+    RETURNING c.id, c.epoch, c.step::int, clearing_route(c.deaths, c.lane), clearing_ms(c.queued_at);
+END
 $$;
 
 -- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is part of every transaction that ends an order.

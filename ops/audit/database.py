@@ -21,12 +21,13 @@ PROMOTED_SQL = """
 """
 PARKED_SQL = """
     SELECT clearing_id, to_state = 'parked', extract(epoch FROM at) * 1000 FROM clearing_statuschange
-    WHERE to_state = 'parked' OR (from_state = 'parked' AND to_state <> 'voided') ORDER BY id
+    WHERE (to_state = 'parked') <> (from_state = 'parked') ORDER BY id
 """
 STATEMENT_SECONDS_MAX = 60  # an audit reads everything; it is run by hand, on stacks of a sandbox
 LIMITS_SQL = "SELECT set_config('statement_timeout', %s, true), set_config('transaction_timeout', '0', true)"
-CLEARED_SQL = """
-    SELECT count(*) FROM orders_syncorder o JOIN clearing_clearing c ON c.order_id = o.id WHERE c.state = 'cleared' AND o.order_id = ANY (%s)
+ENDED_SQL = """
+    SELECT count(*) FROM orders_syncorder o JOIN clearing_clearing c ON c.order_id = o.id
+    WHERE c.state IN ('cleared', 'voided') AND o.order_id = ANY (%s)
 """
 Span = tuple[float, float | None]
 
@@ -44,10 +45,10 @@ def read_orders() -> dict[str, Held]:
         return {row[1]: _held(row, promoted, parked) for row in cursor.fetchall()}
 
 
-def count_cleared(order_ids: Sequence[str]) -> int:
-    """How many of these orders are cleared. Raises django.db.DatabaseError."""
+def count_ended(order_ids: Sequence[str]) -> int:
+    """How many of these orders are cleared, or were voided by people. Raises django.db.DatabaseError."""
     with connection.cursor() as cursor:
-        cursor.execute(CLEARED_SQL, [list(order_ids)])
+        cursor.execute(ENDED_SQL, [list(order_ids)])
         return int((cursor.fetchone() or (0,))[0])
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 KEY = re.compile(r"(?P<order_id>.+?):(?P<step>[1-4])(?:\.(?P<part>\d+))?(?::r\d+)?")
+VOIDED = "voided"
 Residue = Mapping[tuple[str, str], Decimal]  # (account, asset) → amount; zeros left out
 
 
@@ -62,6 +63,10 @@ class Held:
     def parked_at(self, moment: float) -> bool:
         """Whether it was parked at that time."""
         return any(since <= moment and (until is None or moment <= until) for since, until in self.parked)
+
+    def voided_by(self, moment: float) -> bool:
+        """Whether people had closed it by then; a void ends the last time that it was parked."""
+        return self.state == VOIDED and bool(self.parked) and moment >= (self.parked[-1][1] or self.parked[-1][0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,8 @@ def _passes(younger: Held, older: Held, began: Mapping[str, float], lane: Sequen
 
 
 def _steps_aside(order: Held, moment: float, lane: Sequence[Held]) -> bool:
-    """It was parked then, or waited behind a parked order of its contract."""
-    if order.parked_at(moment):
+    """It was parked then or voided by then, or waited behind a parked order of its contract."""
+    if order.parked_at(moment) or order.voided_by(moment):
         return True
     siblings = (other for other in lane if other.contract_id == order.contract_id and other is not order)
     return any(other.parked_at(moment) and (other.started_ms is not None or other.place < order.place) for other in siblings)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from ops.audit.facts import Books, Effect
+from ops.audit.facts import VOIDED, Books, Effect
 from ops.audit.lanes import out_of_order
 from ops.audit.steps import by_order, doubled, faults_of, total_slippage
 
@@ -49,9 +49,14 @@ class Report:
         return self.balanced and not (self.missing or self.unplaced or self.doubled or self.out_of_order or self.broken)
 
     @property
+    def voided(self) -> int:
+        """How many orders people closed without clearing them."""
+        return self.by_state.get(VOIDED, 0)
+
+    @property
     def all_cleared(self) -> bool:
-        """Every placed order has been cleared."""
-        return self.cleared >= self.placed
+        """Every placed order has been cleared, but for those that people voided."""
+        return self.cleared + self.voided >= self.placed
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`: amounts as text, examples cut, with the verdict."""

@@ -26,13 +26,13 @@ def run_audit(*, wait_seconds: float = 0.0, on_wait: Callable[[int, int], None] 
 
 
 def await_cleared(reader: SandboxReader, deadline: float, on_wait: Callable[[int, int], None]) -> bool:
-    """Polls until all that is placed is cleared; False when the time is up."""
+    """Polls until all that is placed is cleared, or voided by people; False when the time is up."""
     placed, position = reader.orders()
     order_ids = [order.order_id for order in placed]
     while True:
-        cleared = database.count_cleared(order_ids)
-        on_wait(cleared, len(order_ids))
-        if cleared >= len(order_ids):
+        ended = database.count_ended(order_ids)
+        on_wait(ended, len(order_ids))
+        if ended >= len(order_ids):
             return True
         if monotonic() >= deadline:
             return False

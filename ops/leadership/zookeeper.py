@@ -118,7 +118,7 @@ class ZooKeeperCandidate(Candidate):
     # --- The place in the queue -------------------------------------------------------------------------------------------------
     def _enter(self, client: KazooClient) -> None:
         """Finds our node of this session, or makes one."""
-        self._make_folder(client)
+        self._make_nodes(client)
         mine = [node for node in self._get(client.get_children_async(self._folder)) if node.startswith(self._prefix)]
         for node in sorted(mine, key=_sequence):
             if not self._node and self._is_of_this_session(client, node):
@@ -130,10 +130,10 @@ class ZooKeeperCandidate(Candidate):
             made = self._get(client.create_async(path, self.name.encode(), ephemeral=True, sequence=True))
             self._node = made.rpartition("/")[2]
 
-    def _make_folder(self, client: KazooClient) -> None:
-        path = ""
-        for name in self._folder.strip("/").split("/"):
-            path = f"{path}/{name}"
+    def _make_nodes(self, client: KazooClient) -> None:
+        names = self._folder.strip("/").split("/")
+        folders = ["/" + "/".join(names[: depth + 1]) for depth in range(len(names))]
+        for path in (*folders, self._address.path(HANDED_OVER)):
             with contextlib.suppress(NodeExistsError):
                 if self._get(client.exists_async(path)) is None:
                     self._get(client.create_async(path))
@@ -170,8 +170,9 @@ class ZooKeeperCandidate(Candidate):
         if self._elected_at is None:
             self._elected_at = asked_at
         try:
+            confirmation = client.set_async(f"{self._folder}/{self._node}", self.name.encode())
             current = fence.current()
-            self._get(client.set_async(f"{self._folder}/{self._node}", self.name.encode()))
+            self._get(confirmation)
             self._take_term(current, asked_at, self._why(client, current))
         except DatabaseError:
             if asked_at - self._elected_at > 2 * self._seconds:
@@ -225,17 +226,12 @@ class ZooKeeperCandidate(Candidate):
         if client is None or not node or not client.connected:
             return
         self._node = ""
-        if self._term is not None:
-            self._note_hand_over(client, self._term)
-        self._delete(client, node)
-
-    def _note_hand_over(self, client: KazooClient, term: int) -> None:
-        """For the page that says why: the next leader reads it."""
-        path, value = self._address.path(HANDED_OVER), str(term).encode()
-        try:
-            self._get(client.set_async(path, value))
-        except NoNodeError:
-            self._get(client.create_async(path, value))
+        term = self._term or max(self._given_up, default=0)
+        leaving = client.transaction()  # with the reason, which the next leader reads
+        leaving.set_data(self._address.path(HANDED_OVER), str(term).encode())
+        leaving.delete(f"{self._folder}/{node}")
+        if any(isinstance(each, Exception) for each in self._get(leaving.commit_async())):
+            self._delete(client, node)
 
     def _close(self) -> None:
         client, self._client = self._client, None

@@ -52,11 +52,12 @@ def asked(database_url: str) -> int:
 def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, tmp_path: Path) -> None:
     database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
     before_the_backup = datetime.now(UTC) - timedelta(seconds=30)
-    with service.placing(240, users=20, rate=60):
+    with service.placing(120, users=20, rate=60):
         wait_until(lambda: service.cleared() > 0)
         postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
+    service.place(120, users=20, rate=60, seed=2)  # these the backup surely doesn't hold
     service.audit()
-    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "beat")
+    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "worker-suspects", "beat")
     restore(database_url, backup)
 
     marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)
@@ -71,6 +72,22 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
     assert marked["through_ms"] > before_the_backup.timestamp() * 1000
     assert asked(database_url) > 0
     service.manage("reconcile", "--hours=1")
+
+
+def test_a_restore_point_that_the_backup_holds_is_not_this_restore_s(service: LiveService, tmp_path: Path) -> None:
+    database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
+    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "beat")
+    service.manage("mark_restored", "--reason=an earlier restore")
+    postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
+    restore(database_url, backup)
+
+    refused = service.manage("replay", "--order-id=NONE", "--restored", check=False)
+    service.manage("mark_restored", "--reason=this restore")
+    taken = service.manage("replay", "--order-id=NONE", "--restored", check=False)
+    service.manage("stack", "services", "up")
+
+    assert (refused.returncode, taken.returncode) == (2, 1)  # 1: no such order
+    assert "mark_restored" in refused.stderr
 
 
 def test_nothing_is_marked_while_a_process_works_on_the_database(service: LiveService) -> None:

@@ -142,6 +142,18 @@ class TestPages:
         assert {tile.title: tile.value for tile in shown.tiles}["parked"] == str(Clearing.objects.filter(state="parked").count())
         assert len(shown.parked) > 0
 
+    def test_the_front_page_shows_how_far_each_shard_is_known(self, viewer: Client) -> None:
+        now_ms = int(time.time() * 1000)
+        Watermark.objects.create(shard=2, newest_ms=now_ms - 5_000, scanned_through_ms=now_ms - 300_000, found_by_gap=1_234)
+        Watermark.objects.create(shard=3, found_by_gap=0)
+
+        page = viewer.get("/admin/")
+        shards = {shard.number: shard for shard in page.context["overview"].shards}
+
+        assert (shards[2].compared, shards[2].found_by_gap, shards[2].danger) == ("5 min", "1,234", True)
+        assert (shards[3].newest, shards[3].compared) == ("-", "-")
+        assert "1,234" in page.content.decode()
+
 
 class TestCost:
     def test_a_list_asks_the_same_for_five_rows_and_for_fifty(self, viewer: Client) -> None:

@@ -14,11 +14,12 @@ from clearing import broker, pipeline, store
 from clearing.flows import CURRENT_FLOW, Planned, after
 from clearing.gateways import Action, Exchanged, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions import NotRetryable, retry_by_hand
+from clearing.interventions import retry_by_hand
 from clearing.models import Attempt, Clearing
 from clearing.retry import WISH_MS_MAX, Backoff, Reaction
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Work
+from clearing.waysout import NotPossible
 from tests.support.orders import World, operation, outcomes
 
 
@@ -235,9 +236,9 @@ class TestHoldAtTheSameMoment:
     def test_a_held_order_is_not_retried_however_stale_the_page(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
         store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
-        monkeypatch.setattr("clearing.interventions._check", lambda _: None)
+        monkeypatch.setattr("clearing.interventions.check", lambda *_: None)
 
-        with pytest.raises(NotRetryable, match="changed"):
+        with pytest.raises(NotPossible, match="changed"):
             retry_by_hand(clearing.pk, actor="ann", reason="again")
 
     @pytest.mark.django_db(transaction=True)

@@ -9,9 +9,10 @@ from acceptance_site.celery import lane_queue
 from clearing import broker, store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions import NotRetryable, retry_by_hand
+from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
 from clearing.status import State
+from clearing.waysout import NotPossible
 from tests.support.orders import World, history
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
@@ -89,20 +90,20 @@ class TestRetry:
 class TestRefusal:
     @pytest.mark.parametrize("reason", ["", "  "])
     def test_without_a_reason_there_is_no_retry(self, world: World, reason: str) -> None:
-        with pytest.raises(NotRetryable, match="reason"):
+        with pytest.raises(NotPossible, match="reason"):
             retry_by_hand(parked(world).pk, actor="ann", reason=reason)
 
     def test_what_is_cleared_is_not_retried(self, world: World) -> None:
         order = world.run(world.accept())
 
-        with pytest.raises(NotRetryable, match="cleared"):
+        with pytest.raises(NotPossible, match="cleared"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
     def test_a_hold_is_not_ended_by_a_retry(self, world: World) -> None:
         order = world.accept()
         store.hold(order.order.order_id, "contents_differ", actor="test", generation="")
 
-        with pytest.raises(NotRetryable, match="contents_differ"):
+        with pytest.raises(NotPossible, match="contents_differ"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
     def test_an_expired_key_is_not_sent_again(self, world: World, settings: Settings) -> None:
@@ -111,23 +112,23 @@ class TestRefusal:
         settings.KEY_RETENTION_SECONDS = -1
         world.when_due(order)
 
-        with pytest.raises(NotRetryable, match="twice"):
+        with pytest.raises(NotPossible, match="twice"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
     def test_a_key_known_with_other_bytes_is_not_sent_again(self, world: World) -> None:
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=422, code="key_reused"))
         order = world.run(world.accept())
 
-        with pytest.raises(NotRetryable, match="other bytes"):
+        with pytest.raises(NotPossible, match="other bytes"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
     def test_a_change_in_the_meantime_wins(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         order = parked(world)
-        monkeypatch.setattr("clearing.interventions._check", retry_meanwhile)
+        monkeypatch.setattr("clearing.interventions.check", retry_meanwhile)
 
-        with pytest.raises(NotRetryable, match="changed"):
+        with pytest.raises(NotPossible, match="changed"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
 
-def retry_meanwhile(clearing: Clearing) -> None:
-    Clearing.objects.filter(pk=clearing.pk).update(state=State.WAITING)
+def retry_meanwhile(*_: object) -> None:
+    Clearing.objects.update(state=State.WAITING)

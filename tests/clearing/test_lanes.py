@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -13,8 +14,10 @@ from clearing import broker, store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
-from clearing.status import ACTIVE, State
-from tests.support.orders import World
+from clearing.status import ACTIVE, Outcome, State
+from clearing.store import Evidence, Recorded
+from tests.support.beside import beside
+from tests.support.orders import World, history
 
 
 def states(*clearings: Clearing) -> list[str]:
@@ -56,6 +59,72 @@ class TestOrder:
 
         with pytest.raises(IntegrityError, match="clearing_one_active_per_user"), transaction.atomic():
             Clearing.objects.filter(pk=second.pk).update(state=State.QUEUED)
+
+
+def park(clearing: Clearing) -> None:
+    """By a hold, as intake sets it."""
+    store.hold(clearing.order.order_id, "contents_differ", actor="test", generation=broker.last_generation())
+
+
+class TestAcceptedTogether:
+    """Orders of many users in one transaction: whoever has an empty lane gets it at once, whoever hasn't is judged as if the order came alone."""
+
+    def test_the_oldest_of_each_user_is_queued_and_published_whatever_order_they_come_in(self, world: World) -> None:
+        (young, old, other, middle), refs = world.accept_together(("1", "A", 3_000), ("1", "B", 1_000), ("2", "C", 9_000), ("1", "D", 2_000))
+
+        assert states(young, old, other, middle) == [State.WAITING, State.QUEUED, State.QUEUED, State.WAITING]
+        assert {(ref.id, ref.epoch) for ref in refs} == {(old.pk, 1), (other.pk, 1)}
+
+    def test_of_the_same_millisecond_the_lower_sequence_is_queued(self, world: World) -> None:
+        (first, second), _ = world.accept_together(("1", "A", 1_000), ("1", "B", 1_000))
+
+        assert states(first, second) == [State.QUEUED, State.WAITING]
+
+    def test_the_history_is_that_of_an_order_that_waited_and_was_promoted(self, world: World) -> None:
+        (head, behind), _ = world.accept_together(("1", "A", 1_000), ("1", "B", 2_000))
+
+        assert history(head) == [("", "waiting", 1), ("waiting", "queued", 1)]
+        assert history(behind) == [("", "waiting", 1)]
+        assert (head.epoch, head.queued_at is not None, head.broker_generation != "") == (1, True, True)
+        assert (behind.epoch, behind.queued_at, behind.broker_generation) == (0, None, "")
+
+    def test_who_has_an_active_order_waits_though_it_is_older(self, world: World) -> None:
+        active = world.accept("1", created_ms=5_000)
+
+        (older, others), refs = world.accept_together(("1", "A", 1_000), ("2", "B", 1_000))
+
+        assert states(active, older, others) == [State.QUEUED, State.WAITING, State.QUEUED]
+        assert [ref.id for ref in refs] == [others.pk]
+
+    def test_cleared_orders_leave_a_lane_empty(self, world: World) -> None:
+        world.run(world.accept("1"))
+
+        (following,), refs = world.accept_together(("1", "A", 0))
+
+        assert states(following) == [State.QUEUED]
+        assert [ref.id for ref in refs] == [following.pk]
+
+    def test_behind_a_parked_order_those_of_its_contract_wait_and_the_oldest_of_the_others_goes(self, world: World) -> None:
+        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        park(parked)
+
+        (same_contract, next_one, last, elsewhere), refs = world.accept_together(
+            ("1", "P", 2_000), ("1", "A", 3_000), ("1", "B", 4_000), ("2", "P", 5_000)
+        )
+
+        assert states(parked, same_contract, next_one, last) == [State.PARKED, State.WAITING, State.QUEUED, State.WAITING]
+        assert {ref.id for ref in refs} == {next_one.pk, elsewhere.pk}
+
+    def test_an_older_order_that_waits_goes_before_the_new_ones(self, world: World) -> None:
+        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        park(parked)
+        waiting = world.accept("1", contract_id="P", created_ms=2_000)
+        Clearing.objects.filter(pk=parked.pk).update(state=State.CLEARED)  # its wake-up lost, as nothing should lose it
+
+        (new,), refs = world.accept_together(("1", "A", 3_000))
+
+        assert states(waiting, new) == [State.QUEUED, State.WAITING]
+        assert [ref.id for ref in refs] == [waiting.pk]
 
 
 @pytest.fixture
@@ -117,9 +186,77 @@ class TestSameMoment:
 
         def sweep() -> None:
             taken = store.requeue(store.interrupted(100), actor="sweep", generation="")
-            found.extend(ref.id for _, ref in taken)
+            found.extend(row.ref.id for row in taken if row.ref)
 
         at_once(sweep, sweep, sweep)
 
         assert sorted(found) == sorted(clearing.pk for clearing in clearings)
         assert set(Clearing.objects.values_list("state", "epoch")) == {(State.QUEUED, 2)}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestLocks:
+    """Clearing A and accepting B at the same moment, and who takes its locks first: each step by step, not by luck."""
+
+    def last_step(self, world: World) -> tuple[Clearing, Callable[[], Recorded]]:
+        """An order at its last step, claimed, and the recording of its end."""
+        world.stopping = lambda: len(world.counterparties.applied) >= 3
+        clearing = world.run(world.accept("1"))
+        work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+        assert work is not None
+        evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
+        return clearing, lambda: store.finish(work, evidence, Decimal(0), generation="")
+
+    def test_an_order_that_is_being_accepted_is_queued_by_the_one_that_is_cleared(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+
+        with transaction.atomic():
+            accepted = busy_world.accept("1")
+            thread, found = beside(finish)
+            thread.join(0.3)
+            assert not found, "it was cleared beside an acceptance that it couldn't see"
+        thread.join(10)
+
+        assert states(clearing, accepted) == [State.CLEARED, State.QUEUED]
+
+    def test_an_order_that_is_being_cleared_lets_the_one_that_is_accepted_be_queued(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+
+        with transaction.atomic():
+            finish()
+            thread, found = beside(partial(busy_world.accept, "1"))
+            thread.join(0.3)
+            assert not found
+        thread.join(10)
+
+        assert states(clearing, Clearing.objects.latest("pk")) == [State.CLEARED, State.QUEUED]
+
+    def test_a_finish_that_waits_for_its_lane_holds_no_row_that_a_sweep_could_wait_for(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until=clearing.accepted_at)
+
+        with transaction.atomic():
+            connection.cursor().execute("SELECT clearing_lock_lanes(ARRAY['1'])")
+            thread, found = beside(finish)
+            thread.join(0.3)
+            assert not found
+            connection.cursor().execute("SELECT FROM clearing_clearing WHERE id = %s FOR UPDATE NOWAIT", [clearing.pk])
+            taken = store.requeue([clearing.pk], actor="sweep", generation="")
+        thread.join(10)
+
+        (recorded,) = found
+        assert isinstance(recorded, Recorded)
+        assert ([one.found for one in taken], recorded.outcome, states(clearing)) == ([State.RUNNING], "lost", [State.QUEUED])
+
+    def test_a_sweep_that_waits_for_a_lane_lets_the_finish_be_recorded(self, busy_world: World) -> None:
+        clearing, finish = self.last_step(busy_world)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until=clearing.accepted_at)
+
+        with transaction.atomic():
+            finish()
+            thread, found = beside(partial(store.requeue, [clearing.pk], actor="sweep", generation=""))
+            thread.join(0.3)
+            assert not found
+        thread.join(10)
+
+        assert (found, states(clearing)) == ([[]], [State.CLEARED])

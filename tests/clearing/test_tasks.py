@@ -30,7 +30,7 @@ def links(*steps: int) -> list[dict[str, Any]]:
 
 
 def task(chain: list[dict[str, Any]]) -> Any:
-    return cast("Any", SimpleNamespace(request=SimpleNamespace(chain=chain, queued_ms=5)))
+    return cast("Any", SimpleNamespace(request=SimpleNamespace(chain=chain, queued_ms=5, delivery_info={})))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from base.http import AnswerLost, HttpAnswer, NotSent
 from clearing.gateways import (
+    Blocked,
     ClaimEnded,
     Counterparty,
     Gateways,
@@ -18,8 +19,10 @@ from clearing.gateways import (
     StoredRequest,
     UnknownOutcome,
 )
-from clearing.gateways.http import FINAL_CODES, Limits, over
+from clearing.gateways.http import Limits, over
 from clearing.gateways.types import Action
+from clearing.outcomes import TABLE, Health
+from clearing.status import Outcome
 from tests.gateways.sides import EndedClock, WallClock
 
 STORED = StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O1:1", b'{"key":"O1:1"}')
@@ -70,7 +73,7 @@ def outcome_of(answer: HttpAnswer | Exception) -> Any:
 
 
 class TestOutcome:
-    @pytest.mark.parametrize(("status", "code"), [(status, code) for status, codes in FINAL_CODES.items() for code in sorted(codes)])
+    @pytest.mark.parametrize(("status", "code"), [key for key, rule in TABLE.items() if rule.outcome == Outcome.REJECTED])
     def test_a_final_code_rejects(self, status: int, code: str) -> None:
         outcome = outcome_of(problem(status, code))
 
@@ -130,6 +133,22 @@ class TestOutcome:
 
         assert isinstance(outcome, UnknownOutcome)
 
+    @pytest.mark.parametrize(
+        ("answer", "health"),
+        [
+            (NotSent("connection_refused"), Health.FAILING),
+            (NotSent("request_unsendable"), Health.WELL),
+            (AnswerLost("timeout"), Health.FAILING),
+            (HttpAnswer(503, "text/html", None, b""), Health.FAILING),
+            (problem(400, "insufficient_funds"), Health.WELL),
+            (problem(401, "signature_invalid"), Health.REFUSING),
+            (problem(403, "forbidden"), Health.REFUSING),
+            (problem(429, "too_many_requests"), Health.LIMITING),
+        ],
+    )
+    def test_an_answer_tells_of_the_counterparty_too(self, answer: HttpAnswer | Exception, health: Health) -> None:
+        assert outcome_of(answer).health == health
+
     def test_a_reused_key_is_an_error_of_its_own(self) -> None:
         assert isinstance(outcome_of(problem(422, "key_reused")), KeyReused)
 
@@ -165,6 +184,25 @@ class TestStaleSignature:
         assert client.requests == [("POST", "/v1/adjustments", STORED.body)] * 2
         assert client.deadlines_ms[1] <= client.deadlines_ms[0] == 1_000
 
+    def test_that_is_refused_again_when_it_is_fresh_is_the_counterpartys_word(self) -> None:
+        client = Scripted(problem(401, "signature_stale"), problem(401, "signature_stale"))
+
+        with pytest.raises(Retryable) as refused:
+            gateways(client).perform(STORED, NOW)
+
+        assert (refused.value.health, refused.value.counted) == (Health.REFUSING, False)
+
+    def test_of_a_call_that_has_no_time_left_says_nothing_of_the_counterparty(self) -> None:
+        class Frozen(Scripted):
+            def request(self, *arguments: Any, **named: Any) -> HttpAnswer:
+                time.sleep(0.02)
+                return super().request(*arguments, **named)
+
+        with pytest.raises(Retryable) as stale:
+            over(lambda _: Frozen(problem(401, "signature_stale")), Limits(deadline_ms=10, calls_max=1, slot_wait_ms=1)).perform(STORED, NOW)
+
+        assert (stale.value.code, stale.value.health) == ("signature_stale", Health.WELL)
+
     def test_isnt_made_anew_once_the_claim_has_ended(self) -> None:
         client = Scripted(problem(401, "signature_stale"))
 
@@ -199,9 +237,9 @@ class TestSlots:
         client.entered.wait(5)
         started = time.monotonic()
 
-        with pytest.raises(Retryable) as busy:
+        with pytest.raises(Blocked) as busy:
             doors.perform(STORED, EndedClock())
-        with pytest.raises(UnknownOutcome) as unasked:
+        with pytest.raises(Blocked) as unasked:
             doors.ask(STORED, EndedClock())
 
         assert time.monotonic() - started < 1

@@ -225,6 +225,7 @@ class LeadershipContract:
 
         wait_until(lambda: other.is_leader)
         assert not stuck.is_leader
+        assert LeaderTerm.objects.get().reason == "the leader stood down"
 
     def test_it_stands_again_when_its_process_goes_on(self, field: Field) -> None:
         stuck = field.candidate(stall_seconds=1.0)

@@ -69,8 +69,7 @@ class Faults:
         after = self.trial.last_write()[0]
         self.trial.await_write(after=after, seconds=TAKE_OVER_SECONDS_MAX)
         self.counts[name] = self.counts.get(name, 0) + 1
-        taken_at = self._next_term_after(term, serial)
-        if taken_at is not None:
+        if fault not in {self.sigkill, self.sigterm} and self._next_term_after(term, serial) is not None:
             self.hand_overs.setdefault(name, []).append(time.monotonic() - began)
 
     def _next_term_after(self, term: int, serial: int) -> int | None:
@@ -85,14 +84,10 @@ class Faults:
 
     # --- What happens to a contender --------------------------------------------------------------------------------------------
     def sigkill(self, victim: Contender) -> None:
-        victim.end(signal.SIGKILL)
-        self._lead_without(victim)
-        victim.start()
+        self._end("sigkill", victim, signal.SIGKILL)
 
     def sigterm(self, victim: Contender) -> None:
-        victim.end(signal.SIGTERM)
-        self._lead_without(victim)
-        victim.start()
+        self._end("sigterm", victim, signal.SIGTERM)
 
     def sigstop(self, victim: Contender) -> None:
         """For longer than its session: it wakes up under another's term, with a write half done."""
@@ -163,15 +158,25 @@ class Faults:
     def _zookeeper_leader(self) -> ZooKeeper | None:
         return next((server for server in self.trial.ensemble if server.mode() == "leader"), None)
 
-    def _lead_without(self, victim: Contender) -> None:
-        self.trial.await_write(after=self.trial.last_write()[0], seconds=TAKE_OVER_SECONDS_MAX, besides=victim.name)
+    def _end(self, name: str, victim: Contender, number: signal.Signals) -> None:
+        """Somebody else goes on, and takes over where the victim led; then the victim comes back."""
+        led = self.trial.leader() is victim
+        victim.send(number)
+        taken = self.trial.await_write(after=self.trial.last_write()[0], seconds=TAKE_OVER_SECONDS_MAX, besides=victim.name)
+        if led:
+            self.hand_overs.setdefault(name, []).append(taken)
+        victim.end(number)
+        victim.start()
 
     def _pause(self, sessions_min: float, sessions_max: float) -> None:
         time.sleep(SESSION_SECONDS * self.chance.uniform(sessions_min, sessions_max))
 
 
 def summary(faults: Faults, findings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the last line says. `hand_over_seconds`: of faults after which another term wrote, from the fault to its end and a write after it."""
+    """What the last line says. `new_terms_p50_max_seconds`: of faults after which another term wrote.
+
+    From a signal that ended the leader to another's first write; for other faults from their beginning to the first write after their end.
+    """
     times = {name: [round(statistics.median(found), 2), round(max(found), 2)] for name, found in sorted(faults.hand_overs.items())}
     return {
         "faults": sum(faults.counts.values()),

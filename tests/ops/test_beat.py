@@ -20,7 +20,7 @@ from ops.jobs import TERM_HEADER
 from stack.rundir import CHECKOUT
 from tests.support.waiting import wait_until
 
-JOBS = {"ops.sweep", "ops.gap_pass", "ops.reconcile"}
+JOBS = {"ops.sweep", "ops.probe", "ops.gap_pass", "ops.reconcile"}
 
 
 class Elected:
@@ -65,7 +65,7 @@ def beat() -> Iterator[Callable[[int | None], LeaderScheduler]]:
     broker.client().flushdb()
 
 
-def ticks(scheduler: LeaderScheduler, count: int = 8) -> None:
+def ticks(scheduler: LeaderScheduler, count: int = 10) -> None:
     for _ in range(count):
         scheduler.tick()
 

@@ -13,6 +13,7 @@ from pytest_django import Settings
 from base import metrics
 from ops import health, scrape
 from ops.health import Probe, ProbeError, run_probes
+from orders.models import Watermark
 from tests.support.bulk import create_orders
 
 
@@ -114,6 +115,18 @@ class TestMetricsPage:
         assert 0 <= found["acceptance_newest_order_age_seconds",] < 60
         assert found["acceptance_scrape_ok", "database"] == 1
 
+    def test_it_tells_how_far_each_shard_is_known(self, client: Client) -> None:
+        now_ms = int(time.time() * 1000)
+        Watermark.objects.create(shard=1, newest_ms=now_ms - 5_000, scanned_through_ms=now_ms - 31_000, found_by_gap=12)
+        Watermark.objects.create(shard=2, newest_ms=now_ms - 5_000)
+
+        found = self.samples(client)
+
+        assert 5 <= found["acceptance_shard_age_seconds", "newest", "1"] < 30
+        assert 31 <= found["acceptance_shard_age_seconds", "compared", "1"] < 60
+        assert found["acceptance_shard_found_by_gap", "1"] == 12
+        assert ("acceptance_shard_age_seconds", "compared", "2") not in found
+
     def test_a_source_that_does_not_answer_is_reported_and_not_guessed(self, client: Client, settings: Settings) -> None:
         settings.BROKER_URL = "redis://127.0.0.1:1/0"
 
@@ -138,5 +151,5 @@ class TestMetricsPage:
     def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
         create_orders(400, users=40)
 
-        with django_assert_max_num_queries(7):
+        with django_assert_max_num_queries(8):
             client.get("/metrics")

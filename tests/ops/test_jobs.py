@@ -1,6 +1,6 @@
 """Periodic jobs: each writes under the term that its message carries, and an outdated one writes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,10 +16,12 @@ from base import metrics
 from base.clock import ServiceNow, shift_clock
 from base.fence import Fence, TermOutdated, fence_of, fenced
 from base.models import Incarnation, LeaderTerm
-from clearing import broker, store
+from clearing import broker, standing, store
+from clearing.gateways import Counterparty, Retryable
 from clearing.models import Clearing, StatusChange
+from clearing.outcomes import Health
 from clearing.status import State
-from ops import intake, jobs, pulse, sweep, tasks
+from ops import intake, jobs, probe, pulse, sweep, tasks
 from ops.alone import alone
 from ops.jobs import run_job
 from orders.gaps import GapPass
@@ -154,6 +156,11 @@ class TestSweep:
         assert left == before
         assert everything() != before
 
+    @pytest.mark.parametrize("stage", [sweep._expire, sweep._remind])
+    def test_of_an_old_term_neither_expires_nor_reminds(self, stage: Callable[[str, Fence], object], world: World) -> None:
+        with pytest.raises(TermOutdated):
+            stage("", fence_of(CURRENT - 1))
+
     def test_is_left_out_while_another_runs(self, world: World) -> None:
         with another_session() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [sweep.SWEEP_LOCK])
@@ -174,6 +181,40 @@ class TestSweep:
             inside = setting("idle_session_timeout")
 
         assert (ours, inside, setting("idle_session_timeout")) == (True, "5s", "0")
+
+
+class TestProbe:
+    def test_of_an_old_term_takes_nothing(self, world: World) -> None:
+        with pytest.raises(TermOutdated):
+            probe.probe_all(world.counterparties.gateways(), fence_of(CURRENT - 1))
+
+    @pytest.mark.parametrize("written", ["put_off", "half_open"])
+    def test_of_a_term_that_ends_during_the_question_writes_nothing_of_it(self, written: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        fences = iter([fence_of(CURRENT), fence_of(CURRENT - 1)])
+        done: list[str] = []
+        error = Retryable("away")
+        error.health = Health.FAILING
+        monkeypatch.setattr(standing, "take_probes", lambda _: [standing.Probe(Counterparty.FUND, "", refuses=False)])
+        monkeypatch.setattr(standing, written, lambda *_, **__: done.append(written))
+        doors: Any = SimpleNamespace(ask=lambda *_: raised(error) if written == "put_off" else None)
+
+        with pytest.raises(TermOutdated):
+            probe.probe_all(doors, first_of(fences))
+
+        assert done == []
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def first_of(fences: Iterator[Fence]) -> Fence:
+    """Another fence each time."""
+
+    def fence() -> None:
+        next(fences)()
+
+    return fence
 
 
 class TestGapPass:
@@ -207,14 +248,7 @@ class TestGapPass:
         GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run()
         counter.rows[0].clear()
         counter.commit("A", RULES.since_ms + 1, quantity="0.7")
-        calls: list[int] = []
-
-        def over_after_the_first() -> None:
-            """The batch's transaction passes, and the hold's comes under another's term."""
-            calls.append(1)
-            fence_of(CURRENT if len(calls) == 1 else CURRENT - 1)()
-
-        doors.fence = over_after_the_first
+        doors.fence = fence_of(CURRENT - 1)
 
         with pytest.raises(TermOutdated):
             GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run(since_ms=RULES.since_ms)

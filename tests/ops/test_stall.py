@@ -17,9 +17,10 @@ from tests.orders.messages import RULES
 
 
 class TestWatch:
-    def test_ends_a_consumer_that_is_stuck(self, settings: Settings) -> None:
+    def test_ends_a_consumer_that_is_stuck_once_its_alarm_is_out(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.CONSUMER_STALL_SECONDS_MAX = 0.05
-        release, stopping, ended = threading.Event(), threading.Event(), list[int]()
+        release, stopping, ended = threading.Event(), threading.Event(), list[object]()
+        monkeypatch.setattr("base.alarms.flush", lambda: ended.append("flushed"))
 
         def stuck() -> object:
             release.wait(10)
@@ -35,7 +36,7 @@ class TestWatch:
         stopping.set()
         release.set()
         loop.join(10)
-        assert ended == [ExitCode.STUCK]
+        assert ended == ["flushed", ExitCode.STUCK]
 
     def test_leaves_one_alone_that_waits_for_kafka(self, settings: Settings) -> None:
         settings.CONSUMER_STALL_SECONDS_MAX = 6.0
@@ -68,7 +69,7 @@ class TestWatch:
         alone.append(consumer.silent_seconds)
         consumer._last_round += 60
 
-        consumer._taken([Skipped("kind")] * 5)
+        consumer._taken([Skipped("kind")] * 5, lambda: None)
 
         assert [round(seconds) for seconds in alone + silent] == [60, 20]
 

@@ -6,7 +6,7 @@ import pytest
 from pytest_django import Settings
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
-from base.clock import shift_clock
+from base.clock import ServiceNow, shift_clock
 from clearing import broker, pipeline, store
 from clearing.models import Attempt, Clearing
 from clearing.routing import lane_of
@@ -168,10 +168,67 @@ class TestOthersGoOn:
 
     def test_a_stage_that_fails_stops_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        monkeypatch.setattr(store, "interrupted", lambda _: 1 / 0)
+        monkeypatch.setattr(store, "orphaned", lambda _: 1 / 0)
         shift_clock(3)
 
         with pytest.raises(ZeroDivisionError):
             sweep()
 
         assert messages(clearing) == 1
+
+
+class TestReminders:
+    """An order that waits for a person raises its alarm again and again."""
+
+    @pytest.fixture
+    def alarms(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+        raised: list[dict[str, object]] = []
+        monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
+        return raised
+
+    def parked(self, world: World, user_id: str, direction: str = "OPEN") -> Clearing:
+        clearing = world.accept(user_id, direction=direction)
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+        return clearing
+
+    def test_only_after_the_setting_s_time_and_then_at_its_interval(self, world: World, alarms: list[dict[str, object]], settings: Settings) -> None:
+        clearing = self.parked(world, "1")
+        counts = []
+
+        for seconds in (settings.PARKED_REMINDER_SECONDS + at for at in (-60, 1, 60, settings.PARKED_REMINDER_SECONDS + 2)):
+            shift_clock(seconds)
+            counts.append(sweep()["reminded"])
+
+        assert counts == [0, 1, 0, 1]
+        assert {(raised["code"], raised["order_id"], raised["error_code"]) for raised in alarms} == {
+            ("parked", clearing.order.order_id, "contents_differ")
+        }
+        assert alarms[0]["waiting_seconds"] == pytest.approx(settings.PARKED_REMINDER_SECONDS + 1, abs=5)
+
+    def test_a_close_comes_first(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 2)
+        self.parked(world, "1")
+        self.parked(world, "2")
+        self.parked(world, "3", "CLOSE")
+        shift_clock(3_600)
+
+        sweep()
+        sweep()
+
+        assert [raised["direction"] for raised in alarms] == ["CLOSE", "OPEN", "OPEN"]
+
+    def test_one_that_was_retried_and_parks_anew_has_its_time_again(self, world: World, alarms: list[dict[str, object]]) -> None:
+        clearing = self.parked(world, "1")
+        shift_clock(3_600)
+        sweep()
+        Clearing.objects.filter(pk=clearing.pk).update(changed_at=ServiceNow())
+        shift_clock(3_600 + 1_700)
+        Clearing.objects.filter(pk=clearing.pk).update(changed_at=ServiceNow())
+
+        assert sweep()["reminded"] == 0
+
+    def test_what_goes_on_is_not_reminded_of(self, world: World, alarms: list[dict[str, object]]) -> None:
+        world.accept("1")
+        shift_clock(3_600)
+
+        assert sweep()["reminded"] == 0

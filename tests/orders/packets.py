@@ -37,5 +37,5 @@ def deleted(row: Mapping[str, Any]) -> pb.Entry:
 def packet(*entries: pb.Entry, compression: int = 0, kind: int = 7) -> bytes:
     """The packet's bytes; its body compressed where the protocol says how."""
     body = pb.Messages(messages=[entry.SerializeToString() for entry in entries]).SerializeToString()
-    compressed = zlib.compress(body) if compression == 2 else gzip.compress(body) if compression == 3 else body
+    compressed = zlib.compress(body) if compression == 2 else gzip.compress(body, mtime=0) if compression == 3 else body
     return pb.Packet(type=kind, compression=compression, body=compressed).SerializeToString()

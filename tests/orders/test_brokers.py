@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from base.kafka import KafkaSecurity, WrongSecurity
 from orders.brokers import knock
@@ -99,6 +101,64 @@ class TestTls:
             with pytest.raises(ConnectionRefusedError, match="no connection to any of"):
                 knock([f"127.0.0.1:{server.getsockname()[1]}"], 5_000)
             hanging_up.join()
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[str]:
+    """A broker that answers one connection's requests with these bodies, one after another, and hangs up."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = threading.Thread(target=_answer, args=(server, answers))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+def _answer(server: socket.socket, answers: tuple[bytes, ...]) -> None:
+    connection, _ = server.accept()
+    connection.settimeout(5)
+    with connection:
+        for body in answers:
+            (length,) = struct.unpack(">i", connection.recv(4, socket.MSG_WAITALL))
+            asked = connection.recv(length, socket.MSG_WAITALL)
+            connection.sendall(struct.pack(">i", 4 + len(body)) + asked[4:8] + body)
+
+
+WELCOME = struct.pack(">hih", 0, 1, 5) + b"PLAIN"
+REFUSED = struct.pack(">hh", 58, 14) + b"Invalid secret" + struct.pack(">i", -1)
+ACCEPTED = struct.pack(">hhi", 0, -1, 0)
+OTHERS_ONLY = struct.pack(">hih", 33, 1, 6) + b"GSSAPI"
+
+
+class TestCredentials:
+    @pytest.fixture(autouse=True)
+    def plain(self, settings: Settings) -> None:
+        settings.KAFKA_SECURITY = KafkaSecurity(protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
+
+    def test_that_are_accepted_are_fine(self) -> None:
+        with answering(WELCOME, ACCEPTED) as server:
+            knock([server], 5_000)
+
+    @pytest.mark.parametrize(("answers", "said"), [((WELCOME, REFUSED), "Invalid secret"), ((OTHERS_ONLY,), "PLAIN isn't one of")])
+    def test_that_are_refused_end_the_consumer_with_77_and_one_line(self, settings: Settings, answers: tuple[bytes, ...], said: str) -> None:
+        with answering(*answers) as server, capture_logs() as lines:
+            settings.KAFKA_BOOTSTRAP_SERVERS = [server]
+            ended = BinlogConsumer(lambda: connect("group"), lambda _: IngestResult(), RULES, threading.Event()).run()
+
+        assert ended == ExitCode.NOT_ALLOWED
+        (line,) = lines
+        assert said in line["event"]
+        assert "KAFKA_SASL_PASSWORD" in line["fix"]
+
+    def test_that_are_refused_end_a_replay_with_a_clear_line(self) -> None:
+        with answering(WELCOME, REFUSED) as server, pytest.raises(LogNotReadable, match="Invalid secret"), open_reader([server], "orders"):
+            pass
+
+    @pytest.mark.parametrize("answers", [(), (WELCOME,), (b"HTTP/1.1 400 Bad Request",), (b"\x00\x01",)])
+    def test_that_nobody_answers_are_a_broker_that_is_away(self, answers: tuple[bytes, ...]) -> None:
+        with answering(*answers) as server, pytest.raises(ConnectionRefusedError, match="no connection to any of"):
+            knock([server], 5_000)
 
 
 class TestSettings:

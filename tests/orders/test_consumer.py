@@ -17,12 +17,16 @@ from django.db import OperationalError, connection
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
+from base import metrics
 from clearing.models import Clearing
+from orders import consumer
 from orders.arrivals import Item
 from orders.consumer import BinlogConsumer, ExitCode, connect
 from orders.ingest import IngestResult
 from orders.models import Quarantined, SyncOrder
+from stack.kafka import ensure_topic
 from tests.orders.conftest import Emulator, Topic
 from tests.orders.doors import Doors
 from tests.orders.messages import RULES, message, row
@@ -79,6 +83,10 @@ def doors() -> Doors:
 
 def orders(*numbers: int) -> list[bytes]:
     return [message(row(f"O{number:04d}", user_id=str(number))) for number in numbers]
+
+
+def lag() -> float:
+    return sum(float(metrics.INTAKE_LAG.labels(str(partition))._value.get()) for partition in range(4))
 
 
 def stored() -> int:
@@ -162,6 +170,24 @@ class TestInterruptions:
             topic.send(*orders(*range(10)))
             wait_until(lambda: stored() == 10)
 
+    def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, doors: Doors) -> None:
+        asked, back = threading.Event(), threading.Event()
+
+        def away(items: Sequence[Item]) -> IngestResult:
+            asked.set()
+            if not back.is_set():
+                raise OperationalError("the server is starting up")
+            return doors.take(items)
+
+        with running(away):
+            topic.send(*orders(1))
+            assert asked.wait(20)
+            topic.send(*orders(*range(2, 42)))
+            wait_until(lambda: lag() == 40)
+
+            back.set()
+            wait_until(lambda: (stored(), lag()) == (41, 0))
+
     def test_a_broken_connection_to_the_database_is_mended(self, topic: Topic, doors: Doors) -> None:
         with running(doors.take):
             topic.send(*orders(1))
@@ -218,6 +244,30 @@ class TestInterruptions:
             wait_until(lambda: again.ended is not None)
         assert again.consumer.total.known == 0
 
+    def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, doors: Doors) -> None:
+        doors.while_opening = mistake
+        topic.send(*orders(*range(8)))
+        with running(doors.take) as faulty:
+            wait_until(lambda: faulty.consumer._faults > 1)
+        assert (stored(), Quarantined.objects.count()) == (0, 0)
+
+        doors.while_opening = lambda _: None
+        with running(doors.take):
+            wait_until(lambda: stored() == 8)
+
+    def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, doors: Doors) -> None:
+        doors.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
+        with running(doors.take) as reading:
+            topic.send(*orders(1), partition=0)
+            wait_until(lambda: reading.consumer._faults > 0)
+            assert Quarantined.objects.count() == 0
+
+            topic.send(*orders(2, 3), partition=0)
+            wait_until(lambda: stored() == 2)
+            wait_until(lambda: Quarantined.objects.count() == 1)
+
+        assert (Quarantined.objects.get().reason, Quarantined.objects.get().order_id) == ("internal_error", "O0001")
+
     def test_a_second_member_takes_its_share(self, topic: Topic, doors: Doors) -> None:
         others = Doors()
         with running(doors.take), running(others.take):
@@ -259,6 +309,28 @@ class TestInterruptions:
 
 def refuse(error: type[Exception]) -> None:
     raise error
+
+
+def mistake(_: object) -> None:
+    raise TypeError("a mistake of ours")
+
+
+class TestTopicThatIsNotThere:
+    def test_is_named_in_one_line_and_read_once_it_is_made(
+        self, topic: Topic, doors: Doors, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(consumer, "UNASSIGNED_SECONDS_MAX", 0.3)
+        monkeypatch.setattr(consumer, "METADATA_MS_MAX", 500)
+        settings.KAFKA_TOPIC = f"{topic.name}-later"
+
+        with capture_logs() as lines, running(doors.take):
+            wait_until(lambda: any(line["event"] == "no partition is ours" for line in lines))
+            ensure_topic(topic.servers, settings.KAFKA_TOPIC)
+            Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3), partition=0)  # the emulator makes it with one when it is asked for
+            wait_until(lambda: stored() == 3)
+
+        line = next(line for line in lines if line["event"] == "no partition is ours")
+        assert (line["topic"], "does the topic exist" in line["fix"]) == (settings.KAFKA_TOPIC, True)
 
 
 class TestStopRule:
@@ -317,7 +389,7 @@ class TestBrokerThatLosesItsLog:
     def test_is_waited_for_while_it_is_down(self, emulator: Emulator, doors: Doors) -> None:
         with running(doors.take):
             emulator.start("orders")
-            Topic(emulator.url, "orders").send(*orders(1, 2, 3))
+            Topic(emulator.url, "orders").send(*orders(1, 2, 3), partition=0)  # the consumer may have had it made, with one
 
             wait_until(lambda: stored() == 3, seconds=20)
 

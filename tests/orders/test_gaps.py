@@ -254,6 +254,16 @@ class TestFailures:
 
         assert len(order_ids()) == 10
 
+    def test_of_ours_leave_the_position_and_the_others_go_on(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        counter.commit("O0", SINCE + 1, shard=0)
+        counter.commit("O1", SINCE + 1, shard=1)
+        doors.while_opening = lambda accepted: fail_with_ours() if accepted[0].order.shard == 0 else None
+
+        result = gap_pass.run()
+
+        assert (list(result.failed), scanned(0), scanned(1)) == (["0"], None, NOW - OVERLAP)
+        assert (order_ids(), Quarantined.objects.count()) == (["O1"], 0)
+
     def test_of_the_whole_counter_are_reported(self, counter: Counter, gap_pass: GapPass) -> None:
         counter.rows = {}
 
@@ -267,3 +277,7 @@ class TestFailures:
 
 def fail() -> Any:
     raise InterfaceFailed("the counter went away")
+
+
+def fail_with_ours() -> None:
+    raise KeyError("a mistake of ours")

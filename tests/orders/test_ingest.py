@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -7,9 +7,10 @@ import pytest
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from orders.arrivals import Arrival, Item
-from orders.ingest import AcceptedOrder
+from orders.ingest import AcceptedOrder, IntakeFault
 from orders.mapping import NewOrder
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.doors import Doors
@@ -341,17 +342,73 @@ class TestBadRows:
         assert reasons() == [("O13", "database_refused")]
         assert sorted(doors.published) == order_ids()
 
-    def test_that_the_clearing_refuses_are_found_too(self, doors: Doors) -> None:
-        def choke(accepted: Sequence[AcceptedOrder]) -> None:
-            if any(stored.order.order_id == "O3" for stored in accepted):
-                raise ValueError("no plan for this order")
 
-        doors.while_opening = choke
+def fails_with(*order_ids: str) -> Callable[[Sequence[AcceptedOrder]], None]:
+    """A mistake of ours that some orders meet; without names all do."""
 
-        doors.take(inserts(f"O{number}" for number in range(8)))
+    def choke(accepted: Sequence[AcceptedOrder]) -> None:
+        if not order_ids or {stored.order.order_id for stored in accepted} & set(order_ids):
+            raise ZeroDivisionError("no plan for this order")
 
-        assert len(order_ids()) == 7
-        assert reasons() == [("O3", "database_refused")]
+    return choke
+
+
+class TestMistakesOfOurs:
+    def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, doors: Doors) -> None:
+        doors.while_opening = fails_with("O3")
+
+        with capture_logs() as lines:
+            result = doors.take(inserts(f"O{number}" for number in range(8)))
+
+        assert (result.accepted, result.quarantined, len(result.bad)) == (7, 1, 1)
+        assert reasons() == [("O3", "internal_error")]
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["internal_error"]
+
+    def test_that_every_order_meets_are_no_order_s_fault(self, doors: Doors) -> None:
+        doors.while_opening = fails_with()
+
+        with capture_logs() as lines, pytest.raises(IntakeFault, match="no plan for this order"):
+            doors.take(inserts(f"O{number}" for number in range(8)))
+
+        assert (order_ids(), reasons(), doors.published) == ([], [], [])
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
+
+    def test_leave_what_else_the_batch_brings_as_it_is(self, doors: Doors) -> None:
+        doors.while_opening = fails_with()
+
+        with pytest.raises(IntakeFault):
+            doors.take([*inserts(["O1"]), *read(b"garbage")])
+
+        assert reasons() == [("", "unreadable")]
+
+    def test_with_an_order_that_was_put_away_before_hinder_nobody(self, doors: Doors) -> None:
+        doors.while_opening = fails_with("O1")
+        doors.take(inserts(["O1", "O2"]))
+
+        result = doors.take(inserts(["O1"]))  # as the gap pass finds it: with nothing new beside it
+
+        assert (result.accepted, result.quarantined) == (0, 1)
+        assert order_ids() == ["O2"]
+
+    def test_are_mended_by_the_same_messages_once_more(self, doors: Doors) -> None:
+        batch = inserts(["O1", "O2"])
+        doors.while_opening = fails_with()
+        with pytest.raises(IntakeFault):
+            doors.take(batch)
+
+        doors.while_opening = lambda _: None
+        result = doors.take(batch)
+
+        assert (result.accepted, order_ids()) == (2, ["O1", "O2"])
+
+    def test_of_a_database_that_is_away_stay_what_they_are(self, doors: Doors) -> None:
+        def away(_: Sequence[AcceptedOrder]) -> None:
+            raise OperationalError("terminating connection")
+
+        doors.while_opening = away
+
+        with pytest.raises(OperationalError):
+            doors.take(inserts(["O1"]))
 
 
 class TestInterfaceRows:
@@ -373,3 +430,25 @@ def test_a_new_order_is_a_plain_value() -> None:
     assert isinstance(item.order, NewOrder)
     with pytest.raises(AttributeError):
         item.order.order_id = "O2"  # type: ignore[misc]
+
+
+class TestRowsOfTheInterface:
+    def test_known_ones_are_looked_up_and_nothing_is_written(self, doors: Doors) -> None:
+        orders = inserts(f"O{number:03d}" for number in range(30))
+        doors.take(orders)
+
+        with CaptureQueriesContext(connection) as queries:
+            result = doors.take_from_gap(orders)
+
+        assert (result.known, result.accepted) == (30, 0)
+        assert [query["sql"].split()[0] for query in queries.captured_queries] == ["SELECT"]
+
+    def test_among_known_ones_a_new_and_a_changed_one_are_found(self, doors: Doors) -> None:
+        known, other = inserts(["O1", "O2"])
+        doors.take([known, other])
+        (new,) = inserts(["O3"])
+
+        result = doors.take_from_gap([known, new, changed(other, quantity=Decimal(2)), new])
+
+        assert (result.accepted, result.known, result.quarantined) == (1, 2, 1)
+        assert (doors.opened[2:], doors.held) == (["O3"], [("O2", "contents_differ")])

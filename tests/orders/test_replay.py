@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
 
-from clearing import broker
+from clearing import broker, store
 from clearing.models import Clearing, RestorePoint
 from orders.arrivals import Item
 from orders.ingest import IngestResult
@@ -297,18 +297,25 @@ class TestQuarantined:
 
 
 class TestRestored:
-    @pytest.mark.parametrize("days_ago", [None, 2])
-    def test_is_refused_before_the_restore_was_said(self, days_ago: int | None) -> None:
-        if days_ago is not None:
-            RestorePoint.objects.create(through_ms=0, reason="an older one, of the backup", actor="test", at=now() - timedelta(days=days_ago))
+    @pytest.mark.parametrize("database", [None, "", "7312345678901234567:16384:00000001"])
+    def test_is_refused_before_this_restore_was_said(self, database: str | None) -> None:
+        if database is not None:
+            RestorePoint.objects.create(through_ms=0, reason="an older one, which the backup holds", actor="test", database=database)
 
         with pytest.raises(CommandError, match="mark_restored") as refused:
             call_command("replay", "--from-time=2026-01-01", "--restored")
 
         assert refused.value.returncode == 2
 
+    def test_is_refused_days_after_the_restore_was_said(self) -> None:
+        store.mark_restored(0, reason="test", actor="test")
+        RestorePoint.objects.update(at=now() - timedelta(days=2))
+
+        with pytest.raises(CommandError, match="within a day"):
+            call_command("replay", "--from-time=2026-01-01", "--restored")
+
     def test_marks_what_comes_in(self, topic: Topic, empty_broker: None) -> None:
-        RestorePoint.objects.create(through_ms=0, reason="test", actor="test")
+        store.mark_restored(0, reason="test", actor="test")
         topic.send(*orders(1))
 
         call_command("replay", f"--topic={topic.name}", "--from-time=2026-01-01", "--restored", stdout=StringIO())

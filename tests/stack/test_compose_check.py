@@ -37,7 +37,7 @@ class TestComposeFile:
     def test_ours_is_sound(self) -> None:
         assert list(findings((CHECKOUT / "docker-compose.yml").read_text(), known_variables())) == []
 
-    @pytest.mark.parametrize("name", ["worker", "worker-ops", "beat"])
+    @pytest.mark.parametrize("name", ["worker", "worker-ops", "worker-suspects", "beat"])
     def test_runs_the_celery_processes_as_the_procfile_does(self, name: str) -> None:
         in_procfile = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", read_procfile(CHECKOUT / "Procfile")[name]).replace(".$$", "")
 

@@ -9,7 +9,7 @@ from stack.rundir import CHECKOUT
 
 class TestProcfile:
     def test_names_the_processes_of_the_service_the_sandbox_first(self) -> None:
-        assert list(read_procfile(CHECKOUT / "Procfile")) == ["sandbox", "web", "consumer", "worker", "worker-ops", "beat"]
+        assert list(read_procfile(CHECKOUT / "Procfile")) == ["sandbox", "web", "consumer", "worker", "worker-ops", "worker-suspects", "beat"]
 
     def test_the_workers_of_orders_and_of_periodic_jobs_share_no_queue(self) -> None:
         commands = read_procfile(CHECKOUT / "Procfile")

@@ -1,7 +1,7 @@
 """Orders as tests need them: accepted, with their clearings, and workers that run them against counterparties in memory."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -12,6 +12,7 @@ from base.clock import shift_clock
 from clearing import pipeline, store
 from clearing.flows import OrderFacts
 from clearing.gateways.fake import FakeCounterparties
+from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, Operation
 from clearing.steps import Runner
 from clearing.store import ClearingRef
@@ -26,6 +27,7 @@ class World:
 
     counterparties: FakeCounterparties = field(default_factory=FakeCounterparties)
     stopping: Callable[[], bool] = lambda: False
+    guard: Guard = field(default_factory=lambda: Guard(lambda: "test-worker"))
 
     def accept(self, user_id: str = "1001", **facts: Any) -> Clearing:
         """An accepted order with its clearing; orders without a time follow one another."""
@@ -43,33 +45,25 @@ class World:
         restored: bool = False,
     ) -> tuple[Clearing, list[ClearingRef]]:
         """An accepted order, and what is to be published. `number` makes the same order once more, after it was lost."""
-        number = number or next(_numbers)
-        order = SyncOrder(
-            order_id=f"T{number:06d}",
-            user_id=user_id,
-            shard=0,
-            sequence=number,
-            contract_id=contract_id or f"C{number}",
-            direction=direction,
-            asset=asset,
-            quantity=Decimal("0.05"),
-            quoted_usdt=Decimal(3000),
-            instrument="BTC-OPTION",
-            created_ms=created_ms or 1_700_000_000_000 + number,
-            source="kafka",
-            canonical_hash="",
-        )
-        with transaction.atomic():
-            order.save()
-            facts = OrderFacts(
-                order.order_id, user_id, order.contract_id, order.direction, order.asset, Decimal(order.quantity), Decimal(order.quoted_usdt)
-            )
-            refs = store.accept([(order.pk, facts)], actor="test", generation=pipeline.generation(), restored=restored)
+        order = new_order(user_id, number or next(_numbers), direction=direction, contract_id=contract_id, created_ms=created_ms, asset=asset)
+        refs = self._open([order], restored=restored)
         return Clearing.objects.get(order=order), refs
+
+    def accept_together(self, *orders: tuple[str, str, int]) -> tuple[list[Clearing], list[ClearingRef]]:
+        """Orders (user, contract, ms) accepted in one transaction: their clearings in the same order, and what is to be published."""
+        made = [new_order(user_id, next(_numbers), contract_id=contract_id, created_ms=created_ms) for user_id, contract_id, created_ms in orders]
+        refs = self._open(made)
+        return [Clearing.objects.get(order=order) for order in made], refs
+
+    def _open(self, orders: Sequence[SyncOrder], *, restored: bool = False) -> list[ClearingRef]:
+        with transaction.atomic():
+            for order in orders:
+                order.save()
+            return store.accept([(o.pk, facts_of(o)) for o in orders], actor="test", generation=pipeline.generation(), restored=restored)
 
     def runner(self) -> Runner:
         """A worker."""
-        return Runner(lambda: "test-worker", self.counterparties.gateways(), self.stopping)
+        return Runner(lambda: "test-worker", self.counterparties.gateways(), self.stopping, self.guard)
 
     def run(self, clearing: Clearing) -> Clearing:
         """A worker runs the queued clearing as far as it goes; the fresh row."""
@@ -88,6 +82,31 @@ class World:
     def keys_applied(self, clearing: Clearing) -> list[str]:
         """The keys of the order's effects at the counterparties, in order."""
         return [effect.key.partition(":")[2] for effect in self.counterparties.applied if effect.order_id == clearing.order.order_id]
+
+
+def new_order(user_id: str, number: int, *, direction: str = "OPEN", contract_id: str = "", created_ms: int = 0, asset: str = "BTC") -> SyncOrder:
+    """An order, not stored yet; the number makes it another than the rest."""
+    return SyncOrder(
+        order_id=f"T{number:06d}",
+        user_id=user_id,
+        shard=0,
+        sequence=number,
+        contract_id=contract_id or f"C{number}",
+        direction=direction,
+        asset=asset,
+        quantity=Decimal("0.05"),
+        quoted_usdt=Decimal(3000),
+        instrument="BTC-OPTION",
+        created_ms=created_ms or 1_700_000_000_000 + number,
+        source="kafka",
+        canonical_hash="",
+    )
+
+
+def facts_of(order: SyncOrder) -> OrderFacts:
+    """What the steps need to know of it."""
+    quantity, quoted_usdt = Decimal(order.quantity), Decimal(order.quoted_usdt)
+    return OrderFacts(order.order_id, order.user_id, order.contract_id, order.direction, order.asset, quantity, quoted_usdt)
 
 
 def outcomes(clearing: Clearing) -> list[tuple[int, str, str]]:

@@ -28,11 +28,11 @@ class LiveService:
     folder: Path
     environment: Mapping[str, str]
 
-    def manage(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of manage.py to its end."""
+    def manage(self, *arguments: str, check: bool = True, seconds: float = COMMAND_SECONDS_MAX, **more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of manage.py to its end, so long at most."""
         command = [sys.executable, "manage.py", *arguments]
         environment = {**self.environment, **more}
-        ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
+        ended = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
         assert not check or ended.returncode == 0, f"{' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
         return ended
 
@@ -41,13 +41,13 @@ class LiveService:
         self.manage("place_orders", f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json")
 
     @contextmanager
-    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1) -> Iterator[None]:
-        """The same while something happens."""
+    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1, seconds: float = COMMAND_SECONDS_MAX) -> Iterator[None]:
+        """The same while something happens; `seconds` is how long it may take."""
         options = [f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json"]
         command = [sys.executable, "manage.py", "place_orders", *options]
         with subprocess.Popen(command, cwd=CHECKOUT, env=dict(self.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             yield
-            assert process.wait(COMMAND_SECONDS_MAX) == 0
+            assert process.wait(seconds) == 0
 
     def audit(self, wait: int = 60) -> dict[str, Any]:
         """The audit's report; the test fails unless it passes."""
@@ -95,16 +95,21 @@ class LiveService:
 
 
 @contextmanager
-def live_service(folder: Path, **settings: str) -> Iterator[LiveService]:
-    """Brings everything up from nothing, with these settings, and takes it down."""
+def live_service(folder: Path, *, with_services: bool = True, durable: bool = False, **settings: str) -> Iterator[LiveService]:
+    """Brings everything up from nothing, with these settings, and takes it down. `with_services` False: the servers alone.
+
+    `durable`: PostgreSQL waits for its disk at each commit, as in production.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     service = LiveService(folder, {**inherited, "RUN_DIR": str(folder), **settings})
     try:
         service.manage("stack", "up")
-        forget_durability(service.variable("DATABASE_URL"))
+        if not durable:
+            forget_durability(service.variable("DATABASE_URL"))
         service.manage("migrate", "--verbosity=0")
-        service.manage("stack", "services", "up")
+        if with_services:
+            service.manage("stack", "services", "up")
         yield service
     finally:
         service.manage("stack", "down", check=False)

@@ -5,7 +5,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
-from base.clock import ServiceNow
-from clearing.models import RestorePoint
+from clearing import store
 from ops.arguments import milliseconds, moment, whole
 from ops.intake import Take, take_from_replay, take_from_restore
+from orders.ingest import FAULT_FIX, IntakeFault
 from orders.logreader import LogNotReadable, LogReader, Span, open_reader
 from orders.mapping import Rules
 from orders.models import Quarantined
@@ -81,6 +81,8 @@ class Command(BaseCommand):
             done = self._replay_quarantined(options) if options["quarantined"] else self._replay_log(options)
         except LogNotReadable as error:
             raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
+        except IntakeFault as error:
+            raise CommandError(f"a mistake of ours keeps orders out: {error}: {FAULT_FIX}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
             fix = "what was read so far is in; repeat the command, which is harmless"
             raise CommandError(f"the database doesn't serve us: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
@@ -169,8 +171,8 @@ def _check(options: dict[str, Any]) -> None:
         wrong = "--reason goes with --quarantined"
     elif options["quarantined"] and options["partition"] is not None:
         wrong = "--partition is of the log; the quarantine is chosen from with --reason"
-    elif options["restored"] and not RestorePoint.objects.filter(at__gt=ServiceNow() - timedelta(days=1)).exists():
-        wrong = "--restored goes after `manage.py mark_restored`: within a day: what the backup itself holds is marked first, each time"
+    elif options["restored"] and not store.restore_was_said():
+        wrong = "--restored goes after `manage.py mark_restored`, on this database and within a day: what the backup itself holds is marked first"
     if wrong:
         raise CommandError(wrong, returncode=EXIT_NOT_DONE)
 

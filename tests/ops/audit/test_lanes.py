@@ -99,3 +99,22 @@ class TestPassed:
         orders = [replace(order, accepted_ms=0) for order in lane]
 
         assert breaches(orders, applied(*((order, "1234") for order in swapped))) == ["n150 was passed by n151"]
+
+
+class TestVoided:
+    VOIDED = replace(OLD, state="voided", parked=((150, 160),), cleared_ms=None)
+
+    def test_one_that_was_voided_before_a_younger_one_began_was_not_passed(self) -> None:
+        assert breaches([self.VOIDED, NEW], applied((NEW, "1234"))) == []
+
+    def test_one_that_was_passed_before_it_was_parked_and_voided_was(self) -> None:
+        later = replace(self.VOIDED, parked=((300, 310),))
+
+        assert breaches([later, NEW], applied((NEW, "1234"))) == ["old was passed by new"]
+
+    def test_it_holds_back_its_contracts_orders_no_longer(self) -> None:
+        sibling = replace(OLD, order_id="sibling", contract_id="c-1", place=(110, 0, 2), started_ms=400, promoted_ms=170)
+
+        found = breaches([self.VOIDED, sibling, NEW], applied((NEW, "1234"), (sibling, "1234")))
+
+        assert found == ["sibling was passed by new"]

@@ -53,6 +53,12 @@ class TestVerdict:
 
         assert (report.passed, report.all_cleared, report.by_state) == (True, False, {"running": 1})
 
+    def test_one_that_people_voided_is_not_waited_for(self) -> None:
+        report = judged(held={"o-1": replace(HELD, state="voided", cleared_ms=None)}, effects=EFFECTS[:2], residues={})
+
+        assert (report.passed, report.all_cleared, report.voided) == (True, True, 1)
+        assert "1 voided by people" in audit_lines(report, must_clear=True)[-1]
+
     def test_a_doubled_operation_fails_also_of_an_order_under_way(self) -> None:
         report = judged(held={"o-1": replace(HELD, state="running")}, effects=(*EFFECTS[:2], EFFECTS[1]))
 

@@ -1,0 +1,75 @@
+-- How a counterparty stands with all of us. A missing row is a closed breaker, so that each function makes its own.
+
+-- Moves a breaker that is in one of p_from. Returns the state that it was in; null: elsewhere by now, and nothing changed. After a trial that
+-- failed the next probe waits longer each time, up to ten seconds.
+CREATE OR REPLACE FUNCTION clearing_breaker(
+    p_name text, p_from text[], p_to text, p_cause text, p_refuses boolean, p_probe_seconds float8, p_actor text
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_was text;
+    v_now timestamptz := service_now();
+BEGIN
+    INSERT INTO clearing_standing (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
+    SELECT s.breaker INTO v_was FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
+    IF v_was = ANY (p_from) IS NOT TRUE THEN
+        RETURN NULL;
+    END IF;
+    UPDATE clearing_standing s SET breaker = p_to, changed_at = v_now,
+            cause = CASE p_to WHEN 'closed' THEN '' WHEN 'open' THEN p_cause ELSE s.cause END,
+            refuses = CASE p_to WHEN 'closed' THEN false WHEN 'open' THEN p_refuses ELSE s.refuses END,
+            failures = CASE WHEN p_to = 'closed' THEN 0 WHEN p_to = 'open' AND v_was = 'half_open' THEN least(s.failures + 1, 10) ELSE s.failures END,
+            probe_at = CASE WHEN p_to = 'open' THEN v_now + least(10, p_probe_seconds * 2 ^ CASE v_was WHEN 'half_open' THEN s.failures + 1 ELSE 0 END)
+                * interval '1 second' END
+        WHERE s.name = p_name;
+    INSERT INTO clearing_standingchange (counterparty, change, reason, actor) VALUES (p_name, p_to, left(p_cause, 200), left(p_actor, 150));
+    RETURN v_was;
+END
+$$;
+
+-- Somebody found the counterparty full (p_busy_seconds), or was told to be quiet (p_quiet_ms): for all of us.
+CREATE OR REPLACE FUNCTION clearing_standing_note(p_name text, p_busy_seconds float8, p_quiet_ms float8) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := service_now();
+BEGIN
+    INSERT INTO clearing_standing AS s (name, busy_until, quiet_until)
+        VALUES (p_name, v_now + p_busy_seconds * interval '1 second', v_now + p_quiet_ms * interval '1 millisecond')
+        ON CONFLICT (name) DO UPDATE SET busy_until = greatest(s.busy_until, excluded.busy_until), quiet_until = greatest(s.quiet_until, excluded.quiet_until);
+END
+$$;
+
+-- Takes calls of a rate limit: as many as p_wanted, or what is there. The bucket holds half a second's calls. `wait_ms`: until the next one.
+CREATE OR REPLACE FUNCTION clearing_lease_calls(p_name text, p_rate float8, p_wanted int) RETURNS TABLE (granted int, wait_ms float8)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz;
+    v_tokens float8;
+BEGIN
+    INSERT INTO clearing_standing (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
+    PERFORM FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
+    v_now := service_now();
+    SELECT least(greatest(1, p_rate / 2), s.tokens + coalesce(extract(epoch FROM v_now - s.tokens_at), 1e6) * p_rate) INTO v_tokens
+        FROM clearing_standing s WHERE s.name = p_name;
+    granted := least(floor(greatest(v_tokens, 0)), p_wanted);
+    wait_ms := CASE WHEN granted = 0 THEN (1 - v_tokens) / p_rate * 1000 ELSE 0 END;
+    UPDATE clearing_standing s SET tokens = v_tokens - granted, tokens_at = v_now WHERE s.name = p_name;
+    RETURN NEXT;
+END
+$$;
+
+-- A person's pause of a counterparty (p_step 0) or of one of its steps, and its end. False: it was so already.
+CREATE OR REPLACE FUNCTION clearing_pause_set(p_name text, p_step int, p_paused boolean, p_reason text, p_actor text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_paused THEN
+        INSERT INTO clearing_pause (counterparty, step, reason, actor) VALUES (p_name, p_step, left(p_reason, 200), left(p_actor, 150))
+            ON CONFLICT (counterparty, step) DO NOTHING;
+    ELSE
+        DELETE FROM clearing_pause p WHERE p.counterparty = p_name AND p.step = p_step;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO clearing_standingchange (counterparty, step, change, reason, actor)
+        VALUES (p_name, p_step, CASE WHEN p_paused THEN 'paused' ELSE 'resumed' END, left(p_reason, 200), left(p_actor, 150));
+    RETURN true;
+END
+$$;

@@ -1,0 +1,168 @@
+"""The people's leaf of the door to the status table (`clearing/store.py`): each is one call of a function of `sql/06_people.sql`, one commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+from django.conf import settings
+
+from base.db import call
+from clearing.bookings import Booking
+from clearing.flows import Planned
+from clearing.status import InterventionKind, OperationState, State
+from clearing.store import REF, ClearingRef, Recorded, Work, read_ref, recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who acts: the name that the history tells, and the user's key, which stays when a name is changed (None: no user of the admin)."""
+
+    name: str
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A clearing as a person saw it; whatever is done to it is done only if it still is so."""
+
+    clearing_id: int
+    epoch: int
+    state: State
+    operation_id: int
+    operation_state: OperationState
+    held_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideEvidence:
+    """What people know from outside. `amount`: what was transferred or sold, `bought`: what it brought, `min_lot`: the market's, of a rest."""
+
+    reference: str = ""
+    amount: Decimal | None = None
+    bought: Decimal | None = None
+    min_lot: Decimal | None = None
+    document: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What an approval came to: the clearing's state now, or why not; `not_before`: when it is no longer too early."""
+
+    outcome: str
+    not_before: datetime | None
+    next: ClearingRef | None
+
+
+def retry(seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str) -> tuple[str, ClearingRef | None]:
+    """A person's retry; `following` takes the current operation's place.
+
+    Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
+    """
+    part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
+    row = call(
+        f"SELECT outcome, {REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, person.name, person.id, reason),
+            *(part, revision, key, request, generation),
+        ],
+    )[0]
+    return row[0], read_ref(row[1:])
+
+
+def ask(
+    seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, person: Person, generation: str
+) -> tuple[str, int | None, ClearingRef | None]:
+    """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key, whom to publish)."""
+    row = call(
+        f"SELECT outcome, intervention, {REF.format('next')} FROM clearing_ask(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, seen.held_at, kind, reason),
+            *(evidence.reference, evidence.amount, evidence.bought, evidence.min_lot, evidence.document, person.name, person.id),
+            *(settings.INTERVENTION_HOURS, generation),
+        ],
+    )[0]
+    return row[0], row[1], read_ref(row[2:])
+
+
+def refuse(intervention_id: int, *, person: Person, reason: str) -> bool:
+    """Ends an intervention that waits for approval. False: it doesn't wait any more."""
+    sql = (
+        "UPDATE clearing_intervention SET state = 'refused', decided_by = %s, decided_at = service_now(), outcome = %s"
+        " WHERE id = %s AND state = 'requested' RETURNING id"
+    )
+    return bool(call(sql, [person.name, reason, intervention_id]))
+
+
+def release(intervention_id: int, *, person: Person, generation: str) -> Decided:
+    """The hold is released."""
+    return _decided("clearing_release(%s, %s, %s, %s)", [intervention_id, person.name, person.id, generation])
+
+
+def confirm_done(intervention_id: int, *, person: Person, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
+    """The current operation is done, with a response made of the evidence; `following` is written down, or `code` parks the order."""
+    planned = (
+        (following.step, following.part, following.counterparty, following.action, following.key, following.request) if following else (None,) * 6
+    )
+    return _decided(
+        "clearing_confirm_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [intervention_id, person.name, person.id, *_times(), response, code, *planned, generation],
+    )
+
+
+def confirm_not_done(intervention_id: int, *, person: Person, response: bytes, code: str) -> Decided:
+    """The current operation counts as rejected, under `code`."""
+    return _decided("clearing_confirm_not_done(%s, %s, %s, %s, %s, %s, %s)", [intervention_id, person.name, person.id, *_times(), response, code])
+
+
+def void(intervention_id: int, *, person: Person, bookings: Sequence[Booking], generation: str) -> Decided:
+    """The order is closed; the bookings are kept with the intervention."""
+    plain = msgspec.json.encode([{"account": one.account, "asset": one.asset, "amount": one.signed} for one in bookings]).decode()
+    return _decided("clearing_void(%s, %s, %s, %s, %s, %s::jsonb, %s)", [intervention_id, person.name, person.id, *_times(), plain, generation])
+
+
+def _times() -> tuple[float, float]:
+    return settings.CLEARING_CLAIM_SECONDS, settings.REQUEST_TRANSIT_SECONDS
+
+
+def _decided(function: str, params: Sequence[object]) -> Decided:
+    row = call(f"SELECT outcome, not_before, {REF.format('next')} FROM {function}", params)[0]
+    return Decided(row[0], row[1], read_ref(row[2:]))
+
+
+def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> Recorded:
+    """The last operation was confirmed by people: cleared, and the user's next order queued."""
+    row = recorded(
+        f"SELECT outcome, hold_code, {REF.format('next')} FROM clearing_finish_confirmed(%s, %s, %s, %s, %s, %s)",
+        work,
+        lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, slippage_usdt, generation],
+    )
+    return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
+
+
+def on_its_way_until(clearing_id: int) -> datetime | None:
+    """Until when a request of an operation that isn't confirmed may still be applied, as of now; None: none may."""
+    until: datetime | None = call("SELECT clearing_on_its_way_until(%s, %s, %s)", [clearing_id, *_times()])[0][0]
+    return until
+
+
+def expire(limit: int) -> int:
+    """Ends interventions that nobody approved in time. Returns how many."""
+    return len(call("SELECT clearing_expire(%s)", [limit]))
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An order that has waited long for a person."""
+
+    order_id: str
+    direction: str
+    error_code: str
+    step: int
+    waiting_seconds: float
+
+
+def remind(*, limit: int, window: int) -> list[Waiting]:
+    """Orders that people are to be reminded of, CLOSE first, marked as reminded."""
+    return [Waiting(*row) for row in call("SELECT * FROM clearing_remind(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]

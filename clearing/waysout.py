@@ -1,0 +1,107 @@
+"""Which ways out an order has, as it stands: one table, for the admin's page and for who asks. Pure.
+
+=================  ==========================  ==========================================================================
+way                the clearing is             and its current operation, or what else must be
+=================  ==========================  ==========================================================================
+retry              parked, retrying            not held, not `key_expired` or `key_reused`
+release_hold       parked                      held
+confirm_done       parked, pending, unknown    planned, pending, unknown or rejected
+confirm_not_done   parked, pending, unknown    pending or unknown
+void               parked                      planned, rejected or done; but not all four done
+=================  ==========================  ==========================================================================
+"""
+
+from dataclasses import dataclass
+
+from clearing.calls import KEY_EXPIRED
+from clearing.flows import LAST_STEP
+from clearing.outcomes import KEY_REUSED
+from clearing.status import InterventionKind, OperationState, State
+
+RETRYABLE_STATES = (State.PARKED, State.RETRYING)
+CONFIRMABLE_STATES = (State.PARKED, State.PENDING, State.UNKNOWN)
+UNSURE = (OperationState.PENDING, OperationState.UNKNOWN)
+K = InterventionKind
+
+
+class NotPossible(Exception):  # noqa: N818 - an answer to a person
+    """What was asked for can't be done; `code` and the message say why and what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an order stands: what decides on its ways out."""
+
+    state: State
+    step: int
+    error_code: str
+    hold_code: str
+    operation_state: OperationState
+
+
+def ways_out(standing: Standing) -> list[InterventionKind]:
+    """All that can be asked for now, in the order of the table."""
+    return [kind for kind in InterventionKind if not _obstacle(kind, standing)]
+
+
+def check(kind: InterventionKind, standing: Standing) -> None:
+    """Raises NotPossible where the order, as it stands, doesn't have this way out."""
+    obstacle = _obstacle(kind, standing)
+    if obstacle:
+        raise NotPossible(*obstacle)
+
+
+def _obstacle(kind: InterventionKind, standing: Standing) -> tuple[str, str] | None:
+    match kind:
+        case K.RETRY:
+            return _no_retry(standing)
+        case K.RELEASE_HOLD:
+            return _no_release(standing)
+        case K.CONFIRM_DONE:
+            return _no_confirming(standing, (*UNSURE, OperationState.PLANNED, OperationState.REJECTED))
+        case K.CONFIRM_NOT_DONE:
+            return _no_confirming(standing, UNSURE)
+        case K.VOID:
+            return _no_void(standing)
+
+
+def _no_retry(standing: Standing) -> tuple[str, str] | None:
+    if standing.state not in RETRYABLE_STATES:
+        return "wrong_state", f"it is {standing.state}: only parked and retrying orders are retried by hand"
+    if standing.hold_code:
+        return "held", f"it is held ({standing.hold_code}): the order's contents changed at the counter; a hold is released, not retried"
+    if standing.error_code == KEY_REUSED:
+        return KEY_REUSED, "the counterparty knows its key with other bytes than ours: confirm first whether the step was done"
+    if standing.error_code == KEY_EXPIRED:
+        return KEY_EXPIRED, "its key is older than the counterparty keeps keys, sending again could do it twice: confirm first whether it was done"
+    return None
+
+
+def _no_release(standing: Standing) -> tuple[str, str] | None:
+    if not standing.hold_code:
+        return "not_held", "it isn't held"
+    if standing.state != State.PARKED:
+        return "wrong_state", f"it is {standing.state}: a hold is released once the order is parked"
+    return None
+
+
+def _no_confirming(standing: Standing, operation_states: tuple[OperationState, ...]) -> tuple[str, str] | None:
+    if standing.state not in CONFIRMABLE_STATES:
+        return "wrong_state", f"it is {standing.state}: a step is confirmed while the order is parked, pending or unknown"
+    if standing.operation_state not in operation_states:
+        return "operation_known", f"its operation is {standing.operation_state}: there is nothing to confirm"
+    return None
+
+
+def _no_void(standing: Standing) -> tuple[str, str] | None:
+    if standing.state != State.PARKED:
+        return "wrong_state", f"it is {standing.state}: only a parked order is voided"
+    if standing.operation_state in {*UNSURE, OperationState.OPEN}:
+        return "unfinished", "nobody knows whether its operation was done: confirm that first"
+    if standing.step == LAST_STEP and standing.operation_state == OperationState.DONE:
+        return "finished", "all its steps are done"
+    return None

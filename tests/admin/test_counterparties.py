@@ -1,0 +1,108 @@
+"""The counterparties' page, its switch, and the policies' form."""
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from clearing import standing
+from clearing.models import ErrorPolicy, Pause
+from tests.admin.conftest import person
+from tests.support.orders import World
+
+LIST = reverse("admin:clearing_standing_changelist")
+PAUSE = reverse("admin:clearing_standing_pause", args=["trading"])
+RESUME = reverse("admin:clearing_standing_resume", args=["trading"])
+POLICY = reverse("admin:clearing_errorpolicy_add")
+WISH = {"step": "3", "reason": "their release of 18:00"}
+
+
+@pytest.fixture
+def switcher(db: None) -> Client:
+    """Somebody who may pause counterparties."""
+    return person("switcher", "view_standing", "change_standing", "view_standingchange")
+
+
+@pytest.fixture
+def onlooker(db: None) -> Client:
+    """Somebody who may only look."""
+    return person("onlooker", "view_standing")
+
+
+@pytest.fixture
+def governor(db: None) -> Client:
+    """Somebody who may decide about errors."""
+    return person("governor", "view_errorpolicy", "add_errorpolicy", "change_errorpolicy")
+
+
+class TestPage:
+    def test_lists_all_three_even_when_nothing_was_ever_wrong(self, world: World, onlooker: Client) -> None:
+        page = onlooker.get(LIST).content.decode()
+
+        assert all(f">{name}<" in page or name in page for name in ("counter", "fund", "trading"))
+        assert page.count("0 of 0 slots") == 3
+
+    def test_tells_what_is_wrong_and_since_when(self, world: World, onlooker: Client) -> None:
+        standing.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
+        standing.set_pause("trading", 3, paused=True, reason="their release", actor="ann")
+
+        page = onlooker.get(LIST).content.decode()
+
+        assert "connection_refused" in page
+        assert "step 3 by ann: their release" in page
+
+    def test_of_one_shows_its_history(self, world: World, onlooker: Client) -> None:
+        standing.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
+
+        page = onlooker.get(reverse("admin:clearing_standing_change", args=["fund"])).content.decode()
+
+        assert "connection_refused" in page
+        assert "w1" in page
+
+
+class TestSwitch:
+    def test_pauses_one_step_with_a_reason_and_says_who(self, world: World, switcher: Client) -> None:
+        assert switcher.get(PAUSE).status_code == 200
+
+        switcher.post(PAUSE, WISH)
+
+        pause = Pause.objects.get()
+        assert (pause.counterparty, pause.step, pause.actor, pause.reason) == ("trading", 3, "switcher", WISH["reason"])
+        entry = LogEntry.objects.get()
+        assert (entry.user.username, entry.object_id) == ("switcher", "trading")
+        assert WISH["reason"] in entry.get_change_message()
+
+    def test_and_ends_it(self, world: World, switcher: Client) -> None:
+        switcher.post(PAUSE, WISH)
+
+        switcher.post(RESUME, {"step": "3", "reason": "they are done"})
+
+        assert Pause.objects.count() == 0
+        assert LogEntry.objects.count() == 2
+
+    @pytest.mark.parametrize("wrong", [{"step": "2"}, {"step": "x"}, {"reason": "no"}])
+    def test_wants_a_step_of_its_own_and_a_reason(self, world: World, switcher: Client, wrong: dict[str, str]) -> None:
+        assert switcher.post(PAUSE, {**WISH, **wrong}).status_code == 200
+        assert Pause.objects.count() == 0
+
+    def test_is_not_for_everybody(self, world: World, onlooker: Client) -> None:
+        assert onlooker.post(PAUSE, WISH).status_code == 403
+        assert onlooker.get(PAUSE).status_code == 403
+        assert Pause.objects.count() == 0
+
+    def test_knows_no_other_counterparties(self, world: World, switcher: Client) -> None:
+        assert switcher.post(reverse("admin:clearing_standing_pause", args=["nobody"]), WISH).status_code == 403
+
+
+class TestPolicies:
+    def test_a_good_one_is_kept(self, world: World, governor: Client) -> None:
+        governor.post(POLICY, {"counterparty": "fund", "code": "timeout", "outcome": "", "deadline_seconds": "900", "reason": "their SLA"})
+
+        assert ErrorPolicy.objects.get().deadline_seconds == 900
+
+    def test_one_that_calls_a_timeout_retryable_is_refused_with_the_reason(self, world: World, governor: Client) -> None:
+        answer = governor.post(POLICY, {"counterparty": "fund", "code": "timeout", "outcome": "retryable", "reason": "it always is"})
+
+        assert answer.status_code == 200
+        assert "nothing but evidence does that" in answer.content.decode()
+        assert ErrorPolicy.objects.count() == 0
