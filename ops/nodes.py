@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from base.incarnation import life
+from base.membership import View
 from base.models import Incarnation, LeaderTerm
 from base.readonly import ReadOnlyAdmin
 from ops.pulse import DEAD_SECONDS
@@ -62,9 +63,12 @@ def read() -> tuple[LeaderTerm | None, list[Node]]:
     view = life("web").membership.look()
     leader = term.leader.rpartition(":")[0] if term else ""  # host:pid: candidates are named as incarnations are, with a number of their own
     return term, [
-        Node(*row, shown=row[0] in view.names if view and row[7] is None else None, leads=row[7] is None and row[0].rpartition(":")[0] == leader)
-        for row in rows
+        Node(*row, _shown(row[0], view) if row[7] is None else None, row[7] is None and row[0].rpartition(":")[0] == leader) for row in rows
     ]
+
+
+def _shown(name: str, view: View | None) -> bool | None:
+    return name in view.names if view else None
 
 
 @admin.register(Incarnation)

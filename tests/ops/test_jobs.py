@@ -137,7 +137,7 @@ class Interrupted:
 class AlwaysDead(pulse.Watch):
     """Everybody has been silent for long."""
 
-    def dead(self, beats: Any, now: float) -> list[str]:
+    def dead(self, beats: Any, now: float, missing: Any = ()) -> list[str]:
         return list(beats)
 
 
