@@ -1,6 +1,6 @@
 """The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended within the hour, and who leads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -62,13 +62,14 @@ def read() -> tuple[LeaderTerm | None, list[Node]]:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     view = life("web").membership.look()
     leader = term.leader.rpartition(":")[0] if term else ""  # host:pid: candidates are named as incarnations are, with a number of their own
-    return term, [
-        Node(*row, _shown(row[0], view) if row[7] is None else None, row[7] is None and row[0].rpartition(":")[0] == leader) for row in rows
-    ]
+    return term, [_node(row, view, leader) for row in rows]
 
 
-def _shown(name: str, view: View | None) -> bool | None:
-    return name in view.names if view else None
+def _node(row: tuple[Any, ...], view: View | None, leader: str) -> Node:
+    node = Node(*row)
+    if node.ended_at is not None:
+        return node
+    return replace(node, shown=node.name in view.names if view else None, leads=node.name.rpartition(":")[0] == leader)
 
 
 @admin.register(Incarnation)
