@@ -1,7 +1,8 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover|rolling [--json]`: our figures beside the floor's, in turn; the ratios count.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover|rolling [--json]`: our figures beside the floor's.
 
-`decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only where its jars are). The others run
-on servers of the run's own: the embedded stack's, under .run/bench, or those that the environment names.
+Floor and ours run in turn; the ratios count. `decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own
+(ZooKeeper only where its jars are); `rolling` fails if the audit does. The others run on servers of the run's own: the embedded stack's, under
+.run/bench, or those that the environment names.
 """
 
 import argparse
@@ -25,7 +26,7 @@ Figures = dict[str, Any]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("figure", choices=["decode", "handover", "rolling", *ON_SERVERS])
+    parser.add_argument("figure", choices=[*ALONE, *ON_SERVERS])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
@@ -42,10 +43,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    makers = {"decode": decoded, "handover": hand_over_times, "rolling": rolling_upgrade}
-    found, lines = makers.get(options.figure, on_servers)(options)
+    found, lines = ALONE.get(options.figure, on_servers)(options)
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
-    return int(found.get("exit_code", 0))
+    return int(found.get("audit", {}).get("exit_code", 0))
 
 
 def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -56,7 +56,7 @@ def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     return found, decode.lines(found)
 
 
-def hand_over_times(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+def handed_over(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Seconds without a leader."""
     from benchmarks import handover
     from stack.zookeeper import missing
@@ -69,12 +69,12 @@ def hand_over_times(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     return found, handover.lines(found)
 
 
-def rolling_upgrade(options: argparse.Namespace) -> tuple[Figures, list[str]]:
-    """What it costs to replace every process; ends with the audit's exit code."""
+def rolled(options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """What it costs to replace every process."""
     from benchmarks import rolling
 
     found = rolling.figures(default_folder(os.environ) / "rolling", options.rate or 40.0, options.seconds)
-    return {**found, "exit_code": found["audit"]["exit_code"]}, rolling.lines(found)
+    return found, rolling.lines(found)
 
 
 def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -119,19 +119,18 @@ def overhead(options: argparse.Namespace) -> Figures:
     from benchmarks.orders import overheads_ms, prepare
     from benchmarks.shares import percentile
 
+    rate = options.rate or 100.0
+
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(options.orders or 1000, options.users))
         values = overheads_ms(CALL_MS)
         return {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99)}
 
     rounds = [
-        {
-            "floor": measured(lambda orders: asyncio.run(floor.paced(orders, options.rate or 100.0))),
-            "ours": measured(lambda o: ours.paced(o, options.rate or 100.0)),
-        }
+        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, rate))), "ours": measured(lambda o: ours.paced(o, rate))}
         for _ in range(options.rounds)
     ]
-    return {"figure": "overhead", "rate": options.rate or 100.0, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
+    return {"figure": "overhead", "rate": rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
 def burst(options: argparse.Namespace) -> Figures:
@@ -192,6 +191,11 @@ def log_of(stack: Stack, process: str) -> Path:
     return stack.run_dir.folder / f"{process}.log"
 
 
+ALONE: dict[str, Callable[[argparse.Namespace], tuple[Figures, list[str]]]] = {
+    "decode": decoded,
+    "handover": handed_over,
+    "rolling": rolled,
+}
 ON_SERVERS: dict[str, Callable[[argparse.Namespace, Stack], tuple[Figures, list[str]]]] = {
     "overhead": clearing_figure,
     "burst": clearing_figure,

@@ -39,7 +39,7 @@ from clearing.store import ClearingRef, Evidence, Recorded, Work
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
-FLOW_UNKNOWN = "flow_unknown"  # opened by a newer release: one of its workers will get it
+FLOW_UNKNOWN = "flow_unknown"
 
 
 def _nothing(_step: int) -> None:
@@ -111,10 +111,10 @@ class Runner:
             return recorded
 
     def _called(self, work: Work) -> Recorded:
+        if work.flow not in FLOWS:
+            raise Blocked(FLOW_UNKNOWN)  # opened by a release that is newer than this process: one of its workers will get it
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
-        if work.flow not in FLOWS:
-            raise Blocked(FLOW_UNKNOWN)
         evidence, answer = make_call(work, self.gateways, self.guard, self.stopping)
         metrics.observe_attempt(work, evidence)
         return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)

@@ -28,7 +28,7 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
     _dispatchers[:] = [sender.event_dispatcher]
 
 
-guard = Guard(lambda: life().name)  # of this process
+guard = Guard(lambda: life("worker").name)  # of this process
 
 
 def stopping() -> bool:
@@ -78,25 +78,25 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
 
 
 # Arguments that the release after this one may add are left alone: a message is a hint, and what it hints at stands in the row.
-@shared_task(name="clearing.step_1", bind=True)  # type: ignore[arg-type]  # celery-types know no **_
-def step_1(self: "Task[Any, Any]", *, clearing_id: int, epoch: int, **_: object) -> None:
+@shared_task(name="clearing.step_1", bind=True)
+def step_1(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Counter: adjust the system account."""
     run_chain(self, 1, clearing_id, epoch)
 
 
-@shared_task(name="clearing.step_2", bind=True)  # type: ignore[arg-type]  # celery-types know no **_
-def step_2(self: "Task[Any, Any]", *, clearing_id: int, epoch: int, **_: object) -> None:
+@shared_task(name="clearing.step_2", bind=True)
+def step_2(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Fund: transfer from system to fund."""
     run_chain(self, 2, clearing_id, epoch)
 
 
-@shared_task(name="clearing.step_3", bind=True)  # type: ignore[arg-type]  # celery-types know no **_
-def step_3(self: "Task[Any, Any]", *, clearing_id: int, epoch: int, **_: object) -> None:
+@shared_task(name="clearing.step_3", bind=True)
+def step_3(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Trading: exchange at the market."""
     run_chain(self, 3, clearing_id, epoch)
 
 
-@shared_task(name="clearing.step_4", bind=True)  # type: ignore[arg-type]  # celery-types know no **_
-def step_4(self: "Task[Any, Any]", *, clearing_id: int, epoch: int, **_: object) -> None:
+@shared_task(name="clearing.step_4", bind=True)
+def step_4(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Fund: transfer from fund to where it belongs."""
     run_chain(self, 4, clearing_id, epoch)

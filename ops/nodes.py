@@ -1,6 +1,5 @@
 """The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended within the hour, and who leads."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from base.incarnation import life
+from base.membership import View
 from base.models import Incarnation, LeaderTerm
 from base.readonly import ReadOnlyAdmin
 from ops.pulse import DEAD_SECONDS
@@ -62,13 +62,14 @@ def read() -> tuple[LeaderTerm | None, list[Node]]:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     view = life("web").membership.look()
     leader = term.leader.rpartition(":")[0] if term else ""  # host:pid: candidates are named as incarnations are, with a number of their own
-    return term, [_node(row, view.names if view else None, leader) for row in rows]
+    return term, [_node(row, view, leader) for row in rows]
 
 
-def _node(row: tuple[Any, ...], names: Collection[str] | None, leader: str) -> Node:
-    name, ended_at = row[0], row[7]
-    shown = name in names if names is not None and ended_at is None else None
-    return replace(Node(*row), shown=shown, leads=ended_at is None and name.rpartition(":")[0] == leader)
+def _node(row: tuple[Any, ...], view: View | None, leader: str) -> Node:
+    node = Node(*row)
+    if node.ended_at is not None:
+        return node
+    return replace(node, shown=node.name in view.names if view else None, leads=node.name.rpartition(":")[0] == leader)
 
 
 @admin.register(Incarnation)

@@ -79,7 +79,7 @@ class TestFlows:
         world.when_due(clearing)
 
         assert (clearing.state, operation(clearing, 1).state) == (State.UNKNOWN, OperationState.UNKNOWN)
-        assert outcomes(clearing)[-1] == (1, "?unknown", "flow_unknown")
+        assert outcomes(clearing)[-1] == (1, "lost", "claim_lost")
 
 
 class TestBytes:

@@ -67,21 +67,20 @@ class TestWatcher:
         assert started == [True]
 
     def test_one_thread_a_process_that_looks_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looking: list[int] = []
-        enough = threading.Event()
-
-        def count() -> None:
-            looking.append(threading.get_ident())
-            if len(looking) == 3:
-                enough.set()
-                threading.Event().wait()  # a daemon: it ends with the tests
+        looked = threading.Semaphore(0)
+        before = watchers()
 
         monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.01)
-        monkeypatch.setattr(watcher, "look", count)
+        monkeypatch.setattr(watcher, "look", looked.release)
         ours = Watcher()
 
         ours.start()
         ours.start()
 
-        assert enough.wait(10)
-        assert len(set(looking)) == 1
+        assert all(looked.acquire(timeout=10) for _ in range(3))
+        assert len(watchers() - before) == 1
+
+
+def watchers() -> set[threading.Thread]:
+    """The looking threads of this process; those of other tests go on with it."""
+    return {thread for thread in threading.enumerate() if thread.name == "watcher"}

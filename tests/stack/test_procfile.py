@@ -14,7 +14,7 @@ class TestProcfile:
     def test_the_workers_of_orders_and_of_periodic_jobs_share_no_queue(self) -> None:
         commands = read_procfile(CHECKOUT / "Procfile")
 
-        assert " -X ops " in commands["worker"]
+        assert " -X ops,clearing.suspects " in commands["worker"]
         assert " -Q ops " in commands["worker-ops"]
 
     def test_a_line_that_is_no_process_is_refused_by_its_number(self, tmp_path: Path) -> None:
