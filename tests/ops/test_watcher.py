@@ -67,11 +67,16 @@ class TestWatcher:
         assert started == [True]
 
     def test_one_thread_a_process_that_looks_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looked = threading.Semaphore(0)
+        looked, over = threading.Semaphore(0), threading.Event()
         before = watchers()
 
+        def count() -> None:
+            looked.release()
+            if over.is_set():
+                threading.Event().wait()  # a daemon: it ends with the tests
+
         monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.01)
-        monkeypatch.setattr(watcher, "look", looked.release)
+        monkeypatch.setattr(watcher, "look", count)
         ours = Watcher()
 
         ours.start()
@@ -79,6 +84,8 @@ class TestWatcher:
 
         assert all(looked.acquire(timeout=10) for _ in range(3))
         assert len(watchers() - before) == 1
+        over.set()
+        assert looked.acquire(timeout=10)
 
 
 def watchers() -> set[threading.Thread]:
