@@ -102,7 +102,7 @@ class TestOthers:
         def roles() -> set[str]:
             return {row[0] for row in query(service, "SELECT role FROM base_incarnation WHERE ended_at IS NULL")}
 
-        wait_until(lambda: roles() == {"web", "consumer", "worker", "worker-ops", "beat"})
+        wait_until(lambda: roles() == {"web", "consumer", "worker", "worker-ops", "worker-suspects", "beat"})
 
 
 class TestReplace:
