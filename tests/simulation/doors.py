@@ -131,6 +131,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         (http, "time", SimpleNamespace(monotonic=virtual)),
         (broker, "client", lambda: memory),
         (pipeline, "_send", doors.publish),
+        (retry, "_random", random),
         (pulse, "watch", SimpleNamespace(dead=doors.dead)),
     ]
     with ExitStack() as stack:

@@ -25,12 +25,13 @@ from django.core.management import call_command
 from django.db import connection
 
 from clearing import broker
+from ops import sweep
 from tests.simulation.doors import FIXED_CLOCK, open_doors
 from tests.simulation.judge import Judged, judged, shortest_history
 from tests.simulation.scheduler import share_connection
 from tests.simulation.world import World
 
-EMPTY = "TRUNCATE orders_syncorder, orders_watermark, base_incarnation RESTART IDENTITY CASCADE"
+EMPTY = "TRUNCATE orders_syncorder, orders_watermark, base_incarnation, clearing_standing, clearing_standingchange RESTART IDENTITY CASCADE"
 SESSION = "SET synchronous_commit = off; SET statement_timeout = 0; SET transaction_timeout = 0; SET lock_timeout = '10s'"
 
 
@@ -95,6 +96,7 @@ def prepare() -> None:
         cursor.execute(SESSION)
     share_connection()
     broker._known.value, broker._known.read_at = "", float("-inf")
+    sweep._walk.after = ""
 
 
 def main() -> int:

@@ -66,6 +66,7 @@ class TestABrokenEngine:
 
     def test_messages_that_are_gone_are_never_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "resend", lambda *_, **__: [])
+        monkeypatch.setattr("tests.simulation.broker.LOST", 0.1)
 
         found = simulate(ORDERS, seed=5)
 
