@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base import metrics
 from base.incarnation import life
+from base.signals import set_on_signal
 from base.slot import held
 from ops.intake import take_from_kafka
 from ops.stall import watched
@@ -46,8 +47,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+        set_on_signal(stopping, signal.SIGTERM, signal.SIGINT)
         try:
             metrics.serve_if_configured()
         except OSError as error:
