@@ -12,12 +12,14 @@ import psycopg2
 import pytest
 
 from stack.postgres import installed
+from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
 from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
 SECONDS_MAX = 60
+OURS = [name for name in read_procfile(CHECKOUT / "Procfile") if name != "sandbox"]  # whoever works on the database
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
         postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
     service.place(120, users=20, rate=60, seed=2)  # these the backup surely doesn't hold
     service.audit()
-    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "worker-suspects", "beat")
+    service.manage("stack", "services", "down", *OURS)
     restore(database_url, backup)
 
     marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)
@@ -76,7 +78,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
 
 def test_a_restore_point_that_the_backup_holds_is_not_this_restore_s(service: LiveService, tmp_path: Path) -> None:
     database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
-    service.manage("stack", "services", "down", "web", "consumer", "worker", "worker-ops", "beat")
+    service.manage("stack", "services", "down", *OURS)
     service.manage("mark_restored", "--reason=an earlier restore")
     postgres_tool("pg_dump", "--format=custom", f"--file={backup}", database_url)
     restore(database_url, backup)
