@@ -98,7 +98,7 @@ def gap_pass(process: Process) -> None:
 # --- a worker -----------------------------------------------------------------------------------------------------------------------
 def be_a_worker() -> None:
     """Registers as the worker's first claim would, without the thread that beats: `beat` does it."""
-    incarnation.life()._heart = threading.current_thread()
+    incarnation.life()._heart = threading.Thread()  # never started
 
 
 def run_message(queue: str, raw: bytes) -> None:
