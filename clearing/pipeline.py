@@ -7,6 +7,7 @@ is away, since the sweep finds what wasn't published.
 
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,27 +35,37 @@ _ID, _EPOCH = 7_777_777_777_777_777, 7_777_777_777  # stand-ins in the template:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chain's message, taken apart where one differs from the next."""
+    """A chain's message, taken apart where one differs from the next: `texts` of the body, and between each two what stands there (`places`: the
+    stand-ins, or the number of one of the chain's tasks).
+    """
 
-    body: str
+    texts: tuple[str, ...]
+    places: tuple[int, ...]
     headers: dict[str, Any]
-    task_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, body: str, headers: dict[str, Any], later_task_ids: Sequence[str]) -> "Template":
+        """Of a message that was built with the stand-ins, and the ids of the tasks after its own, in their order."""
+        places = {str(_ID): _ID, str(_EPOCH): _EPOCH} | {task_id: number for number, task_id in enumerate(later_task_ids, start=1)}
+        parts = re.split(f"({'|'.join(places)})", body)
+        return cls(tuple(parts[::2]), tuple(places[found] for found in parts[1::2]), headers)
 
     def message(self, ref: ClearingRef) -> tuple[str, dict[str, Any], str]:
         """(body, headers, task id) for one clearing."""
-        body = self.body.replace(str(_ID), str(ref.id)).replace(str(_EPOCH), str(ref.epoch))
-        first, *rest = task_ids(len(self.task_ids))
-        for old, new in zip(self.task_ids[1:], rest, strict=True):
-            body = body.replace(old, new)
-        arguments = repr({"clearing_id": ref.id, "epoch": ref.epoch})
+        prefix = task_id_prefix()
+        known = {_ID: str(ref.id), _EPOCH: str(ref.epoch)}
+        filled = [known.get(place) or f"{prefix}{place:x}" for place in self.places]
+        body = "".join([part for pair in zip(self.texts, filled, strict=False) for part in pair]) + self.texts[-1]
+        first = f"{prefix}0"
+        arguments = f"{{'clearing_id': {ref.id}, 'epoch': {ref.epoch}}}"
         own = {"id": first, "root_id": first, "kwargsrepr": arguments, broker.QUEUED_MS_HEADER: ref.queued_ms}
         return body, {**self.headers, **own}, first
 
 
-def task_ids(count: int) -> list[str]:
-    """Random ids in the form of UUIDs, by one call of the kernel's: it is what making one costs."""
-    digits = os.urandom(16 * count).hex()
-    return [f"{d[:8]}-{d[8:12]}-{d[12:16]}-{d[16:20]}-{d[20:]}" for d in (digits[at : at + 32] for at in range(0, 32 * count, 32))]
+def task_id_prefix() -> str:
+    """All but the last digit of a random id in the form of a UUID: the tasks of one chain differ by that, and cost one call of the kernel's."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:31]}"
 
 
 def step_task(step: int) -> str:
@@ -70,7 +81,7 @@ def _build(step: int) -> Template:
         message.ack()
     body = cast("bytes", message.body).decode()
     rest = [link["options"]["task_id"] for link in reversed(json.loads(body)[2]["chain"] or [])]
-    return Template(body, dict(message.headers), (message.headers["id"], *rest))
+    return Template.of(body, dict(message.headers), rest)
 
 
 class _Publisher(threading.local):
