@@ -1,6 +1,6 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate
+.PHONY: help setup demo up down test test-zookeeper outages lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate
 .PHONY: pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
@@ -55,6 +55,9 @@ test-zookeeper: setup ## leadership on a real ZooKeeper, with faults at random (
 	@if $(PY) -m stack.zookeeper --install; then \
 		$(PYTEST) -m zookeeper tests/leadership && $(PY) -m tests.leadership.faults --seed $(or $(SEED),1) --count $(or $(COUNT),$(if $(FULL),200,44)); \
 	else [[ $$? == 3 ]] && echo "test-zookeeper is skipped, for the reason above"; fi
+
+outages: setup ## ZooKeeper down for a minute, then PostgreSQL for 20 s, while orders flow (needs what test-zookeeper needs)
+	@$(PY) -m tests.leadership.outages
 
 lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff check .
