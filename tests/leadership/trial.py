@@ -94,10 +94,14 @@ class Trial:
     def __enter__(self) -> Self:
         self._ends = ExitStack()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end leaves no server behind
-        self._start_database()
-        self._start_zookeepers()
-        for _ in range(3):
-            self._add_contender()
+        try:
+            self._start_database()
+            self._start_zookeepers()
+            for _ in range(3):
+                self._add_contender()
+        except BaseException:
+            self._ends.close()  # nobody else does, when it doesn't get so far
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
