@@ -1,5 +1,6 @@
 """Keys: one effect for one key, whatever is repeated, refused, interrupted or killed."""
 
+import http.client
 import json
 import threading
 from collections.abc import Iterator
@@ -178,7 +179,7 @@ def adjust_until_it_breaks(server: SandboxServer, orders: list[dict[str, str]], 
     for number, order in enumerate(orders):
         try:
             adjust(server, order)
-        except OSError:
+        except (OSError, http.client.HTTPException):  # refused, reset, or ended in the middle of an answer
             return
         if number == 20:
             some_done.set()
