@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-START_SECONDS_MAX = 20.0
-STOP_SECONDS_MAX = 5.0
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 60.0
 LISTENS = re.compile(r"sandbox listens on (http://\S+:(\d+)),")
 
 
