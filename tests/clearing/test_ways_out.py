@@ -11,7 +11,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
-from clearing import broker, store, store_people
+from clearing import broker, store, store_people, store_recovery
 from clearing.gateways import Action, Adjusted, Done, SigningClock, StoredRequest
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, refuse, retry_by_hand
@@ -582,7 +582,7 @@ class TestVoid:
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "frozen", gives_up=lambda: True)
         bury("frozen")
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
 
         until = store_people.on_its_way_until(clearing.pk)
 
@@ -739,7 +739,7 @@ class TestSameMoment:
         thread, _ = beside(lambda: frozen.runner().run(clearing.pk, clearing.epoch))
         assert arrived.wait(10)
         bury("frozen")
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
         store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
         clearing = busy_world.run(clearing)
         assert (clearing.state, operation(clearing, 1).state) == (State.PARKED, OperationState.UNKNOWN)
