@@ -155,6 +155,16 @@ def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> 
     return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
 
 
+def park_confirmed(work: Work, code: str, *, generation: str) -> Recorded:
+    """A mistake of ours keeps an order whose last operation was confirmed by people from being cleared: it parks, with the operation done."""
+    row = recorded(
+        f"SELECT outcome, {REF.format('next')} FROM clearing_park_confirmed(%s, %s, %s, %s, %s, %s)",
+        work,
+        lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, code, generation],
+    )
+    return Recorded(row[0], next=read_ref(row[1:]))
+
+
 def on_its_way_until(clearing_id: int) -> datetime | None:
     """Until when a request of an operation that isn't confirmed may still be applied, as of now; None: none may."""
     until: datetime | None = call("SELECT clearing_on_its_way_until(%s, %s, %s)", [clearing_id, *_times()])[0][0]

@@ -76,6 +76,20 @@ def rejected(world: World, action: Action = Action.TRANSFER, direction: str = "O
     return world.run(world.accept(direction=direction))
 
 
+def confirmed_to_the_end(world: World) -> Clearing:
+    """Queued: people confirmed its last step, and a worker clears it when it comes to it."""
+    world.stopping = lambda: len(world.counterparties.applied) >= 3
+    clearing = world.run(world.accept())
+    world.stopping = lambda: False
+    world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
+    world.run(clearing)
+    assert (clearing.state, clearing.step) == (State.PARKED, 4)
+    wished = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
+    done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(wished)))
+    assert clearing.state == State.QUEUED
+    return clearing
+
+
 class TestTwoPeople:
     def test_who_asked_can_not_approve(self, world: World) -> None:
         clearing = held(world)
@@ -330,6 +344,38 @@ class TestConfirmedAsDone:
             ("running", "cleared"),
         ]
         assert not Attempt.objects.filter(operation=operation(clearing, 4), outcome="done").exists()
+
+    def test_a_mistake_of_ours_at_its_end_parks_the_order_and_a_retry_of_the_mended_release_clears_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clearing = confirmed_to_the_end(world)
+        with monkeypatch.context() as patched:
+            patched.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+            world.run(clearing)
+        assert (clearing.state, clearing.error_code, operation(clearing, 4).state) == (State.PARKED, "internal_error", OperationState.DONE)
+        assert history(clearing)[-1] == ("running", "parked", 4)
+
+        retry_by_hand(clearing.pk, actor="cleo", reason="the release was mended")
+        world.run(clearing)
+
+        assert (clearing.state, world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3"])
+
+    def test_which_raises_the_alarm_once_and_lets_the_users_next_order_go_on(
+        self, world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.CLEARING_NEXT_IN_PLACE_MAX = 1
+        clearing, following = confirmed_to_the_end(world), world.accept()
+        alarms = []
+        monkeypatch.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("clearing.steps.alarm", lambda code, _message, **context: alarms.append((code, context["error_code"])))
+
+        world.run(clearing)
+        sweep()
+
+        following.refresh_from_db()
+        assert alarms == [("parked", "internal_error")]
+        assert (clearing.state, following.state) == (State.PARKED, State.QUEUED)
+        assert not Attempt.objects.filter(operation=operation(clearing, 4), code="internal_error").exists()
 
     def test_a_claim_that_comes_too_late_clears_nothing(self, world: World) -> None:
         clearing = rejected(world, Action.ADJUST)
