@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connection
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
 Row = tuple[Any, ...]
 DATABASE_AWAY = (OperationalError, InterfaceError)  # nothing is wrong with what was asked
@@ -21,6 +22,11 @@ def call(sql: str, params: Sequence[Any]) -> list[Row]:
     except DATABASE_AWAY:
         drop_broken_connection()
         raise
+
+
+def gave_up_waiting(error: BaseException) -> bool:
+    """Whether the statement was ended because others kept its locks for longer than a session waits. It did nothing."""
+    return isinstance(error.__cause__, (LockNotAvailable, DeadlockDetected, QueryCanceled))
 
 
 def drop_broken_connection() -> None:

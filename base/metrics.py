@@ -146,13 +146,17 @@ SHARD_FOUND_BY_GAP: Final = Scraped("acceptance_shard_found_by_gap", "Orders tha
 RECONCILE_DIFFERENCE: Final = Scraped("acceptance_reconcile_difference", "Orders that differ from the counter's.", ("shard", "kind"))
 # Seconds since each shard was last compared, wholly.
 RECONCILE_AGE: Final = Scraped("acceptance_reconcile_age_seconds", "Age of the last reconcile.", ("shard",))
+# 1 for the state that each counterparty's breaker is in (closed, half_open, open), 0 for the others.
+BREAKER: Final = Scraped("acceptance_counterparty_breaker", "State of a counterparty's breaker.", ("counterparty", "state"))
+# 1 where people have paused a counterparty (step "all") or one step of it.
+PAUSED: Final = Scraped("acceptance_counterparty_paused", "Whether people have paused it.", ("counterparty", "step"))
 # Messages that wait in each of the broker's queues.
 QUEUE_MESSAGES: Final = Scraped("acceptance_broker_queue_messages", "Messages in a queue.", ("queue",))
 # 1 where what is read at the scrape could be read, 0 where it couldn't (its metrics are then missing, not zero).
 SCRAPE_OK: Final = Scraped("acceptance_scrape_ok", "Whether the source answered.", ("source",))
 SCRAPED: Final = (
     *(CLEARINGS, CLEARINGS_OLDEST, CLEARED_LAST_MINUTE, NEWEST_ORDER_AGE, SHARD_AGE, SHARD_FOUND_BY_GAP),
-    *(RECONCILE_DIFFERENCE, RECONCILE_AGE, QUEUE_MESSAGES, SCRAPE_OK),
+    *(RECONCILE_DIFFERENCE, RECONCILE_AGE, BREAKER, PAUSED, QUEUE_MESSAGES, SCRAPE_OK),
 )
 
 

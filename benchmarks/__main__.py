@@ -1,8 +1,8 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps|handover|rolling [--json]`: our figures beside the floor's.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|pages|handover|rolling [--json]`: our figures beside the floor's.
 
-Floor and ours run in turn; the ratios count. `decode` needs no server; `handover` and `rolling` have no floor, and start servers of their own
-(ZooKeeper only where its jars are); `rolling` fails if the audit does. The others run on servers of the run's own: the embedded stack's, under
-.run/bench, or those that the environment names.
+Floor and ours run in turn; the ratios count. The floor of `pages` is the login page. `decode` needs no server; `handover` and `rolling` have no
+floor, and start servers of their own (ZooKeeper only where its jars are); `rolling` fails if the audit does. The others run on servers of the run's
+own: the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Figures = dict[str, Any]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EXAMPLE)
     parser.add_argument("figure", choices=[*ALONE, *ON_SERVERS])
-    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known orders (gaps 1000000)")
+    parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known ones (gaps 1000000, pages 10000)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
@@ -182,6 +182,14 @@ def gaps(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]
     return found, figure.lines(found)
 
 
+def pages(options: argparse.Namespace, _: Stack) -> tuple[Figures, list[str]]:
+    """Time of the admin's pages."""
+    from benchmarks import pages as figure
+
+    found = figure.figures(options.orders or 10_000, options.rounds)
+    return found, figure.lines(found)
+
+
 def server_pids(stack: Stack) -> list[int]:
     """Of those servers that are ours."""
     return [status.pid for status in stack.status() if status.pid]
@@ -201,6 +209,7 @@ ON_SERVERS: dict[str, Callable[[argparse.Namespace, Stack], tuple[Figures, list[
     "burst": clearing_figure,
     "ingest": ingest,
     "gaps": gaps,
+    "pages": pages,
 }
 
 

@@ -31,7 +31,7 @@ from clearing.journey import Journey
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, InterventionState
 from clearing.store_people import OutsideEvidence, Person, on_its_way_until
-from clearing.waysout import NotPossible, ways_out
+from clearing.waysout import Busy, NotPossible, ways_out
 from orders.admin import order_id_in
 from orders.models import SyncOrder
 
@@ -369,13 +369,24 @@ def _approve(request: HttpRequest, intervention: Intervention) -> None:
     """What is executed and its line in the audit log are one transaction, and so is what has failed; the publish comes after it."""
     if not request.user.has_perm(APPROVING):
         raise PermissionDenied
-    with transaction.atomic():
-        try:
-            told, level = approve(intervention.pk, person=person_of(request)), messages.SUCCESS
-            _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {told}")
-        except NotPossible as refusal:
-            told, level = str(refusal), messages.ERROR
+    try:
+        with transaction.atomic():
+            told, level = _approved(request, intervention)
+    except Busy as busy:
+        told, level = str(busy), messages.ERROR
     messages.add_message(request, level, told)
+
+
+def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, int]:
+    """What to tell the approver. Raises Busy: the intervention still waits."""
+    try:
+        told = approve(intervention.pk, person=person_of(request))
+    except Busy:
+        raise
+    except NotPossible as refusal:
+        return str(refusal), messages.ERROR
+    _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {told}")
+    return told, messages.SUCCESS
 
 
 def _refuse(request: HttpRequest, intervention: Intervention) -> None:

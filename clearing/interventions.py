@@ -172,6 +172,8 @@ def _done_text(operation: Operation, following: Next) -> str:
             then = f"all steps are done: the order is cleared, with a slippage of {amount(slippage_usdt)} USDT"
         case Parks(code):
             then = f"the order stays parked ({code})"
+        case Planned(parks=code) if code:
+            then = f"the order stays parked ({code})"
         case Planned(step, part):
             then = f"the order goes on with step {step}{f', part {part}' if part > 1 else ''}"
     return f"Step {operation.step} counts as done; {then}."

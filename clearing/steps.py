@@ -147,7 +147,9 @@ class Runner:
 
 
 def _parked_by_mistake(work: Work) -> Recorded:
-    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked for first."""
+    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked for first, unless people have confirmed it."""
+    if work.operation_state == OperationState.DONE:
+        return _parked(work, store_people.park_confirmed(work, INTERNAL_ERROR, generation=pipeline.generation()), INTERNAL_ERROR)
     evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
     reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
     return _parked(work, store.settle(work, evidence, reaction, counted=False, generation=pipeline.generation()), INTERNAL_ERROR)

@@ -1,11 +1,13 @@
 """The one door to the status table: every change of a clearing is one call of a database function, one commit (sql/*.sql).
 
+What people do is in `store_people.py`, what the sweep does in `store_recovery.py`: leaves of the same door.
+
 Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test holds the SQL against it. Functions that
 end an order return whom to publish next. While PostgreSQL is away a claim waits for it, and a result is recorded as soon as it is back, until the
 claim's end; then django.db.OperationalError is raised, and the sweep finds what was under way.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import CLOCK_BOOTTIME, clock_gettime, sleep
@@ -14,7 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from base.db import DATABASE_AWAY, Row, call
-from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, dues, plan
+from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.retry import Reaction
 from clearing.routing import lane_of
@@ -112,13 +114,6 @@ class Recorded:
 
 
 AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
-# A database's own name: its server's, its number there, and the timeline. A dump that is loaded has another number, recovery begins a new timeline.
-_DATABASE = (
-    "(SELECT system_identifier FROM pg_control_system()) || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-)
-_RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
-_RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
 REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
 
 
@@ -127,7 +122,7 @@ def read_ref(row: Sequence[Any]) -> ClearingRef | None:
     return None if row[0] is None else ClearingRef(*row[:5])
 
 
-def _refs(rows: Sequence[Row]) -> list[ClearingRef]:
+def read_refs(rows: Sequence[Row]) -> list[ClearingRef]:
     return [ref for row in rows if (ref := read_ref(row))]
 
 
@@ -140,7 +135,7 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
     if not orders:
         return []
     firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in orders]
-    return _refs(
+    return read_refs(
         call(
             "SELECT * FROM clearing_accept(%s, %s, %s, %s::bytea[], %s, %s, %s, %s)",
             [
@@ -316,145 +311,3 @@ def step_aside(work: Work, code: str, reaction: Reaction, *, generation: str) ->
         ],
     )
     return Recorded(row[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Requeued:
-    """What the sweep did to one clearing: queued it (`ref`), or parked it (`order_id`, `parked_as`), with whom to publish then."""
-
-    found: State
-    ref: ClearingRef | None
-    order_id: str = ""
-    parked_as: str = ""
-
-
-def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued]:
-    """Takes back expired claims and queues what is due, of the candidates given; parks what is held, or poison."""
-    rows = call(
-        f"SELECT found_state, parked_order, parked_as, {REF.format('ref')} FROM clearing_redispatch(%s, %s, %s)", [list(ids), actor, generation]
-    )
-    return [Requeued(State(row[0]), read_ref(row[3:]), row[1], row[2]) for row in rows]
-
-
-def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
-    """Marks queued clearings, given by (id, epoch), as sent again. Returns those that still were queued."""
-    ids, epochs = [pk for pk, _ in candidates], [epoch for _, epoch in candidates]
-    return _refs(call("SELECT * FROM clearing_resend(%s, %s, %s)", [ids, epochs, generation]))
-
-
-def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> list[ClearingRef]:
-    """Queues the next order of each user who has none active."""
-    return _refs(call("SELECT * FROM clearing_promote_lanes(%s, %s, %s)", [list(user_ids), actor, generation]))
-
-
-def orphaned(limit: int) -> list[int]:
-    """Clearings whose claim has expired or whose worker has ended. Without locks: `requeue` looks again under them."""
-    expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
-    ended = (
-        "SELECT c.id FROM clearing_clearing c JOIN base_incarnation i ON i.name = c.claimed_by"
-        " WHERE c.state = 'running' AND i.ended_at IS NOT NULL LIMIT %s"
-    )
-    return [row[0] for row in call(f"({expired}) UNION ({ended})", [limit, limit])]
-
-
-def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
-    """Clearings whose time has come, the longest due first: for each counterparty as many as it has room for, and none of what is `paused`, as
-    (counterparty, step or 0). Without locks, as `orphaned`.
-    """
-    open_dues = [name for name in dues() if not {_due(name), (_due(name)[0], 0)} & set(paused)]
-    rows = call(
-        "SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (SELECT id, waits_for, due_at FROM clearing_clearing"
-        "  WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at <= (SELECT service_now())"
-        "  ORDER BY due_at LIMIT %s) c ORDER BY c.due_at",
-        [[*open_dues, ""], limit],
-    )
-    left = dict(rooms)
-    found: list[int] = []
-    for name, pk in rows:
-        counterparty = _due(name)[0]
-        if left.get(counterparty, limit) > 0 and len(found) < limit:
-            left[counterparty] = left.get(counterparty, limit) - 1
-            found.append(pk)
-    return found
-
-
-def _due(name: str) -> tuple[str, int]:
-    counterparty, _, step = name.partition(":")
-    return counterparty, int(step or 0)
-
-
-def interrupted(limit: int) -> list[int]:
-    """What is to be taken back or to be tried again, whatever its counterparty."""
-    return [*orphaned(limit), *due({}, limit)]
-
-
-@dataclass(frozen=True, slots=True)
-class Unclaimed:
-    """A queued clearing that nobody has claimed for a while."""
-
-    id: int
-    epoch: int
-    lane: int
-    queued_ms: int
-    generation: str
-
-
-def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
-    """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time.
-
-    At most `limit` a lane, the oldest: a lane that nobody drains doesn't hide the others.
-    """
-    rows = call(
-        "SELECT c.* FROM generate_series(0, (SELECT max(lane) FROM clearing_clearing WHERE state = 'queued')) AS number,"
-        " LATERAL (SELECT id, epoch, clearing_route(deaths, lane), clearing_ms(queued_at), broker_generation FROM clearing_clearing"
-        "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
-        "   AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s) c",
-        [generation, gone_seconds, gone_seconds, limit],
-    )
-    return [Unclaimed(*row) for row in rows]
-
-
-# Users with a waiting order, one after another by the index: a lane of ten thousand orders costs as much as one of two.
-_WAITING_USERS = (
-    "WITH RECURSIVE users (user_id, number) AS ("
-    " (SELECT user_id, 1 FROM clearing_clearing WHERE state = 'waiting' AND user_id > %s ORDER BY user_id LIMIT 1)"
-    " UNION ALL SELECT (SELECT w.user_id FROM clearing_clearing w WHERE w.state = 'waiting' AND w.user_id > u.user_id ORDER BY w.user_id LIMIT 1),"
-    "  number + 1 FROM users u WHERE u.user_id IS NOT NULL AND number < %s)"
-)
-
-
-def stalled_lanes(after: str, limit: int) -> tuple[list[str], str]:
-    """Users with a waiting order that nothing blocks and none active. Nothing should ever make one.
-
-    Looks at so many users `after` one; returns also whom to go on after, "" at the end.
-    """
-    rows = call(
-        f"{_WAITING_USERS} SELECT u.user_id,"
-        " NOT EXISTS (SELECT FROM clearing_clearing a WHERE a.user_id = u.user_id"
-        "  AND a.state IN ('queued', 'running', 'retrying', 'pending', 'unknown'))"
-        " AND EXISTS (SELECT FROM clearing_clearing w WHERE w.user_id = u.user_id AND w.state = 'waiting' AND NOT EXISTS ("
-        "  SELECT FROM clearing_clearing p WHERE p.user_id = w.user_id AND p.contract_id = w.contract_id AND p.state = 'parked'"
-        "  AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (w.created_ms, w.shard, w.sequence))))"
-        " FROM users u WHERE u.user_id IS NOT NULL",
-        [after, limit],
-    )
-    return [user_id for user_id, stalled in rows if stalled], rows[-1][0] if len(rows) == limit else ""
-
-
-def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:
-    """The database was restored from a backup: unfinished clearings are asked for first from now on, and so is every order made up to
-    `through_ms` (the counter's clock) that comes in later. Returns how many clearings were marked. Nothing else may run meanwhile.
-
-    The restore point comes first, the clearings in batches of `limit`: after a failure it is repeated as a whole.
-    """
-    call(_RESTORE_POINT, [through_ms, reason[:200], actor[:150]])
-    marked, after = 0, 0
-    while after is not None:
-        count, after = call("SELECT marked, last_id FROM clearing_mark_restored(%s, %s)", [after, limit])[0]
-        marked += count
-    return marked
-
-
-def restore_was_said() -> bool:
-    """Whether `mark_restored` ran on this very database within a day: a restore point that came with the backup is another restore's."""
-    return bool(call(_RESTORE_SAID, [])[0][0])

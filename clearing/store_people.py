@@ -1,4 +1,7 @@
-"""The people's leaf of the door to the status table (`clearing/store.py`): each is one call of a function of `sql/06_people.sql`, one commit."""
+"""The people's leaf of the door to the status table (`clearing/store.py`): each is one call of a function of `sql/06_people.sql`, one commit.
+
+What a person does raises Busy where others keep the order's locks for longer than a session waits.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +10,14 @@ from decimal import Decimal
 
 import msgspec
 from django.conf import settings
+from django.db import OperationalError
 
-from base.db import call
+from base.db import Row, call, gave_up_waiting
 from clearing.bookings import Booking
 from clearing.flows import Planned
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store import REF, ClearingRef, Recorded, Work, read_ref, recorded
+from clearing.waysout import Busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,22 @@ class Decided:
     next: ClearingRef | None
 
 
+def _by_hand(sql: str, params: Sequence[object]) -> list[Row]:
+    try:
+        return call(sql, params)
+    except OperationalError as error:
+        if gave_up_waiting(error):
+            raise Busy from error
+        raise
+
+
 def retry(seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str) -> tuple[str, ClearingRef | None]:
     """A person's retry; `following` takes the current operation's place.
 
     Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
     """
     part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
-    row = call(
+    row = _by_hand(
         f"SELECT outcome, {REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, person.name, person.id, reason),
@@ -75,7 +89,7 @@ def ask(
     seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, person: Person, generation: str
 ) -> tuple[str, int | None, ClearingRef | None]:
     """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key, whom to publish)."""
-    row = call(
+    row = _by_hand(
         f"SELECT outcome, intervention, {REF.format('next')} FROM clearing_ask(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, seen.held_at, kind, reason),
@@ -92,7 +106,7 @@ def refuse(intervention_id: int, *, person: Person, reason: str) -> bool:
         "UPDATE clearing_intervention SET state = 'refused', decided_by = %s, decided_at = service_now(), outcome = %s"
         " WHERE id = %s AND state = 'requested' RETURNING id"
     )
-    return bool(call(sql, [person.name, reason, intervention_id]))
+    return bool(_by_hand(sql, [person.name, reason, intervention_id]))
 
 
 def release(intervention_id: int, *, person: Person, generation: str) -> Decided:
@@ -127,7 +141,7 @@ def _times() -> tuple[float, float]:
 
 
 def _decided(function: str, params: Sequence[object]) -> Decided:
-    row = call(f"SELECT outcome, not_before, {REF.format('next')} FROM {function}", params)[0]
+    row = _by_hand(f"SELECT outcome, not_before, {REF.format('next')} FROM {function}", params)[0]
     return Decided(row[0], row[1], read_ref(row[2:]))
 
 
@@ -139,6 +153,16 @@ def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> 
         lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, slippage_usdt, generation],
     )
     return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
+
+
+def park_confirmed(work: Work, code: str, *, generation: str) -> Recorded:
+    """A mistake of ours keeps an order whose last operation was confirmed by people from being cleared: it parks, with the operation done."""
+    row = recorded(
+        f"SELECT outcome, {REF.format('next')} FROM clearing_park_confirmed(%s, %s, %s, %s, %s, %s)",
+        work,
+        lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, code, generation],
+    )
+    return Recorded(row[0], next=read_ref(row[1:]))
 
 
 def on_its_way_until(clearing_id: int) -> datetime | None:

@@ -32,6 +32,13 @@ class NotPossible(Exception):  # noqa: N818 - an answer to a person
         self.code = code
 
 
+class Busy(NotPossible):
+    """Somebody else kept the order's locks for longer than a session waits: nothing was done, and an open transaction has to be rolled back."""
+
+    def __init__(self) -> None:
+        super().__init__("busy", "an order of this user is being changed at this very moment, so nothing was done: do it once more")
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How an order stands: what decides on its ways out."""

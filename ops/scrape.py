@@ -18,7 +18,10 @@ from prometheus_client.registry import Collector
 
 from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 from base import metrics
-from clearing.status import FINAL, State
+from clearing import standing
+from clearing.flows import dues
+from clearing.gateways import Counterparty
+from clearing.status import FINAL, Breaker, State
 
 log = structlog.get_logger(__name__)
 NEVER_SECONDS = 20 * 365 * 86_400
@@ -80,12 +83,16 @@ def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], i
 
 
 def read_database() -> Families:
-    """Clearings by state and age, throughput, the newest order, the shards, the last reconcile. Raises django.db.DatabaseError."""
+    """Clearings by state and age, throughput, the newest order, the shards, the last reconcile, the counterparties' standing.
+
+    Raises django.db.DatabaseError.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
         found, cleared, newest = read_figures(cursor)
         shards = read_shards(cursor)
         cursor.execute(RECONCILE_SQL)
         reconciled = cursor.fetchall()
+        standings = standing.read()
     return [
         metrics.CLEARINGS.family([((state,), found.get(state, (0, 0.0))[0]) for state in UNFINISHED]),
         metrics.CLEARINGS_OLDEST.family([((state,), found[state][1]) for state in UNFINISHED if state in found]),
@@ -104,6 +111,16 @@ def read_database() -> Families:
             [((str(shard), kind), count) for shard, *counts, _ in reconciled for kind, count in zip(RECONCILE_KINDS, counts, strict=True)]
         ),
         metrics.RECONCILE_AGE.family([((str(row[0]),), float(row[-1])) for row in reconciled]),
+        *_standings(standings),
+    ]
+
+
+def _standings(now: standing.Standings) -> Families:
+    """Every series at every scrape, so that an alert on one ends with what it was for."""
+    steps = [(name, 0) for name in Counterparty] + [(name, int(step)) for name, _, step in (due.partition(":") for due in sorted(dues()))]
+    return [
+        metrics.BREAKER.family([((name, state), float(now.breaker(name) == state)) for name in Counterparty for state in Breaker]),
+        metrics.PAUSED.family([((name, str(step) if step else "all"), float((name, step) in now.paused)) for name, step in steps]),
     ]
 
 

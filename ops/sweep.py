@@ -20,8 +20,9 @@ from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
 from base.alarms import alarm
 from base.fence import Fence, TermOutdated, fenced, no_fence
-from clearing import broker, pipeline, standing, store, store_people
-from clearing.store import ClearingRef, Unclaimed
+from clearing import broker, pipeline, standing, store_people, store_recovery
+from clearing.store import ClearingRef
+from clearing.store_recovery import Unclaimed
 from ops import pulse
 from ops.alone import alone
 from ops.members import missing
@@ -92,7 +93,7 @@ def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
 
 
 def _take_back(generation: str, fence: Fence) -> Counter[str]:
-    return _in_chunks(store.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
+    return _in_chunks(store_recovery.orphaned(settings.SWEEP_ROWS_MAX), CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 
 def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counter[str]]) -> Counter[str]:
@@ -113,13 +114,13 @@ def _queue_due(generation: str, fence: Fence) -> Counter[str]:
     """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
     now = standing.read()
     rooms = standing.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
-    due = store.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    due = store_recovery.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
     return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 
 def _requeue_rows(ids: Sequence[int], generation: str, fence: Fence) -> Counter[str]:
     with fenced(fence):
-        found = store.requeue(ids, actor=ACTOR, generation=generation)
+        found = store_recovery.requeue(ids, actor=ACTOR, generation=generation)
     pipeline.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
     for row in found:
         if row.parked_as:
@@ -137,9 +138,9 @@ def suppress_logged(row: object) -> Iterator[None]:
 
 
 def _send_gone(generation: str, fence: Fence) -> Counter[str]:
-    suspects = store.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
+    suspects = store_recovery.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
-    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(partial(store.resend, chunk, generation=generation), "sent_again", fence))
+    return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(partial(store_recovery.resend, chunk, generation=generation), "sent_again", fence))
 
 
 def _send(queue: Callable[[], Sequence[ClearingRef]], action: str, fence: Fence) -> Counter[str]:
@@ -169,10 +170,10 @@ def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
 
 
 def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:
-    users, _walk.after = store.stalled_lanes(_walk.after, LANES_A_PASS)
+    users, _walk.after = store_recovery.stalled_lanes(_walk.after, LANES_A_PASS)
 
     def promote(chunk: Sequence[str]) -> Counter[str]:
-        return _send(partial(store.promote_lanes, chunk, actor=ACTOR, generation=generation), "stalled", fence)
+        return _send(partial(store_recovery.promote_lanes, chunk, actor=ACTOR, generation=generation), "stalled", fence)
 
     return _in_chunks(users, CHUNK_ROWS, promote)
 

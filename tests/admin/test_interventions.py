@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -17,6 +17,7 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing, Intervention
 from clearing.status import State
 from tests.admin.conftest import person
+from tests.support.beside import beside
 from tests.support.orders import World
 
 LIST = "/admin/clearing/clearing/"
@@ -228,6 +229,56 @@ class TestDeciding:
         page = approver.get(f"{INTERVENTIONS}{intervention.pk}/change/")
 
         assert page.context["effect"].text == "Step 3 counts as done; the order goes on with step 4."
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWhileOthersKeepItsLocks:
+    """A worker, say, that was frozen in its transaction: who clicks is told so, and nothing is done."""
+
+    @pytest.fixture
+    def asked(self, asker: Client, held: Clearing) -> Intervention:
+        ask(asker, held, "release_hold")
+        return Intervention.objects.get()
+
+    def meanwhile(self, clearing: Clearing, act: Callable[[], Any]) -> Any:
+        def impatient() -> Any:
+            connection.cursor().execute("SET lock_timeout = '100ms'")
+            return act()
+
+        with transaction.atomic():
+            connection.cursor().execute("SELECT clearing_lock_lanes(%s)", [[clearing.user_id]])
+            list(Intervention.objects.select_for_update().filter(clearing=clearing))
+            thread, found = beside(impatient)
+            thread.join(30)
+        return found[0]
+
+    @pytest.mark.parametrize("decision", ["approve", "refuse"])
+    def test_a_decision_leaves_the_intervention_as_it_was(self, approver: Client, held: Clearing, asked: Intervention, decision: str) -> None:
+        answer = self.meanwhile(held, lambda: decide(approver, asked, decision, reason="theirs is right"))
+
+        asked.refresh_from_db()
+        held.refresh_from_db()
+        assert "at this very moment" in told(answer)
+        assert (asked.state, held.state) == ("requested", State.PARKED)
+        assert not LogEntry.objects.filter(user__username="ben").exists()
+
+    def test_and_can_be_made_afterwards(self, approver: Client, held: Clearing, asked: Intervention) -> None:
+        self.meanwhile(held, lambda: decide(approver, asked, "approve"))
+
+        assert "the order goes on" in told(decide(approver, asked, "approve"))
+
+    def test_nothing_is_asked_for(self, asker: Client, held: Clearing) -> None:
+        answer = self.meanwhile(held, lambda: ask(asker, held, "void"))
+
+        assert "at this very moment" in answer.content.decode()
+        assert not Intervention.objects.exists()
+
+    def test_nothing_is_retried(self, asker: Client, rejected: Clearing) -> None:
+        answer = self.meanwhile(rejected, lambda: asker.post(f"{LIST}retry/", {"ids": str(rejected.pk), "reason": REASON}, follow=True))
+
+        rejected.refresh_from_db()
+        assert "at this very moment" in told(answer)
+        assert rejected.state == State.PARKED
 
 
 class TestOverview:

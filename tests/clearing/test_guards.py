@@ -10,7 +10,7 @@ from django.db import OperationalError, connection, transaction
 from acceptance_site.celery import app
 from base import db
 from base.clock import shift_clock
-from clearing import broker, pipeline, store
+from clearing import broker, pipeline, store, store_recovery
 from clearing.flows import CURRENT_FLOW, Planned, after
 from clearing.gateways import Action, Exchanged, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
@@ -143,7 +143,7 @@ class TestTakenOver:
         claimed(world, clearing)
         shift_clock(8 * 24 * 3600)
         world.counterparties.clock_ms = lambda: (time.time_ns() // 1_000_000) + 8 * 24 * 3_600_000
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
         clearing.refresh_from_db()
 
         world.run(clearing)

@@ -9,7 +9,7 @@ from django.db import OperationalError
 
 from base import metrics
 from base.clock import shift_clock
-from clearing import pipeline, policies, store
+from clearing import pipeline, policies, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import retry_by_hand
@@ -17,7 +17,7 @@ from clearing.models import Clearing, ErrorPolicy
 from clearing.outcomes import MAY_BECOME, TABLE, outcomes_of
 from clearing.policies import Policies, Policy, accepted, refusals
 from clearing.status import OperationState, Outcome, State
-from tests.support.orders import World, operation, outcomes
+from tests.support.orders import World, interrupted, operation, outcomes
 
 TIMEOUT = Fault(kind=FaultKind.APPLY_THEN_TIMEOUT)
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
@@ -33,7 +33,7 @@ def so_much_later(world: World, clearing: Clearing, seconds: float) -> Clearing:
     """Due, and run, at that time."""
     shift_clock(seconds)
     world.counterparties.clock_ms = lambda: time.time_ns() // 1_000_000 + int(seconds * 1000)
-    store.requeue(store.interrupted(100), actor="test", generation=pipeline.generation())
+    store_recovery.requeue(interrupted(), actor="test", generation=pipeline.generation())
     return world.run(clearing)
 
 

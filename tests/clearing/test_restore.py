@@ -13,7 +13,7 @@ from django.db import OperationalError, transaction
 from pytest_django import Settings
 
 from base import db
-from clearing import interventions, store
+from clearing import interventions, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing, RestorePoint
@@ -43,7 +43,7 @@ def forgotten() -> Iterator[None]:
     backup = transaction.savepoint()
     yield
     transaction.savepoint_rollback(backup)
-    store.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
+    store_recovery.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
 
 
 class TestAnOrderThatTheBackupDoesNotHold:
@@ -178,7 +178,7 @@ class TestAnOrderOfTheBackup:
         clearings = [world.accept(str(user), created_ms=now_ms()) for user in range(5)]
         world.run(clearings[2])
 
-        marked = store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
+        marked = store_recovery.mark_restored(now_ms(), reason="test", actor="test", limit=2)
 
         assert (marked, Clearing.objects.filter(restored=True).count(), RestorePoint.objects.count()) == (4, 4, 1)
 
@@ -193,12 +193,12 @@ class TestAnOrderOfTheBackup:
             return real(sql, params)
 
         with monkeypatch.context() as patched:
-            patched.setattr(store, "call", dies_after_a_batch)
+            patched.setattr(store_recovery, "call", dies_after_a_batch)
             with pytest.raises(OperationalError):
-                store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
+                store_recovery.mark_restored(now_ms(), reason="test", actor="test", limit=2)
         interrupted = Clearing.objects.filter(restored=True).count()
 
-        store.mark_restored(now_ms(), reason="test", actor="test", limit=2)
+        store_recovery.mark_restored(now_ms(), reason="test", actor="test", limit=2)
 
         assert (interrupted, Clearing.objects.filter(restored=True).count()) == (2, 4)
 

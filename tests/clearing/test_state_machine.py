@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from base.clock import shift_clock
-from clearing import broker, pipeline, store
+from clearing import broker, pipeline, store, store_recovery
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing, StatusChange
@@ -22,7 +22,7 @@ from clearing.status import ACTIVE, TRANSITIONS, State
 from clearing.store import Work
 from clearing.waysout import NotPossible
 from ops.audit.facts import Effect
-from tests.support.orders import World
+from tests.support.orders import World, interrupted
 
 USERS = ("1001", "1002")
 CONTRACTS = ("C-a", "C-b", "C-c")
@@ -81,7 +81,7 @@ class Clearings(RuleBasedStateMachine):
     def sweep(self, seconds: int) -> None:
         """So much later the sweep takes back what has expired and queues what is due."""
         shift_clock(seconds)
-        store.requeue(store.interrupted(100), actor="sweep", generation=pipeline.generation())
+        store_recovery.requeue(interrupted(), actor="sweep", generation=pipeline.generation())
         shift_clock(0)
 
     @rule(pick=PICK)
@@ -114,7 +114,7 @@ class Clearings(RuleBasedStateMachine):
     def a_user_has_one_active_order_at_most_and_none_waits_for_nothing(self) -> None:
         active = Counter(Clearing.objects.filter(state__in=ACTIVE).values_list("user_id", flat=True))
         assert not [user for user, count in active.items() if count > 1]
-        assert store.stalled_lanes("", 10) == ([], "")
+        assert store_recovery.stalled_lanes("", 10) == ([], "")
 
     @invariant()
     def no_step_was_done_twice_and_none_before_the_one_before_it(self) -> None:

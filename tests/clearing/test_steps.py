@@ -7,12 +7,12 @@ from pytest_django import Settings
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import shift_clock
-from clearing import broker, pipeline, store
+from clearing import broker, pipeline, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
 from clearing.status import OperationState, State
-from tests.support.orders import World, history, operation, outcomes
+from tests.support.orders import World, history, interrupted, operation, outcomes
 
 TIMEOUT = Fault(kind=FaultKind.APPLY_THEN_TIMEOUT)
 RESET = Fault(kind=FaultKind.RESET)
@@ -315,15 +315,15 @@ class TestLostClaim:
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "slow-worker", gives_up=lambda: True)
 
-        assert store.interrupted(10) == []
-        assert store.requeue([clearing.pk], actor="sweep", generation="") == []
+        assert interrupted() == []
+        assert store_recovery.requeue([clearing.pk], actor="sweep", generation="") == []
 
     def test_who_lost_the_claim_changes_nothing_but_adds_evidence(self, world: World) -> None:
         clearing = world.accept()
         slow = store.claim(clearing.pk, clearing.epoch, worker=lambda: "slow-worker", gives_up=lambda: True)
         assert slow is not None
         shift_clock(60)
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
         shift_clock(0)
 
         recorded = world.runner()._run_operation(slow)

@@ -11,7 +11,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
-from clearing import broker, store, store_people
+from clearing import broker, store, store_people, store_recovery
 from clearing.gateways import Action, Adjusted, Done, SigningClock, StoredRequest
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, refuse, retry_by_hand
@@ -74,6 +74,20 @@ def expired_key(world: World, settings: Settings, kind: FaultKind = FaultKind.RE
 def rejected(world: World, action: Action = Action.TRANSFER, direction: str = "OPEN") -> Clearing:
     world.counterparties.script(action, Fault(kind=FaultKind.REFUSE))
     return world.run(world.accept(direction=direction))
+
+
+def confirmed_to_the_end(world: World) -> Clearing:
+    """Queued: people confirmed its last step, and a worker clears it when it comes to it."""
+    world.stopping = lambda: len(world.counterparties.applied) >= 3
+    clearing = world.run(world.accept())
+    world.stopping = lambda: False
+    world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
+    world.run(clearing)
+    assert (clearing.state, clearing.step) == (State.PARKED, 4)
+    wished = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
+    done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(wished)))
+    assert clearing.state == State.QUEUED
+    return clearing
 
 
 class TestTwoPeople:
@@ -331,6 +345,38 @@ class TestConfirmedAsDone:
         ]
         assert not Attempt.objects.filter(operation=operation(clearing, 4), outcome="done").exists()
 
+    def test_a_mistake_of_ours_at_its_end_parks_the_order_and_a_retry_of_the_mended_release_clears_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clearing = confirmed_to_the_end(world)
+        with monkeypatch.context() as patched:
+            patched.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+            world.run(clearing)
+        assert (clearing.state, clearing.error_code, operation(clearing, 4).state) == (State.PARKED, "internal_error", OperationState.DONE)
+        assert history(clearing)[-1] == ("running", "parked", 4)
+
+        retry_by_hand(clearing.pk, actor="cleo", reason="the release was mended")
+        world.run(clearing)
+
+        assert (clearing.state, world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3"])
+
+    def test_which_raises_the_alarm_once_and_lets_the_users_next_order_go_on(
+        self, world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.CLEARING_NEXT_IN_PLACE_MAX = 1
+        clearing, following = confirmed_to_the_end(world), world.accept()
+        alarms = []
+        monkeypatch.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("clearing.steps.alarm", lambda code, _message, **context: alarms.append((code, context["error_code"])))
+
+        world.run(clearing)
+        sweep()
+
+        following.refresh_from_db()
+        assert alarms == [("parked", "internal_error")]
+        assert (clearing.state, following.state) == (State.PARKED, State.QUEUED)
+        assert not Attempt.objects.filter(operation=operation(clearing, 4), code="internal_error").exists()
+
     def test_a_claim_that_comes_too_late_clears_nothing(self, world: World) -> None:
         clearing = rejected(world, Action.ADJUST)
         work_like = store.claim(world.accept("2").pk, 1, worker=lambda: "w", gives_up=lambda: True)
@@ -582,7 +628,7 @@ class TestVoid:
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "frozen", gives_up=lambda: True)
         bury("frozen")
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
 
         until = store_people.on_its_way_until(clearing.pk)
 
@@ -739,7 +785,7 @@ class TestSameMoment:
         thread, _ = beside(lambda: frozen.runner().run(clearing.pk, clearing.epoch))
         assert arrived.wait(10)
         bury("frozen")
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
         store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
         clearing = busy_world.run(clearing)
         assert (clearing.state, operation(clearing, 1).state) == (State.PARKED, OperationState.UNKNOWN)

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from base import db
-from clearing import calls, pipeline, steps, store
+from clearing import calls, pipeline, steps, store, store_recovery
 from clearing.status import OperationState
 from tests.crashpoints.process import MUTATION
 
@@ -20,13 +20,13 @@ def _replace(module: ModuleType, name: str, function: Callable[..., Any]) -> Non
 
 def no_lost_attempt() -> None:
     """The sweep takes claims back without saying that the dead worker may have sent the operation."""
-    real = store.requeue
+    real = store_recovery.requeue
 
     def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
         db.call(_FORGET, [list(ids)])
         return real(ids, actor=actor, generation=generation)
 
-    _replace(store, "requeue", requeue)
+    _replace(store_recovery, "requeue", requeue)
 
 
 def never_asks() -> None:
@@ -55,7 +55,7 @@ def another_key_after_a_death() -> None:
 
 def never_sends_again() -> None:
     """The sweep never looks for gone messages."""
-    _replace(store, "unclaimed", lambda *_, **__: [])
+    _replace(store_recovery, "unclaimed", lambda *_, **__: [])
 
 
 def publishes_in_the_transaction() -> None:

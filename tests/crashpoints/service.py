@@ -22,7 +22,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
 from base import incarnation
-from clearing import pipeline, store
+from clearing import pipeline, store_recovery
 from clearing.models import Clearing
 from clearing.status import ACTIVE
 from ops import intake
@@ -172,7 +172,7 @@ def watch_die(process: Process) -> None:
 def mark_restored(_: Process, ahead_ms: int = 3_600_000) -> None:
     """The operator says that the database was restored."""
     now_ms = Clearing.objects.order_by("-created_ms").values_list("created_ms", flat=True)[0]
-    store.mark_restored(now_ms + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
+    store_recovery.mark_restored(now_ms + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
 
 
 def restored(ahead_ms: int = 3_600_000) -> Callable[[Process], None]:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
 from base import metrics
+from clearing import standing
 from ops import health, scrape
 from ops.health import Probe, ProbeError, run_probes
 from orders.models import Watermark
@@ -127,6 +128,22 @@ class TestMetricsPage:
         assert found["acceptance_shard_found_by_gap", "1"] == 12
         assert ("acceptance_shard_age_seconds", "compared", "2") not in found
 
+    def test_it_shows_how_each_counterparty_stands(self, client: Client) -> None:
+        standing.open_breaker("fund", "timeout", refuses=False, actor="w")
+        standing.set_pause("trading", 3, paused=True, reason="the market is closed", actor="ann")
+
+        found = self.samples(client)
+
+        breakers = {key[1:] for key, value in found.items() if key[0] == metrics.BREAKER.name and value}
+        paused = {key[1:]: value for key, value in found.items() if key[0] == metrics.PAUSED.name}
+        assert breakers == {("counter", "closed"), ("fund", "open"), ("trading", "closed")}
+        assert paused == {(name, "all"): 0 for name in ("counter", "fund", "trading")} | {
+            ("counter", "1"): 0,
+            ("fund", "2"): 0,
+            ("trading", "3"): 1,
+            ("fund", "4"): 0,
+        }
+
     def test_a_source_that_does_not_answer_is_reported_and_not_guessed(self, client: Client, settings: Settings) -> None:
         settings.BROKER_URL = "redis://127.0.0.1:1/0"
 
@@ -151,5 +168,5 @@ class TestMetricsPage:
     def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
         create_orders(400, users=40)
 
-        with django_assert_max_num_queries(8):
+        with django_assert_max_num_queries(9):
             client.get("/metrics")

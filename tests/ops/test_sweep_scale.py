@@ -10,7 +10,7 @@ from django.db import connection
 
 from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
-from clearing import broker, pipeline, standing, store
+from clearing import broker, pipeline, standing, store_recovery
 from clearing.models import Clearing
 from ops.sweep import sweep
 
@@ -68,20 +68,20 @@ class TestReadsFewRows:
     def test_whatever_the_number_of_orders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         generation = create(MIXED)
         asked: list[tuple[str, Any]] = []
-        real = store.call  # type: ignore[attr-defined]
+        real = store_recovery.call  # type: ignore[attr-defined]
 
         def noted(sql: str, params: Any) -> Any:
             asked.append((sql, params))
             return real(sql, params)
 
-        monkeypatch.setattr(store, "call", noted)
+        monkeypatch.setattr(store_recovery, "call", noted)
         monkeypatch.setattr(standing, "call", noted)
         limit = service.SWEEP_ROWS_MAX
         stages: dict[str, Callable[[], object]] = {
-            "orphaned": lambda: store.orphaned(limit),
-            "due": lambda: store.due({}, limit),
-            "unclaimed": lambda: store.unclaimed(generation, gone_seconds=2, limit=limit),
-            "stalled": lambda: store.stalled_lanes("", 1_000),
+            "orphaned": lambda: store_recovery.orphaned(limit),
+            "due": lambda: store_recovery.due({}, limit),
+            "unclaimed": lambda: store_recovery.unclaimed(generation, gone_seconds=2, limit=limit),
+            "stalled": lambda: store_recovery.stalled_lanes("", 1_000),
             "in flight": standing.in_flight,
         }
 

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
 
-from clearing import broker, store
+from clearing import broker, store_recovery
 from clearing.models import Clearing, RestorePoint
 from orders.arrivals import Item
 from orders.ingest import IngestResult
@@ -308,14 +308,14 @@ class TestRestored:
         assert refused.value.returncode == 2
 
     def test_is_refused_days_after_the_restore_was_said(self) -> None:
-        store.mark_restored(0, reason="test", actor="test")
+        store_recovery.mark_restored(0, reason="test", actor="test")
         RestorePoint.objects.update(at=now() - timedelta(days=2))
 
         with pytest.raises(CommandError, match="within a day"):
             call_command("replay", "--from-time=2026-01-01", "--restored")
 
     def test_marks_what_comes_in(self, topic: Topic, empty_broker: None) -> None:
-        store.mark_restored(0, reason="test", actor="test")
+        store_recovery.mark_restored(0, reason="test", actor="test")
         topic.send(*orders(1))
 
         call_command("replay", f"--topic={topic.name}", "--from-time=2026-01-01", "--restored", stdout=StringIO())

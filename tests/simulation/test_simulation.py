@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from clearing import store
+from clearing import store_recovery
 from clearing.gateways import fake
 from orders.interface import Shards
 from tests.simulation import counter
@@ -65,7 +65,7 @@ class TestABrokenEngine:
     """Each of these takes one guard away."""
 
     def test_messages_that_are_gone_are_never_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store, "resend", lambda *_, **__: [])
+        monkeypatch.setattr(store_recovery, "resend", lambda *_, **__: [])
         monkeypatch.setattr("tests.simulation.broker.LOST", 0.1)
 
         found = simulate(ORDERS, seed=5)

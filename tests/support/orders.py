@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 
 from base.clock import shift_clock
-from clearing import pipeline, store
+from clearing import pipeline, store, store_recovery
 from clearing.flows import OrderFacts
 from clearing.gateways.fake import FakeCounterparties
 from clearing.guard import Guard
@@ -75,7 +75,7 @@ class World:
     def when_due(self, clearing: Clearing, seconds: float = 120) -> Clearing:
         """So much later, the sweep's view: takes back and queues what is interrupted; then a worker runs it."""
         shift_clock(seconds)
-        store.requeue(store.interrupted(100), actor="test", generation=pipeline.generation())
+        store_recovery.requeue(interrupted(), actor="test", generation=pipeline.generation())
         shift_clock(0)
         return self.run(clearing)
 
@@ -125,3 +125,8 @@ def operation(clearing: Clearing, step: int) -> Operation:
     found = clearing.operations.filter(step=step).order_by("-part", "-revision").first()
     assert found is not None
     return found
+
+
+def interrupted() -> list[int]:
+    """What the sweep would take back or try again, whatever its counterparty."""
+    return [*store_recovery.orphaned(100), *store_recovery.due({}, 100)]

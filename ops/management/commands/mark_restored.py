@@ -11,7 +11,7 @@ from django.db import Error as DatabaseError
 
 from base import logs
 from base.db import call
-from clearing import store
+from clearing import store_recovery
 from ops.arguments import whole
 
 EXIT_NOT_DONE: Final = 2
@@ -74,4 +74,4 @@ def _connected() -> set[str]:
 def _mark(margin_minutes: int, reason: str) -> tuple[int, int]:
     now_ms: int = call("SELECT clearing_ms(service_now())", [])[0][0]
     through_ms = now_ms + margin_minutes * 60_000
-    return through_ms, store.mark_restored(through_ms, reason=reason, actor=f"{getpass.getuser()} (mark_restored)")
+    return through_ms, store_recovery.mark_restored(through_ms, reason=reason, actor=f"{getpass.getuser()} (mark_restored)")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
-from clearing import store
+from clearing import store_recovery
 from ops.arguments import milliseconds, moment, whole
 from ops.intake import Take, take_from_replay, take_from_restore
 from orders.ingest import FAULT_FIX, IntakeFault
@@ -171,7 +171,7 @@ def _check(options: dict[str, Any]) -> None:
         wrong = "--reason goes with --quarantined"
     elif options["quarantined"] and options["partition"] is not None:
         wrong = "--partition is of the log; the quarantine is chosen from with --reason"
-    elif options["restored"] and not store.restore_was_said():
+    elif options["restored"] and not store_recovery.restore_was_said():
         wrong = "--restored goes after `manage.py mark_restored`, on this database and within a day: what the backup itself holds is marked first"
     if wrong:
         raise CommandError(wrong, returncode=EXIT_NOT_DONE)
