@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import django
@@ -28,10 +27,12 @@ EPILOG = """examples:
   python -m tests.crashpoints --scenario sweep                   the scenarios whose names begin so
   python -m tests.crashpoints --scenario steps/in_place/reset@2 --point 12,3    one case: dies at 12, the recovery at 3
   python -m tests.crashpoints --scenario steps/in_place --mutate no_lost_attempt    a guard broken on purpose: must find violations
+  python -m tests.crashpoints --mutations                        all of them, in turn
 
-exit code: 0 all covered and nothing found; 1 not all covered, or a violation"""
+The same seed takes the same boundaries, whatever the machine does: the run says by a number which they were.
+
+exit code: 0 all covered and nothing found; 1 not all covered, or a violation; with --mutations, 0 all found"""
 RUNS_MAX = 9
-TELL_SECONDS = 30.0
 
 
 def arguments() -> argparse.Namespace:
@@ -43,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", metavar="NAME", help="only scenarios whose names begin so; may be repeated")
     parser.add_argument("--point", metavar="K[,J]", help="only this boundary of one scenario, and J of the recovery after it")
     parser.add_argument("--mutate", metavar="NAME", help="break a guard on purpose (tests/crashpoints/mutations.py)")
+    parser.add_argument("--mutations", action="store_true", help="break every guard in turn, each in its scenario: all must be found")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 2), help="processes (%(default)s)")
     parser.add_argument("--list", action="store_true", help="list the scenarios and, of each, its boundaries")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
@@ -89,79 +91,30 @@ def reserve_folder() -> tuple[Path, Any]:
 def main() -> int:
     options = arguments()
     with servers():
-        from tests.crashpoints import explorer, mutations, pool, report
+        from tests.crashpoints import exploration, explorer, mutations, pool, report
 
         groups = explorer.named(options.scenario or [])
         if not groups:
             raise SystemExit(f"no scenario is named {options.scenario}: see --list")
-        if options.mutate:
-            mutations.apply(options.mutate)
+        if options.mutate and options.mutate not in mutations.MUTATIONS:
+            raise SystemExit(f"no mutation is named {options.mutate!r}: there are {', '.join(mutations.MUTATIONS)}")
         repeats = f"{Path(sys.executable).name} -m tests.crashpoints{f' --mutate {options.mutate}' if options.mutate else ''}"
         found = report.Report(repeats, quiet=options.json)
         with pool.pool(options.jobs) as slots:
+            if options.mutations:
+                return 0 if exploration.all_caught(slots) else 1
             started = time.monotonic()
-            explored = Exploration(options, slots, found)
+            explored = exploration.Exploration(options, slots, found)
             explored.run([group.name for group in groups])
             seconds = time.monotonic() - started
     if options.list:
         return 1 if found.violated else 0
     if options.json:
-        print(found.as_json(seconds=round(seconds, 1), seed=explored.seed, groups=len(groups)))
+        print(found.as_json(seconds=round(seconds, 1), seed=explored.seed, boundaries=explored.digest, groups=len(groups)))
     else:
-        print(f"{seconds:.0f} s, the slowest case {found.slowest_seconds:.1f} s")
+        print(f"{seconds:.0f} s, the slowest case {found.slowest_seconds:.1f} s; seed {explored.seed}, boundaries {explored.digest}")
         print(found.last_line)
     return 0 if found.passed else 1
-
-
-class Exploration:
-    """One run: recorded lives, then the deaths, then the deaths of those who mend."""
-
-    def __init__(self, options: argparse.Namespace, slots: Any, found: Any) -> None:
-        self._options = options
-        self._slots = slots
-        self._report = found
-        self.seed = options.seed if options.seed is not None else int(time.time())
-        self._random = Random(self.seed)
-
-    def run(self, groups: Sequence[str]) -> None:
-        """Runs everything that was asked for."""
-        from tests.crashpoints.explorer import Case
-        from tests.crashpoints.report import SINGLES_SHARE
-
-        firsts = self._through([Case(name) for name in groups])
-        self._say(f"{len(groups)} scenarios, {len(firsts)} boundaries of {len({case.points[-1].kind for case in firsts})} kinds; seed {self.seed}")
-        if self._options.list:
-            for case in firsts:
-                self._say(f"{case.group} {self._report.numbers[case]}: {case.points[-1]}")
-            return
-        size = self._options.sample
-        seconds = self._through(self._chosen(firsts, 0, None if size is None else int(size * SINGLES_SHARE)))
-        if seconds:
-            self._say(f"{self._report.total} done; {len(seconds)} boundaries of the recoveries after them")
-        self._through(self._chosen(seconds, 1, None if size is None else size - self._report.total))
-
-    def _through(self, cases: Sequence[Any]) -> list[Any]:
-        """Runs the cases. Returns those that die one boundary further."""
-        following, told = [], time.monotonic()
-        for number, result in enumerate(self._slots.run(cases), 1):
-            self._report.add(result)
-            following += self._report.following(result)
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                self._say(f"{number} of {len(cases)}")
-        return following
-
-    def _chosen(self, cases: Sequence[Any], level: int, size: int | None) -> Sequence[Any]:
-        from tests.crashpoints.report import sample
-
-        if self._options.point:
-            wanted = self._options.point.split(",")
-            return [case for case in cases if self._report.numbers[case].split(",") == wanted[: level + 1]]
-        return cases if size is None else sample(cases, size, self._random)
-
-    def _say(self, text: str) -> None:
-        if not self._options.json:
-            print(text, flush=True)
 
 
 if __name__ == "__main__":

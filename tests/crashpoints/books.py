@@ -7,7 +7,7 @@ the database: an operation is written down before its first call, and no step is
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
@@ -18,6 +18,8 @@ from clearing.gateways.fake import FakeCounterparties, Fault
 from clearing.gateways.types import Counterparty
 from tests.crashpoints.clock import clock
 
+ANY_ORDER: Final = "*"
+TABLES: Final = ("sync-orders", "orders")  # of the counter
 Answer = HttpAnswer | NotSent | AnswerLost
 _WRITTEN_DOWN = (
     "SELECT o.request, o.state, c.state, (SELECT count(*) FROM clearing_operation p WHERE p.clearing_id = o.clearing_id AND p.step < o.step"
@@ -74,7 +76,7 @@ class Script:
     fault: Fault
     times: int = 1
     asked: bool = False
-    order_id: str = "A1"
+    order_id: str = ""
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ class Books(FakeCounterparties):
         self.broken: list[str] = []
         self.seen: dict[str, Seen] = {}
         self.scripts: list[Script] = []
-        self.rows: list[dict[str, Any]] = []  # of the counter's sync-order table, as its interface gives them
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}  # the counter's, as its interface gives them
         self._late: list[Call] = []
         self._call: Call | None = None
         self.writes_down: Callable[[str], Sequence[Any] | None] = _operation
@@ -104,7 +106,7 @@ class Books(FakeCounterparties):
         other = Books()
         other.scripts = [replace(script) for script in self.scripts]
         other.seen = {key: replace(seen) for key, seen in self.seen.items()}
-        other.applied, other.rows, other.broken, other._late = list(self.applied), list(self.rows), list(self.broken), list(self._late)
+        other.applied, other.tables, other.broken, other._late = list(self.applied), self.tables, list(self.broken), list(self._late)
         for name, service in self._services.items():
             other._services[name]._keys = {key: replace(kept) for key, kept in service._keys.items()}
         return other
@@ -114,7 +116,8 @@ class Books(FakeCounterparties):
         call = self._call
         assert call is not None
         for script in self.scripts:
-            if script.times and (script.order_id, script.step, script.asked) == (order_id, step_of(call.key), call.method == "GET"):
+            wanted = script.order_id in {ANY_ORDER, order_id} and (script.step, script.asked) == (step_of(call.key), call.method == "GET")
+            if script.times and wanted:
                 script.times -= 1
                 return script.fault
         return None
@@ -180,20 +183,15 @@ class Books(FakeCounterparties):
 
     def _interface(self, call: Call) -> Answer:
         now_ms = clock.now_ms()
-        if call.path == "/v1/shards":
-            return _json({"shards": sorted({int(row["shard"]) for row in self.rows}), "now_ms": now_ms})
-        if call.path == "/v1/sync-orders":
-            return _json(self._page({name: int(values[0]) for name, values in parse_qs(urlsplit(call.url).query).items()}, now_ms))
+        _, _, name, *rest = call.path.split("/")
+        asked = {key: int(values[0]) for key, values in parse_qs(urlsplit(call.url).query).items()}
+        if name == "shards":
+            return _json({"shards": sorted({int(row["shard"]) for rows in self.tables.values() for row in rows}), "now_ms": now_ms})
+        if name in self.tables:
+            rows = [row for row in self.tables[name] if int(row["shard"]) == asked["shard"]]
+            return _json(_counted(rows, asked) if rest == ["counts"] else _page(rows, asked, now_ms))
         self.broken.append(f"a call that nobody expects: {call.label}")
         return AnswerLost("timeout")
-
-    def _page(self, asked: Mapping[str, int], now_ms: int) -> dict[str, Any]:
-        position = asked["after_ms"], asked["after_id"]
-        rows = sorted((row for row in self.rows if int(row["shard"]) == asked["shard"]), key=lambda row: (row["created_ms"], int(row["id"])))
-        after = [row for row in rows if (row["created_ms"], int(row["id"])) > position]
-        page = after[: asked["limit"]]
-        following = {"ms": page[-1]["created_ms"], "id": int(page[-1]["id"])} if len(after) > len(page) else None
-        return {"now_ms": now_ms, "rows": page, "next": following}
 
     def effects(self, order_id: str) -> Counter[tuple[int, str]]:
         """How often each (step, part) of an order took effect, whatever the revision of its key."""
@@ -223,3 +221,21 @@ def _surely_nothing(answer: Answer) -> bool:
 
 def _json(content: Mapping[str, Any]) -> HttpAnswer:
     return HttpAnswer(200, "application/json", None, msgspec.json.encode(content))
+
+
+def _page(rows: Sequence[Mapping[str, Any]], asked: Mapping[str, int], now_ms: int) -> dict[str, Any]:
+    position = asked["after_ms"], asked["after_id"]
+    after = sorted((row for row in rows if _place(row) > position), key=_place)
+    page = after[: asked["limit"]]
+    following = dict(zip(("ms", "id"), _place(page[-1]), strict=True)) if len(after) > len(page) else None
+    return {"now_ms": now_ms, "rows": page, "next": following}
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["created_ms"], int(row["id"])
+
+
+def _counted(rows: Sequence[Mapping[str, Any]], asked: Mapping[str, int]) -> dict[str, Any]:
+    """By minute; every row is of an exchange."""
+    minutes = Counter(row["created_ms"] // 60_000 * 60_000 for row in rows if asked["from_ms"] <= row["created_ms"] < asked["to_ms"])
+    return {"minutes": [{"minute_ms": at, "kinds": {"EXCHANGE": count}} for at, count in sorted(minutes.items())]}

@@ -12,7 +12,7 @@ from clearing.models import Attempt, Clearing, Operation, StatusChange
 from clearing.status import TRANSITIONS, OperationState, Outcome, State
 from orders.models import SyncOrder
 from tests.crashpoints.books import Books, step_of
-from tests.crashpoints.scenarios import Group
+from tests.crashpoints.scenario import Group
 
 _EVIDENCE = (
     "SELECT 'attempt ' || a.id, md5(a::text) FROM clearing_attempt a UNION ALL SELECT 'change ' || s.id, md5(s::text) FROM clearing_statuschange s"
@@ -67,6 +67,7 @@ def violations(group: Group, books: Books, snapshots: Sequence[Snapshot]) -> lis
         *_evidence_kept(snapshots),
         *_claims_lost(facts, snapshots),
         *_users_in_order(group, books, facts),
+        *group.scenario.also(),
     ]
     for clearing in facts.clearings:
         operations, changes = facts.operations[clearing.pk], facts.changes[clearing.pk]

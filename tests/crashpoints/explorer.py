@@ -12,11 +12,14 @@ import redis
 from django.conf import settings
 
 from tests.crashpoints import checks, service
+from tests.crashpoints.books import TABLES
 from tests.crashpoints.clock import clock
+from tests.crashpoints.mutations import MUTATIONS
 from tests.crashpoints.outcomes import BY_NAME
 from tests.crashpoints.points import Ending, Plan, Point, apart, points_of
 from tests.crashpoints.process import Host
-from tests.crashpoints.scenarios import GROUPS, Group, Life
+from tests.crashpoints.scenario import Group, Life
+from tests.crashpoints.scenarios import GROUPS
 from tests.crashpoints.stage import Stage
 
 BEFORE_MS: Final = 60_000  # the orders were made so long ago
@@ -29,6 +32,7 @@ class Case:
     group: str
     points: tuple[Point, ...] = ()
     dies_apart: bool = True  # no other boundary leaves the same behind
+    mutation: str = ""  # the guard that is broken on purpose
 
 
 @dataclass(slots=True)
@@ -57,7 +61,7 @@ class Explorer:
         started = time.monotonic()
         result = Result(case)
         try:
-            self._run(self._begin(self._groups[case.group]), result)
+            self._run(self._begin(self._groups[case.group], case.mutation), result)
         except _Unexpected as error:
             result.violations.append(str(error))
         if result.violations:
@@ -65,18 +69,19 @@ class Explorer:
         result.seconds = time.monotonic() - started
         return result
 
-    def _begin(self, group: Group) -> "_Begun":
+    def _begin(self, group: Group, mutation: str) -> "_Begun":
         """Where the group's cases begin; the processes before the act run once."""
-        if self._begun is None or self._begun.group is not group:
+        if self._begun is None or self._begun.group is not group or self._begun.mutation != mutation:
             self._begun = None
             self._stage.empty()
             host = self._host(group)
+            host.plant = MUTATIONS[mutation].plant if mutation else host.plant
             snapshots = [kept for life in group.scenario.lives if (kept := _lived(host, life))]
             self._stage.keep()
-            self._begun = _Begun(group, host, snapshots)
+            self._begun = _Begun(group, mutation, host, snapshots)
         else:
             self._stage.bring_back()
-        return _Begun(group, self._begun.host.copy(), list(self._begun.snapshots))
+        return _Begun(group, mutation, self._begun.host.copy(), list(self._begun.snapshots))
 
     @staticmethod
     def _run(begun: "_Begun", result: Result) -> None:
@@ -101,9 +106,11 @@ class Explorer:
     def _host(self, group: Group) -> Host:
         scenario, host = group.scenario, Host(self._broker)
         start_ms = clock.now_ms() - BEFORE_MS
-        if scenario.by_interface:
-            host.books.rows = [order.interface_row(start_ms) for order in scenario.orders]
-        else:
+        host.books.tables = {
+            table: [order.interface_row(start_ms) for order in scenario.orders if table == "orders" or order.order_id not in scenario.unsynced]
+            for table in TABLES
+        }
+        if not scenario.by_interface:
             host.log.messages = scenario.messages(scenario.orders, start_ms)
         host.settings = {**scenario.settings, **group.behaviour.settings}
         for name, step in scenario.before:
@@ -116,6 +123,7 @@ class _Begun:
     """A group at the moment before its act."""
 
     group: Group
+    mutation: str
     host: Host
     snapshots: list[checks.Snapshot]
 
@@ -126,7 +134,7 @@ class _Unexpected(Exception):  # noqa: N818 - named by what it tells
 
 def _lived(host: Host, life: Life) -> checks.Snapshot | None:
     """Runs a process of before. What it left, if it died."""
-    ending = host.run(life.body, Plan(life.dies_at) if life.dies_at else None)
+    ending = host.run(life.body, Plan(life.dies_at))
     if ending.error or ending.died != (life.dies_at is not None):
         raise _Unexpected(f"a process before the act: {ending.error or f'it lived on past {life.dies_at}'}")
     return checks.snapshot() if ending.died else None

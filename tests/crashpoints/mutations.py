@@ -1,23 +1,54 @@
-"""Guards of the service, broken on purpose, each in every process: an explorer that finds nothing then is blind."""
+"""Guards of the service, broken on purpose, each in every process: an explorer that finds nothing then is blind.
+
+Each names the scenario in which it must be found, `--mutations` tries them all, and a new family of scenarios gets one of its own.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Final
 
-from base import db
-from clearing import calls, pipeline, steps, store, store_recovery
-from clearing.status import OperationState
-from tests.crashpoints.process import MUTATION
+from django.db import transaction
 
+from base import db, fence
+from base.clock import ServiceNow
+from clearing import calls, pipeline, standing, steps, store, store_people, store_recovery
+from clearing.status import OperationState
+from ops import intake, jobs, pulse
+from ops.management.commands import replay as replay_command
+from orders import gaps
+from orders.models import Quarantined
+from tests.crashpoints.clock import clock
+
+Planted = Callable[[], None]
 _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
 
 
-def _replace(module: ModuleType, name: str, function: Callable[..., Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`plant` breaks the guard in the process that calls it; the group of `scenario` finds violations then."""
+
+    plant: Planted
+    scenario: str
+
+
+MUTATIONS: Final[dict[str, Mutation]] = {}
+
+
+def _found_in(scenario: str) -> Callable[[Planted], Planted]:
+    def register(plant: Planted) -> Planted:
+        MUTATIONS[plant.__name__] = Mutation(plant, scenario)
+        return plant
+
+    return register
+
+
+def _replace(module: ModuleType | type, name: str, function: Callable[..., Any]) -> None:
     assert hasattr(module, name), f"{module.__name__} has no {name} any more: break the guard where it is now"
     setattr(module, name, function)
 
 
+@_found_in("steps/close/done@1")
 def no_lost_attempt() -> None:
     """The sweep takes claims back without saying that the dead worker may have sent the operation."""
     real = store_recovery.requeue
@@ -29,6 +60,7 @@ def no_lost_attempt() -> None:
     _replace(store_recovery, "requeue", requeue)
 
 
+@_found_in("steps/close/done@1")
 def never_asks() -> None:
     """What may have been sent is sent again without a question."""
     real = calls.make_call
@@ -39,6 +71,7 @@ def never_asks() -> None:
     _replace(steps, "make_call", make_call)
 
 
+@_found_in("steps/close/done@1")
 def another_key_after_a_death() -> None:
     """An operation that may have been sent gets a key of its own, as one who doesn't know keys would do it."""
     real = calls.make_call
@@ -53,11 +86,13 @@ def another_key_after_a_death() -> None:
     _replace(steps, "make_call", make_call)
 
 
+@_found_in("ingest/gap/done@1")
 def never_sends_again() -> None:
     """The sweep never looks for gone messages."""
     _replace(store_recovery, "unclaimed", lambda *_, **__: [])
 
 
+@_found_in("ingest/consumer/done@1")
 def publishes_in_the_transaction() -> None:
     """Intake publishes before its commit."""
     real = store.accept
@@ -70,13 +105,114 @@ def publishes_in_the_transaction() -> None:
     _replace(store, "accept", accept)
 
 
-MUTATIONS: Final[dict[str, Callable[[], None]]] = {
-    mutate.__name__: mutate for mutate in (no_lost_attempt, never_asks, another_key_after_a_death, never_sends_again, publishes_in_the_transaction)
-}
+@_found_in("ingest/gap_job/done@1")
+def gap_position_first() -> None:
+    """A gap pass moves its position before it has taken anything in."""
+    real = gaps.GapPass._read
+
+    def read(self: gaps.GapPass, shard: int, start_ms: int, result: gaps.GapResult) -> None:
+        self._note(gaps._MOVE, shard, clock.now_ms())
+        real(self, shard, start_ms, result)
+
+    _replace(gaps.GapPass, "_read", read)
 
 
-def apply(name: str) -> None:
-    """Every process breaks this guard when it begins."""
-    if name not in MUTATIONS:
-        raise SystemExit(f"no mutation is named {name!r}: there are {', '.join(MUTATIONS)}")
-    MUTATION.append(MUTATIONS[name])
+@_found_in("ingest/reconcile/done@1")
+def clearings_after_the_commit() -> None:
+    """Intake opens the clearings of what it stored in a transaction of their own."""
+    real = vars(intake)["ingest"]
+
+    def ingest(items: Any, *, open_clearings: Any, publish: Any, **others: Any) -> Any:
+        stored: list[Any] = []
+
+        def keep(orders: Sequence[Any]) -> list[Any]:
+            stored.extend(orders)
+            return []
+
+        result = real(items, open_clearings=keep, publish=publish, **others)
+        with transaction.atomic():
+            refs = open_clearings(stored)
+        publish(refs)
+        return result
+
+    _replace(intake, "ingest", ingest)
+
+
+@_found_in("replay/quarantine/done@1")
+def replayed_before_it_is_in() -> None:
+    """A quarantined message is marked as replayed first."""
+    real = vars(replay_command)["replay_quarantined"]
+
+    def replay_quarantined(row: Quarantined, *others: Any) -> Any:
+        Quarantined.objects.filter(pk=row.pk).update(replayed_at=ServiceNow())
+        return real(row, *others)
+
+    _replace(replay_command, "replay_quarantined", replay_quarantined)
+
+
+@_found_in("restore/replay/done@1")
+def restored_as_new() -> None:
+    """What is replayed after a restore is taken in as if it had never been run."""
+    _replace(replay_command, "take_from_restore", intake.take_from_replay)
+
+
+@_found_in("hold/running/done@2")
+def goes_on_though_held() -> None:
+    """A running order goes on to its next step, whatever hold was set meanwhile."""
+    real = store.step_done
+
+    def step_done(work: store.Work, *others: Any, **more: Any) -> Any:
+        db.call("UPDATE clearing_clearing SET hold_code = '' WHERE id = %s RETURNING id", [work.clearing_id])
+        return real(work, *others, **more)
+
+    _replace(store, "step_done", step_done)
+
+
+@_found_in("sweep/poison/done@1")
+def nobody_died() -> None:
+    """Whoever goes silent counts as stopped: no order is ever a suspect."""
+    real = pulse.bury
+
+    def bury(name: str, *others: Any) -> bool:
+        buried = real(name, *others)
+        db.call("UPDATE base_incarnation SET \"end\" = 'stopped' WHERE name = %s RETURNING name", [name])
+        return buried
+
+    _replace(pulse, "bury", bury)
+
+
+@_found_in("people/expired/done@1")
+def nothing_expires() -> None:
+    """Interventions wait for approval for ever."""
+    _replace(store_people, "expire", lambda _limit: 0)
+
+
+@_found_in("sweep/reminder/done@1")
+def nobody_is_reminded() -> None:
+    """An order that waits for people is told of once."""
+    _replace(store_people, "remind", lambda **_: [])
+
+
+@_found_in("breaker/probed/done@1")
+def a_probe_is_taken_for_ever() -> None:
+    """Who takes the right to probe a counterparty keeps it, dead or alive."""
+    real = standing.take_probes
+    _replace(standing, "take_probes", lambda _seconds: real(1e7))
+
+
+@_found_in("pause/by_people/done@1")
+def blocked_for_ever() -> None:
+    """The sweep leaves alone what once found the way barred."""
+    real = store_recovery.due
+
+    def due(*args: Any, **kwargs: Any) -> list[int]:
+        ids = real(*args, **kwargs)
+        return [pk for (pk,) in db.call("SELECT id FROM clearing_clearing WHERE id = ANY (%s) AND waits_for = ''", [list(ids)])]
+
+    _replace(store_recovery, "due", due)
+
+
+@_found_in("lead/take_over/done@1")
+def a_fence_without_a_term() -> None:
+    """Whatever was the leader's job once is let through."""
+    _replace(jobs, "fence_of", lambda _term: fence.no_fence)

@@ -6,7 +6,8 @@ from decimal import Decimal
 from typing import Final
 
 from clearing.gateways.fake import Fault, FaultKind
-from tests.crashpoints.books import Script
+from ops.probe import KEY as PROBE
+from tests.crashpoints.books import ANY_ORDER, Script
 
 ALWAYS: Final = 1_000
 CLEARED: Final = "cleared"
@@ -24,11 +25,11 @@ class Behaviour:
 
     def at(self, step: int, order_id: str = "A1") -> list[Script]:
         """Its scripts for a step of an order, new each time: they count down."""
-        return [replace(script, step=step, order_id=order_id) for script in self.scripts]
+        return [replace(script, step=step, order_id=script.order_id or order_id) for script in self.scripts]
 
 
-def _script(kind: FaultKind, times: int = 1, *, asked: bool = False, **fields: object) -> Script:
-    return Script(0, Fault(kind=kind, **fields), times, asked)  # type: ignore[arg-type]
+def _script(kind: FaultKind, times: int = 1, *, asked: bool = False, order_id: str = "", **fields: object) -> Script:
+    return Script(0, Fault(kind=kind, **fields), times, asked, order_id)  # type: ignore[arg-type]
 
 
 def _parked(*codes: str) -> frozenset[str]:
@@ -43,6 +44,8 @@ BEHAVIOURS: Final = (
     Behaviour("busy", (_script(FaultKind.STATUS, status=429, latency_ms=1_000),)),
     Behaviour("stale", (_script(FaultKind.STALE),)),
     Behaviour("refused_for_good", (_script(FaultKind.UNREACHABLE, ALWAYS),), _parked("connection_refused"), {"CLEARING_ATTEMPTS_MAX": 3}),
+    Behaviour("forbidden", (_script(FaultKind.STATUS, status=403),)),
+    Behaviour("unsigned", (_script(FaultKind.STATUS, status=401, code="signature_wrong"),), steps=(2,)),
     # finally refused
     Behaviour("rejected", (_script(FaultKind.REFUSE, ALWAYS, status=400),), _parked("insufficient_funds")),
     # still at it
@@ -65,6 +68,9 @@ EARLIER: Final = (
     Behaviour("slow", (_script(FaultKind.IN_PROGRESS, latency_ms=20_000),)),  # who takes the claim over finds it in progress
     Behaviour("refused_twice_and_parked", (_script(FaultKind.UNREACHABLE, 3),)),
     Behaviour("rejected_once", (_script(FaultKind.REFUSE, status=400),)),
+    Behaviour("outage", (_script(FaultKind.STATUS, 3, order_id=ANY_ORDER, status=503),)),  # of everybody's calls, as often as opens the breaker
+    Behaviour("mute", (_script(FaultKind.RESET, asked=True),)),
+    Behaviour("mute_probe", (_script(FaultKind.RESET, asked=True, order_id=PROBE),)),
     Behaviour("partial_thrice", (_script(FaultKind.PARTIAL, 3, fraction=Decimal("0.1")),)),
 )
 BY_NAME: Final = {behaviour.name: behaviour for behaviour in (*BEHAVIOURS, *EARLIER)}

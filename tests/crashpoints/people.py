@@ -12,10 +12,14 @@ from typing import Any, Final
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from clearing import admin_retry, broker, interventions, store
+from clearing import admin_counterparties, admin_retry, intake, interventions
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, State
 from clearing.store_people import OutsideEvidence, Person
+from ops import admin_quarantine
+from orders.replay import waiting_in_quarantine
+from tests.crashpoints import service
+from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
 ANN, BEN = Person("ann", 1), Person("ben", 2)
@@ -27,16 +31,64 @@ LATER_SECONDS: Final = 120  # beyond any request that may be on its way
 
 def retry(process: Process, order_id: str = "A1", states: Sequence[State] = (State.PARKED, State.RETRYING)) -> None:
     """Somebody presses "Retry" for an order that is parked or retrying."""
+    request = _request(process)
+    with process.doors.paused():
+        found = list(Clearing.objects.select_related("order").filter(order__order_id=order_id, state__in=states))
+    admin_retry._retry_all(request, found, "the account has its money now")
+
+
+def _request(process: Process) -> Any:
     with process.doors.paused():
         ann, _ = User.objects.get_or_create(username="ann")
-        found = list(Clearing.objects.select_related("order").filter(order__order_id=order_id, state__in=states))
-    request: Any = SimpleNamespace(user=ann, _messages=SimpleNamespace(add=lambda *_: None))
-    admin_retry._retry_all(request, found, "the account has its money now")
+    return SimpleNamespace(user=ann, _messages=SimpleNamespace(add=lambda *_: None))
+
+
+def replay_quarantine(process: Process) -> None:
+    """Somebody replays whatever waits in quarantine, on its page."""
+    request = _request(process)
+    for row in waiting_in_quarantine():
+        admin_quarantine._replay(request, row)
+
+
+def pause_and_resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:
+    """Somebody pauses a step; an order comes to it; somebody lets it go on. Who comes back later finds it paused, or not, and resumes it."""
+    request = _request(process)
+    admin_counterparties._switch(request, counterparty, step, "their release is rolled back", pausing=True)
+    service.work_one(process)
+    resume(process, counterparty, step)
+
+
+def resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:
+    """Somebody lets a step go on; that it does already is fine."""
+    admin_counterparties._switch(_request(process), counterparty, step, "they are back", pausing=False)
 
 
 def hold(_: Process) -> None:
     """A1 changed at the counter."""
-    store.hold("A1", "contents_differ", actor="intake", generation=broker.last_generation())
+    with transaction.atomic():
+        intake.hold("A1", "contents_differ")
+
+
+def hold_while_it_runs(process: Process, calls: int) -> None:
+    """A worker runs A1, which changes at the counter while the nth call is under way: another process sets the hold."""
+    left = iter(range(calls - 1))
+
+    def change(event: Event) -> None:
+        if event.label.startswith("call") and next(left, None) is None:
+            with process.doors.paused():
+                hold(process)
+
+    process.doors.listeners.append(change)
+    service.work_one(process)
+
+
+def ask_for(kind: InterventionKind) -> Callable[[Process], None]:
+    """One asks for it, as a body; nobody approves."""
+    return partial(_ask_alone, kind=kind)
+
+
+def _ask_alone(_: Process, *, kind: InterventionKind) -> None:
+    _asked(Clearing.objects.get(order__order_id="A1"), kind)
 
 
 def intervention(kind: InterventionKind, *, then_retry: bool = False) -> Callable[[Process], None]:

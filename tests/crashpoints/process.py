@@ -26,7 +26,10 @@ from tests.crashpoints.points import Ending, Plan
 
 SILENT_SECONDS_MAX: Final = 30.0  # without a word from a process it hangs
 QUEUES: Final = [queue.name for queue in app.conf.task_queues if queue.name != OPS_QUEUE]
-MUTATION: Final[list[Callable[[], None]]] = []  # what breaks a guard on purpose, in each process
+
+
+def _nothing() -> None:
+    """No guard is broken."""
 
 
 class Host:
@@ -37,12 +40,13 @@ class Host:
         self.books = Books()
         self.log = Log()
         self.settings: Mapping[str, object] = {}
+        self.plant: Callable[[], None] = _nothing  # what breaks a guard on purpose, in each process
         self._ending = Ending()
 
     def copy(self) -> "Host":
         """The same once more, for another case that begins here."""
         other = Host(self.broker)
-        other.books, other.log, other.settings = self.books.copy(), replace(self.log), self.settings
+        other.books, other.log, other.settings, other.plant = self.books.copy(), replace(self.log), self.settings, self.plant
         return other
 
     def run(self, body: Callable[["Process"], None], plan: Plan | None = None) -> Ending:
@@ -51,7 +55,7 @@ class Host:
         pid = os.fork()
         if not pid:
             ours.close()
-            _live(theirs, body, plan, self.settings)
+            _live(theirs, body, plan, self)
         theirs.close()
         self._ending = Ending()
         self._serve(ours, pid)
@@ -151,16 +155,15 @@ class Process:
             clock.shift(connection)
 
 
-def _live(channel: Connection, body: Callable[[Process], None], plan: Plan | None, overrides: Mapping[str, object]) -> None:
+def _live(channel: Connection, body: Callable[[Process], None], plan: Plan | None, host: Host) -> None:
     """A whole life. Never returns."""
     code = 1
     try:
         gc.disable()  # a short life; and what it would touch is its parent's memory, which would be copied
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        for name, value in overrides.items():
+        for name, value in host.settings.items():
             setattr(settings, name, value)
-        for mutate in MUTATION:
-            mutate()
+        host.plant()
         doors = Doors(plan or Plan(), channel)
         doors.armed = plan is not None
         body(Process(doors, channel))

@@ -49,7 +49,7 @@ class Report:
     def following(self, result: Result) -> list[Case]:
         """The cases that die one boundary further."""
         alone = set(apart(result.next_points))
-        cases = [Case(result.case.group, (*result.case.points, point), point in alone) for point in result.next_points]
+        cases = [Case(result.case.group, (*result.case.points, point), point in alone, result.case.mutation) for point in result.next_points]
         before = self.numbers.get(result.case, "")
         self.numbers |= {case: f"{before}{',' if before else ''}{number}" for number, case in enumerate(cases, 1)}
         return cases

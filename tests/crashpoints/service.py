@@ -9,7 +9,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
 from base import incarnation
-from clearing import pipeline, store_recovery
+from clearing import pipeline
 from clearing.models import Clearing
 from clearing.status import ACTIVE
 from ops import intake
@@ -84,15 +84,17 @@ class _LogConsumer:
 
 def consume(process: Process) -> None:
     """The consumer, until it has read the whole log."""
-    reader = BinlogConsumer(lambda: _LogConsumer(process), intake.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=0.0)
+    _consume(process, Rules.from_settings())
+
+
+def _consume(process: Process, rules: Rules) -> None:
+    reader = BinlogConsumer(lambda: _LogConsumer(process), intake.take_from_kafka, rules, threading.Event(), idle_seconds=0.0)
     assert reader.run() == ExitCode.STOPPED
 
 
-def gap_pass(process: Process) -> None:
-    """A gap pass over every shard."""
-    result = intake.run_gap_pass()
-    assert result is not None
-    assert not result.failed, result.failed
+def consume_without_eth(process: Process) -> None:
+    """The consumer of a configuration that doesn't know ETH: its orders are quarantined."""
+    _consume(process, replace(Rules.from_settings(), assets=frozenset({"BTC"})))
 
 
 # --- a worker -----------------------------------------------------------------------------------------------------------------------
@@ -128,6 +130,11 @@ def work(process: Process, messages_max: int = MESSAGES_MAX) -> int:
 def work_one(process: Process) -> None:
     """A worker takes one message and runs it."""
     assert work(process, 1) == 1, "there was no message to run"
+
+
+def work_all(process: Process) -> None:
+    """A worker runs whatever there is."""
+    work(process)
 
 
 def _be_told_to_stop() -> None:
@@ -166,18 +173,6 @@ def watch_die(process: Process) -> None:
     for _ in range(5):
         process.advance(1)
         sweep(process)
-
-
-# --- an operator -------------------------------------------------------------------------------------------------------------------
-def mark_restored(_: Process, ahead_ms: int = 3_600_000) -> None:
-    """The operator says that the database was restored."""
-    now_ms = Clearing.objects.order_by("-created_ms").values_list("created_ms", flat=True)[0]
-    store_recovery.mark_restored(now_ms + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
-
-
-def restored(ahead_ms: int = 3_600_000) -> Callable[[Process], None]:
-    """The same as a body."""
-    return partial(mark_restored, ahead_ms=ahead_ms)
 
 
 # --- until it is quiet --------------------------------------------------------------------------------------------------------------
