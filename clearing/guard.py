@@ -1,7 +1,7 @@
 """What this process knows of the counterparties: asked before each call, told of each answer, without a round trip for either.
 
     closed ──5 failures in 10 s, half of all calls──▶ open ──a probe is answered──▶ half open ──a call goes well──▶ closed
-                                                      ▲                               │
+             or 5 in a row                            ▲                               │
                                                       └────────── it fails ───────────┘
 
 The state is everybody's and lies in PostgreSQL (`clearing/standing.py`); failures are counted here, since a counterparty that is down fails in
@@ -11,9 +11,10 @@ on when the way is free.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from time import monotonic
 from typing import Final
 
@@ -47,6 +48,7 @@ class _Window:
 
     calls: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=1000))
     since: float = float("-inf")  # calls made before this moment say nothing of the breaker's present state
+    failing_since: float = float("inf")  # when the first failure after the last good call was heard of
 
     def add(self, made_at: float, now: float, failed_key: str) -> bool:
         """Whether the breaker has to open."""
@@ -55,13 +57,28 @@ class _Window:
         self.calls.append((now, failed_key))
         while self.calls and self.calls[0][0] < now - settings.BREAKER_WINDOW_SECONDS:
             self.calls.popleft()
-        failures = [key for _, key in self.calls if key] if failed_key else []
-        enough = len(failures) >= settings.BREAKER_FAILURES_MIN and len(failures) >= FAILING_SHARE * len(self.calls)
+        if not failed_key:
+            self.failing_since = float("inf")
+            return False
+        still = made_at >= self.failing_since  # otherwise we may have stood still ourselves, and all calls in flight failed for that
+        self.failing_since = min(self.failing_since, now)
+        failures = [key for _, key in self.calls if key]
+        return self._is_outage(failures, of=len(self.calls)) or (still and self._is_outage(self._latest_failures()))
+
+    @staticmethod
+    def _is_outage(failures: Sequence[str], of: int = 0) -> bool:
+        """Whether so many failures, by their keys, among so many calls, are one."""
+        enough = len(failures) >= settings.BREAKER_FAILURES_MIN and len(failures) >= FAILING_SHARE * of
         return enough and len(set(failures)) >= FAILING_KEYS_MIN
+
+    def _latest_failures(self) -> list[str]:
+        """Those after the last good call: one that went down under load has many good calls in the window yet."""
+        return list(takewhile(bool, (key for _, key in reversed(self.calls))))
 
     def restart(self, now: float) -> None:
         self.calls.clear()
         self.since = now
+        self.failing_since = float("inf")
 
 
 @dataclass(slots=True)

@@ -39,22 +39,23 @@ class Watch:
     def dead(self, beats: Mapping[str, datetime], now: float, missing: Collection[str] = ()) -> list[str]:
         """Shows the latest beats, at a monotonic time; returns those that have been silent for too long.
 
-        One that this sweeper never saw beat needs a claim's length of silence; one that is `missing` at ZooKeeper little.
+        One that this sweeper never saw alive needs a claim's length of silence; one that is `missing` at ZooKeeper little.
         """
         with self._lock:
+            first_look = self._looked_at is None
             watched = 0.0 if self._looked_at is None else min(max(now - self._looked_at, 0.0), WATCHED_SECONDS_MAX)
             self._looked_at = now
-            self._pulses = {name: self._pulse(name, beat, watched) for name, beat in beats.items()}
+            self._pulses = {name: self._pulse(name, beat, watched, appeared=not first_look) for name, beat in beats.items()}
             return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
 
     def _patience(self, pulse: _Pulse, *, missing: bool) -> float:
         patience = self._dead_seconds if pulse.seen_alive else self._unseen_seconds
         return min(GONE_SECONDS, patience) if missing else patience
 
-    def _pulse(self, name: str, beat: datetime, watched: float) -> _Pulse:
+    def _pulse(self, name: str, beat: datetime, watched: float, *, appeared: bool) -> _Pulse:
         known = self._pulses.get(name)
         if known is None:
-            return _Pulse(beat)
+            return _Pulse(beat, seen_alive=appeared)  # its row wasn't there at the last look: it wrote it since, as it writes its beats
         if known.beat != beat:
             return _Pulse(beat, seen_alive=True)
         return _Pulse(beat, known.silent + watched, known.seen_alive)

@@ -1,11 +1,13 @@
 """The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else. `ops/jobs.py` runs each under its term."""
 
+from typing import Final
+
 import structlog
 from django.conf import settings
 
 from base.fence import Fence
 from ops.intake import run_gap_pass, run_reconcile
-from ops.jobs import periodic_job
+from ops.jobs import periodic_job, run_job
 from ops.patience import Patience
 from ops.probe import probe_all
 from ops.sweep import sweep_alone
@@ -14,14 +16,22 @@ from orders.gaps import SHARD_LIST
 from orders.interface import InterfaceFailed
 
 log = structlog.get_logger(__name__)
+SWEEP: Final = "ops.sweep"
 counter_patience = Patience()  # of this process
 
 
-@periodic_job("ops.sweep")
-def sweep(fence: Fence) -> bool:
+def _sweep(fence: Fence) -> bool:
     """Dispatches what was interrupted. Who sweeps also looks on between the sweeps."""
-    watcher.start()
+    watcher.start(sweep_now)
     return sweep_alone(fence) is not None
+
+
+def sweep_now() -> None:
+    """A sweep that nobody sent, under the term that is the current one. Raises what the job raises."""
+    run_job(SWEEP, _sweep, None)
+
+
+sweep = periodic_job(SWEEP)(_sweep)
 
 
 @periodic_job("ops.probe")

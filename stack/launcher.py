@@ -25,6 +25,7 @@ SERVICE_PORTS = {"SANDBOX_PORT": "sandbox", "WEB_PORT": "web"}
 START_SECONDS_MAX = 60.0
 STARTS_MAX = 3  # a port may be taken in between, or a killed PostgreSQL's orphans still be at it
 START_PAUSE_SECONDS = 0.5
+PORT_SECONDS_MAX = 3.0  # a killed server's threads may hold its port for a moment; who knows the old one wouldn't find a new one
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Stack:
     def _start(self, server: Server, memory: Memory) -> None:
         server.prepare()
         for _ in range(STARTS_MAX):
-            if not is_free(server.port):
+            if not wait_until(lambda: is_free(server.port), PORT_SECONDS_MAX):
                 server.port = memory.ports[server.name] = find_free(set(memory.ports.values()))
             if self._start_once(server, memory):
                 return

@@ -8,4 +8,4 @@ def no_thread_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep starts its process's looking thread, which would look into the next tests' database."""
     from ops.watcher import watcher
 
-    monkeypatch.setattr(watcher, "start", lambda: None)
+    monkeypatch.setattr(watcher, "start", lambda _sweep: None)

@@ -86,6 +86,28 @@ class TestBreaker:
 
         assert breaker() == Breaker.CLOSED
 
+    def test_one_that_goes_down_under_load_is_noticed_in_spite_of_its_good_calls(self, world: World) -> None:
+        worker = a_worker()
+        for _ in range(500):
+            worker.heard("fund", "O:2", object(), time.monotonic())
+
+        fail(worker, times=4)
+        assert breaker() == Breaker.CLOSED
+        fail(worker, times=1)
+
+        assert breaker() == Breaker.OPEN
+
+    def test_calls_in_flight_that_all_fail_at_once_are_no_outage(self, world: World) -> None:
+        """As after a pause of this process."""
+        worker, began = a_worker(), time.monotonic()
+        for _ in range(500):
+            worker.heard("fund", "O:2", object(), time.monotonic())
+
+        for number in range(12):
+            worker.heard("fund", f"O{number}:2", refused(), began)
+
+        assert breaker() == Breaker.CLOSED
+
     def test_what_says_nothing_of_the_counterparty_does_not_open_it(self, world: World) -> None:
         worker = a_worker()
 

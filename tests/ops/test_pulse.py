@@ -47,6 +47,22 @@ class TestWatch:
 
         assert found.index(True) == 12
 
+    def test_one_that_appeared_between_two_looks_was_alive_then(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({}, now=0)
+
+        found = [watch.dead({"w": BEAT}, now=second) for second in (1, 2, 3, 4)]
+
+        assert found == [[], [], [], ["w"]]
+
+    def test_one_that_appeared_while_nobody_could_look_has_its_silence_still_to_come(self) -> None:
+        """As after an outage of PostgreSQL, or a pause of this machine."""
+        watch = Watch(unseen_seconds=12)
+        watch.dead({}, now=0)
+
+        assert watch.dead({"w": BEAT}, now=600) == []
+        assert watch.dead({"w": BEAT}, now=602) == []
+
     def test_a_gap_of_the_watchers_own_counts_for_little(self) -> None:
         watch = Watch(unseen_seconds=12)
         watch.dead({"w": BEAT}, now=0)

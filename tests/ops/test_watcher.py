@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from base.clock import shift_clock
+from base.fence import TermOutdated
 from base.models import Incarnation
 from clearing import broker, store
+from clearing.models import Clearing
 from clearing.status import State
 from ops import pulse, tasks, watcher
 from ops import sweep as sweeping
@@ -24,8 +26,12 @@ def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     shift_clock(0)
 
 
+def nothing() -> None:
+    """The sweep of somebody who only looks."""
+
+
 class TestLook:
-    def test_silence_between_the_sweeps_counts_in_the_next_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_death_is_swept_up_at_once(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = [0.0]
         for module in (watcher, sweeping):
             monkeypatch.setattr(module, "monotonic", lambda: clock[0])
@@ -34,17 +40,27 @@ class TestLook:
         clearing = world.accept()
         store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
 
-        for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
-            look()
-        sweeping.sweep()
+        for clock[0] in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5):
+            look(tasks.sweep_now)
+        assert Clearing.objects.get().state == State.RUNNING
+        clock[0] = 3.0
+        look(tasks.sweep_now)
 
-        clearing.refresh_from_db()
-        assert clearing.state == State.QUEUED
+        assert Clearing.objects.get().state == State.QUEUED
+
+    def test_nobody_sweeps_where_nobody_died(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=60.0))
+        Incarnation.objects.create(name="worker", role="worker", host="h", pid=1, version="1")
+        swept: list[bool] = []
+
+        look(lambda: swept.append(True))
+
+        assert not swept
 
     def test_looking_writes_nothing(self, world: World) -> None:
         Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
 
-        look()
+        look(nothing)
 
         assert Incarnation.objects.get().ended_at is None
 
@@ -54,23 +70,31 @@ class TestLook:
 
         monkeypatch.setattr(pulse, "living", away)
 
-        look()
+        look(nothing)
+
+    def test_a_sweep_that_fails_ends_no_looking(self, world: World) -> None:
+        Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
+
+        def fails() -> None:
+            raise TermOutdated
+
+        look(fails)
 
 
 class TestWatcher:
     def test_every_process_that_sweeps_looks_on(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        started: list[bool] = []
-        monkeypatch.setattr(watcher.watcher, "start", lambda: started.append(True))
+        started: list[object] = []
+        monkeypatch.setattr(watcher.watcher, "start", started.append)
 
         tasks.sweep()
 
-        assert started == [True]
+        assert started == [tasks.sweep_now]
 
     def test_one_thread_a_process_that_looks_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         looked, over = threading.Semaphore(0), threading.Event()
         before = watchers()
 
-        def count() -> None:
+        def count(_sweep: object) -> None:
             looked.release()
             if over.is_set():
                 threading.Event().wait()  # a daemon: it ends with the tests
@@ -79,8 +103,8 @@ class TestWatcher:
         monkeypatch.setattr(watcher, "look", count)
         ours = Watcher()
 
-        ours.start()
-        ours.start()
+        ours.start(nothing)
+        ours.start(nothing)
 
         assert all(looked.acquire(timeout=10) for _ in range(3))
         assert len(watchers() - before) == 1

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,6 +128,16 @@ class TestUp:
 
         assert not variables["BROKER_URL"].endswith(f":{port}/0")
         assert states(stack)["valkey"] == "up"
+
+    def test_a_port_that_is_taken_for_a_moment_is_waited_for(self, stack: Stack) -> None:
+        before = stack.up()
+        stack.down()
+        port = stack.run_dir.recall().ports["valkey"]
+
+        holder = socket.create_server(("127.0.0.1", port))
+        threading.Timer(0.5, holder.close).start()
+
+        assert stack.up()["BROKER_URL"] == before["BROKER_URL"]
 
     def test_it_says_why_a_server_does_not_start(self, stack: Stack, folder: Path) -> None:
         stack.up()
