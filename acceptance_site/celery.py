@@ -53,6 +53,8 @@ app = Celery("acceptance")
 app.conf.update(
     broker_url=settings.BROKER_URL,
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # otherwise a worker ends at the hundredth
+    worker_consumer="acceptance_site.consumer:Consumer",
     broker_transport_options={
         "ack_emulation": False,
         "priority_steps": [0],
