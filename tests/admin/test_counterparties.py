@@ -1,5 +1,7 @@
 """The counterparties' page, its switch, and the policies' form."""
 
+from typing import Any
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
@@ -33,6 +35,18 @@ def onlooker(db: None) -> Client:
 def governor(db: None) -> Client:
     """Somebody who may decide about errors."""
     return person("governor", "view_errorpolicy", "add_errorpolicy", "change_errorpolicy")
+
+
+def test_the_front_page_tells_who_is_not_called(viewer: Client) -> None:
+    def stopped() -> Any:
+        return next(tile for tile in viewer.get("/admin/").context["overview"].tiles if tile.title == "counterparties stopped")
+
+    assert (stopped().value, stopped().danger) == ("0", False)
+
+    standing.open_breaker("fund", "timeout", refuses=False, actor="w1")
+    standing.set_pause("trading", 3, paused=True, reason="an auction", actor="ann")
+
+    assert (stopped().value, stopped().hint, stopped().danger) == ("2", "fund open, trading step 3 paused", True)
 
 
 class TestPage:
