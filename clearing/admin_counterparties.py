@@ -56,9 +56,9 @@ class PauseForm(forms.Form):
 class CounterpartyAdmin(ReadOnlyAdmin):
     """The three of them, each with its breaker, its pauses and what is under way there."""
 
-    list_display = ("name", "breaker_label", "cause", "changed_at", "paused", "under_way", "rate")
+    list_display = ("name", "breaker_label", "cause", "changed", "paused", "under_way", "rate")
     fieldsets = (
-        ("Its breaker", {"fields": (("breaker", "cause", "changed_at"), ("probe_at", "failures", "quiet_until"))}),
+        ("Its breaker", {"fields": (("breaker", "cause", "changed"), ("probe_at", "failures", "quiet_until"))}),
         ("Its calls", {"fields": (("under_way", "rate", "paused"),)}),
     )
     ordering = ("name",)
@@ -72,6 +72,12 @@ class CounterpartyAdmin(ReadOnlyAdmin):
     @column("breaker", label=BREAKER_LABELS)
     def breaker_label(self, row: Standing) -> str:
         return row.breaker
+
+    @column("last change (UTC)")
+    def changed(self, row: Standing) -> str:
+        """Of its breaker or a pause; the row's own time may be that of somebody's looking, who made it."""
+        newest = StandingChange.objects.filter(counterparty=row.name).order_by("-pk").first()
+        return f"{newest.at:%Y-%m-%d %H:%M:%S}" if newest else "-"
 
     @column("paused by people")
     def paused(self, row: Standing) -> str:
@@ -158,7 +164,8 @@ class ErrorPolicyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
     list_display = ("counterparty", "code", "outcome", "attempts_max", "backoff_base_ms", "backoff_cap_ms", "deadline_seconds", "reason")
     list_filter = ("counterparty",)
     fields: ClassVar[tuple[Any, ...]] = (
-        ("counterparty", "code", "outcome"),
+        ("counterparty", "code"),
+        "outcome",
         ("attempts_max", "deadline_seconds"),
         ("backoff_base_ms", "backoff_cap_ms"),
         "reason",

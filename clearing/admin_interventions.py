@@ -261,7 +261,7 @@ class InterventionAdmin(ReadOnlyAdmin):
                     ("asked_by", "asked_at"),
                     ("expires_at", "reference"),
                     ("amount_shown", "bought_shown", "min_lot_shown"),
-                    "document",
+                    "evidence",
                     ("decided_by", "decided_at"),
                     "outcome",
                 )
@@ -283,7 +283,7 @@ class InterventionAdmin(ReadOnlyAdmin):
     @column("order")
     def order_link(self, intervention: Intervention) -> SafeString:
         url = reverse("admin:clearing_clearing_change", args=[intervention.clearing_id])
-        return format_html('<a href="{}">{}</a>', url, intervention.clearing.order.order_id)
+        return format_html('<a class="underline" href="{}">{}</a>', url, intervention.clearing.order.order_id)
 
     @column("what")
     def kind_shown(self, intervention: Intervention) -> str:
@@ -296,6 +296,10 @@ class InterventionAdmin(ReadOnlyAdmin):
     @column("state")
     def state_shown(self, intervention: Intervention) -> str:
         return render_to_string("unfold/helpers/label.html", {"text": intervention.state, "variant": VARIANTS[intervention.state]})
+
+    @column("evidence")
+    def evidence(self, intervention: Intervention) -> str:
+        return intervention.document
 
     @column("amount")
     def amount_shown(self, intervention: Intervention) -> str:

@@ -6,8 +6,10 @@ from django.db import connection, transaction
 from django.urls import reverse
 
 from base.readable import duration
+from clearing import standing
+from clearing.gateways import Counterparty
 from clearing.models import Clearing
-from clearing.status import InterventionState, State
+from clearing.status import Breaker, InterventionState, State
 from ops.scrape import UNFINISHED, Shard, read_figures, read_shards
 
 PARKED_SHOWN = 10
@@ -65,7 +67,7 @@ class Overview:
 
 
 def read() -> Overview:
-    """Seven bounded queries. Raises django.db.DatabaseError."""
+    """Eight bounded queries. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         found, cleared, newest = read_figures(cursor)
         shards = [ShardLine.of(shard) for shard in read_shards(cursor)]
@@ -73,8 +75,14 @@ def read() -> Overview:
         median, slow = cursor.fetchone() or (None, None)
         cursor.execute(APPROVALS_SQL)
         (approvals,) = cursor.fetchone() or (0,)
+        standings = standing.read()
     parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]
-    tiles = [*_speed(cleared, newest, median, slow), *(_state_tile(state, found.get(state)) for state in UNFINISHED), _approvals(approvals)]
+    tiles = [
+        *_speed(cleared, newest, median, slow),
+        *(_state_tile(state, found.get(state)) for state in UNFINISHED),
+        _approvals(approvals),
+        _stopped(standings),
+    ]
     return Overview(tiles, list(parked), shards)
 
 
@@ -96,3 +104,11 @@ def _state_tile(state: State, found: tuple[int, float] | None) -> Tile:
 def _approvals(count: int) -> Tile:
     link = f"{reverse('admin:clearing_intervention_changelist')}?state={InterventionState.REQUESTED}"
     return Tile("to be approved", f"{count:,}", "interventions", link, asks=True)
+
+
+def _stopped(now: standing.Standings) -> Tile:
+    """Whom, or which steps, nobody calls at this moment: orders wait there, whatever their state says."""
+    failing = [f"{name} {now.breaker(name)}" for name in Counterparty if now.breaker(name) != Breaker.CLOSED]
+    paused = [f"{name}{f' step {step}' if step else ''} paused" for name, step in sorted(now.paused)]
+    stopped = [*failing, *paused]
+    return Tile("counterparties stopped", str(len(stopped)), ", ".join(stopped), reverse("admin:clearing_standing_changelist"), asks=True)

@@ -1,12 +1,16 @@
 """The counterparties' page, its switch, and the policies' form."""
 
+from typing import Any
+
 import pytest
+from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
 from clearing import standing
-from clearing.models import ErrorPolicy, Pause
+from clearing.admin_counterparties import CounterpartyAdmin
+from clearing.models import ErrorPolicy, Pause, Standing
 from tests.admin.conftest import person
 from tests.support.orders import World
 
@@ -33,6 +37,27 @@ def onlooker(db: None) -> Client:
 def governor(db: None) -> Client:
     """Somebody who may decide about errors."""
     return person("governor", "view_errorpolicy", "add_errorpolicy", "change_errorpolicy")
+
+
+def test_the_front_page_tells_who_is_not_called(viewer: Client) -> None:
+    def stopped() -> Any:
+        return next(tile for tile in viewer.get("/admin/").context["overview"].tiles if tile.title == "counterparties stopped")
+
+    assert (stopped().value, stopped().danger) == ("0", False)
+
+    standing.open_breaker("fund", "timeout", refuses=False, actor="w1")
+    standing.set_pause("trading", 3, paused=True, reason="an auction", actor="ann")
+
+    assert (stopped().value, stopped().hint, stopped().danger) == ("2", "fund open, trading step 3 paused", True)
+
+
+def test_a_breaker_that_never_moved_has_no_time(onlooker: Client) -> None:
+    standing.open_breaker("fund", "timeout", refuses=False, actor="w1")
+
+    rows = onlooker.get(LIST).context["cl"].result_list
+
+    admin = CounterpartyAdmin(Standing, site)
+    assert [(row.name, admin.changed(row) == "-") for row in rows] == [("counter", True), ("fund", False), ("trading", True)]
 
 
 class TestPage:

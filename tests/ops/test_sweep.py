@@ -7,7 +7,7 @@ from pytest_django import Settings
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import ServiceNow, shift_clock
-from clearing import broker, pipeline, store
+from clearing import broker, pipeline, store, store_recovery
 from clearing.models import Attempt, Clearing
 from clearing.routing import lane_of
 from clearing.status import State
@@ -168,7 +168,7 @@ class TestOthersGoOn:
 
     def test_a_stage_that_fails_stops_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        monkeypatch.setattr(store, "orphaned", lambda _: 1 / 0)
+        monkeypatch.setattr(store_recovery, "orphaned", lambda _: 1 / 0)
         shift_clock(3)
 
         with pytest.raises(ZeroDivisionError):
