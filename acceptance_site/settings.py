@@ -267,7 +267,7 @@ GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterpar
 GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
 # Calls a second to each counterparty, of all processes together; 0: no limit.
 COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0) for name in ("counter", "fund", "trading")}
-# A breaker opens when so many calls of one process failed within the window, and half of all; far fewer would open it by chance.
+# A breaker opens when so many calls of one process failed within the window, and half of all, or one after another; fewer would open it by chance.
 BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
 BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
 KEY_RETENTION_SECONDS = env.int("KEY_RETENTION_SECONDS", 6 * 24 * 3600)  # a day less than the contract's (docs/contracts/README.md)

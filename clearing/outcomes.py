@@ -69,6 +69,7 @@ TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     (422, KEY_REUSED): Rule(Outcome.UNKNOWN, parks=True),
     (429, ANY): Rule(Outcome.RETRYABLE, health=Health.LIMITING),
 }
+UNANSWERED: Final = frozenset(code for (came, code), rule in TABLE.items() if came in {UNSENT, LOST} and rule.health == Health.FAILING)
 NO_EVIDENCE: Final = Rule(Outcome.UNKNOWN)  # whatever the contract doesn't have: the question for the key tells
 
 MAY_BECOME: Final[dict[Outcome, frozenset[Outcome]]] = {

@@ -6,9 +6,11 @@ candidates, and the write looks again under the lanes' locks.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from base.db import call
 from clearing.flows import dues
+from clearing.outcomes import UNANSWERED
 from clearing.status import State
 from clearing.store import REF, ClearingRef, read_ref, read_refs
 
@@ -19,6 +21,17 @@ _DATABASE = (
 )
 _RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
 _RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
+
+CLOSED_SECONDS: Final = 10.0  # after its breaker closed; by then nobody waits any more for what was before
+_OUTLASTING: Final = """
+    SELECT c.id FROM clearing_standing s
+    JOIN clearing_clearing c ON c.state IN ('retrying', 'unknown') AND c.waits_for = ANY (%s) AND split_part(c.waits_for, ':', 1) = s.name
+    WHERE s.breaker = 'closed' AND s.changed_at > (SELECT service_now()) - %s * interval '1 second'
+        AND c.changed_at < s.changed_at AND c.due_at > (SELECT service_now()) AND c.error_code = ANY (%s)
+        AND NOT EXISTS (SELECT FROM clearing_errorpolicy p WHERE p.counterparty = s.name AND p.code = c.error_code
+            AND (p.backoff_base_ms IS NOT NULL OR p.backoff_cap_ms IS NOT NULL))
+    ORDER BY c.due_at LIMIT %s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,19 @@ def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, i
             left[counterparty] = left.get(counterparty, limit) - 1
             found.append(pk)
     return found
+
+
+def outlasting(limit: int) -> list[int]:
+    """Clearings that wait longer than their counterparty was away: they got no answer from it, and its breaker has closed since, a moment ago.
+
+    An answer may have said how long to wait, and so may a policy: those keep their time. Without locks, as `orphaned`.
+    """
+    return [row[0] for row in call(_OUTLASTING, [list(dues()), CLOSED_SECONDS, list(UNANSWERED), limit])]
+
+
+def bring_forward(ids: Sequence[int]) -> int:
+    """Makes those of them that still wait due now. Returns how many."""
+    return len(call("SELECT * FROM clearing_bring_forward(%s)", [list(ids)]))
 
 
 def _due(name: str) -> tuple[str, int]:

@@ -64,7 +64,7 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _take_back, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
+    for stage in (_bury_the_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -108,6 +108,15 @@ def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counte
                 with suppress_logged(row):
                     counts += act([row])
     return counts
+
+
+def _bring_forward(_generation: str, fence: Fence) -> Counter[str]:
+    """What waits longer than its counterparty was away; no more than one pass queues, so that they don't all come at once."""
+    ids = store_recovery.outlasting(settings.SWEEP_ROWS_MAX)
+    if not ids:
+        return Counter()
+    with fenced(fence):
+        return Counter(brought_forward=store_recovery.bring_forward(ids))
 
 
 def _queue_due(generation: str, fence: Fence) -> Counter[str]:

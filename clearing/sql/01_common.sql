@@ -36,6 +36,11 @@ CREATE OR REPLACE FUNCTION clearing_route(p_deaths int, p_lane int) RETURNS int 
     SELECT CASE WHEN p_deaths >= 3 THEN -1 ELSE p_lane END
 $$;
 
+-- Whether so many deaths are the order's own doing: three of workers that ran others beside it, and two of one that ran nothing else.
+CREATE OR REPLACE FUNCTION clearing_is_poison(p_deaths int) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_deaths >= 5
+$$;
+
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
 -- a parked order. The lane's lock must be held.
 CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$

@@ -1,7 +1,19 @@
+-- Orders whose backoff has outlasted their counterparty's outage are due now: those that got no answer before its breaker closed, the last one
+-- a short while ago. No lane's lock: nothing but the time changes; a row that somebody else holds is being seen to.
+CREATE OR REPLACE FUNCTION clearing_bring_forward(p_ids bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    WITH waiting AS (
+        SELECT c.id FROM clearing_clearing c WHERE c.id = ANY (p_ids) AND c.state IN ('retrying', 'unknown') FOR UPDATE SKIP LOCKED
+    )
+    UPDATE clearing_clearing c SET due_at = least(c.due_at, service_now()) FROM waiting WHERE c.id = waiting.id RETURNING c.id;
+END
+$$;
+
 -- Takes back expired claims and queues what is due. The caller picked the candidates without locks; here lane locks come first, then each
 -- row's conditional UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so, and it is asked for
 -- first. What is held parks instead, unless something may still be under way. A death of the worker counts against the clearing that it was
--- running; after three it runs alone, and one more parks it as poison. Returns the state that each was found in, and whom to publish; for one that
+-- running; after three it runs alone, and two more there park it as poison: one may be an accident of that worker's own. Returns the state that each was found in, and whom to publish; for one that
 -- parks also its order and why.
 CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
 RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
@@ -21,7 +33,7 @@ BEGIN
             WHERE clearing_id = c.id AND step = c.step ORDER BY part DESC, revision DESC LIMIT 1;
         v_died := c.state = 'running' AND EXISTS (SELECT FROM base_incarnation i WHERE i.name = c.claimed_by AND i."end" = 'dead');
         v_parks := CASE WHEN c.hold_code <> '' AND c.state = 'retrying' AND o.state = 'planned' THEN c.hold_code
-            WHEN v_died AND clearing_route(c.deaths, c.lane) < 0 THEN 'poison' ELSE '' END;
+            WHEN v_died AND clearing_is_poison(c.deaths + 1) THEN 'poison' ELSE '' END;
         v_deaths := c.deaths + v_died::int;
         UPDATE clearing_clearing SET changed_at = v_now, claimed_until = NULL, claimed_by = '', due_at = NULL, deaths = v_deaths,
                 state = CASE WHEN v_parks <> '' THEN 'parked' ELSE 'queued' END,

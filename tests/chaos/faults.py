@@ -25,6 +25,14 @@ SPAN_MS: Final = 2_000  # orders placed so long after an intake fault were hit b
 SERVER_SECONDS_MAX: Final = 20
 BACKLOG_SECONDS: Final = 1.5
 TIMES: Final = 5
+SUSPECTS_MAX: Final = 3  # at any time: they run one after the other
+SUSPECT_SECONDS_MAX: Final = 8.0  # until one of them is run: its message has to be missed first
+SUSPECT_LOOK_SECONDS: Final = 0.02
+MAKE_SUSPECTS: Final = """
+    UPDATE clearing_clearing SET deaths = 3 WHERE id IN (SELECT id FROM clearing_clearing WHERE state IN ('waiting', 'queued') AND deaths = 0
+        ORDER BY id LIMIT greatest(%s - (SELECT count(*) FROM clearing_clearing WHERE deaths >= 3 AND state <> 'cleared'), 0) FOR UPDATE SKIP LOCKED)
+    RETURNING id
+"""
 HOW_SERVERS_END: Final = {"restart": signal.SIGTERM, "kill": signal.SIGKILL, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -48,6 +56,7 @@ class Faults:
             "valkey_flushall": self._flushall,
             "valkey_flushall_backlog": self._flushall_backlog,
             "valkey_freeze": self._freeze_server,
+            "worker_suspects_kill": self._kill_beside_a_suspect,
         }
         act = acts.get(kind.name) or (self._end_server if kind.target in {"valkey", "postgres", "kafka"} else self._process)
         act(planned)
@@ -73,6 +82,15 @@ class Faults:
             victim.send_signal(signal.SIGKILL if planned.kind.how == "kill" else signal.SIGTERM)
         self._note(planned, at_ms, [victim.pid])
 
+    def _kill_beside_a_suspect(self, planned: Planned) -> None:
+        """Some orders are made what three deaths of their workers would make of them, and who runs them alone dies while it does."""
+        name = self.stage.oldest(planned.kind.target)
+        deadline = time.monotonic() + SUSPECT_SECONDS_MAX
+        while time.monotonic() < deadline and not claimed_by([self.stage.service.pid(name)]):
+            query(MAKE_SUSPECTS, [SUSPECTS_MAX])
+            time.sleep(SUSPECT_LOOK_SECONDS)
+        self._process(planned)
+
     def _victim(self, name: str, draw: float) -> psutil.Process:
         """The process, or one of its children: both have to be borne."""
         parent = psutil.Process(self.stage.service.pid(name))
@@ -81,14 +99,17 @@ class Faults:
 
     def _note(self, planned: Planned, at_ms: float, pids: Sequence[int]) -> None:
         match planned.kind.target:
-            case "worker":
+            case "worker" | "worker-suspects":
                 self._hit(planned, at_ms, claimed_by(pids))
             case "consumer":
-                self.spans.append((planned.kind.name, at_ms, at_ms + SPAN_MS))
+                self._note_intake(planned, at_ms)
             case "beat" | "worker-ops":
                 self._hit(planned, at_ms, in_states(*DUE))
             case _:
                 self._hit(planned, at_ms, in_states(*ACTIVE), done=True)
+
+    def _note_intake(self, planned: Planned, at_ms: float, *, before_ms: float = 0) -> None:
+        self.spans.append((planned.kind.name, at_ms - before_ms, at_ms + SPAN_MS))
 
     def _hit(self, planned: Planned, at_ms: float, clearing_ids: Sequence[int], *, done: bool = False) -> None:
         self.affected.append(Affected(planned.kind.name, at_ms, clearing_ids, done))
@@ -104,9 +125,11 @@ class Faults:
         server.send_signal(HOW_SERVERS_END[kind.how])
         if not gone(server, SERVER_SECONDS_MAX):
             raise RuntimeError(f"{kind.target} didn't end within {SERVER_SECONDS_MAX} s")
-        self.stage.stack.up()
+        before = self.stage.stack.environment()
+        if self.stage.stack.up() != before:
+            raise RuntimeError(f"{kind.target} came back at another address, where nobody looks for it: this run shows nothing")
         if kind.target == "kafka":
-            self.spans.append((kind.name, at_ms - SPAN_MS / 4, at_ms + SPAN_MS))
+            self._note_intake(planned, at_ms, before_ms=SPAN_MS / 4)
         else:
             self._hit(planned, at_ms, hit)
 
@@ -129,22 +152,24 @@ class Faults:
             self._flushall(planned)
 
     # --- Messages ---------------------------------------------------------------------------------------------------------------------
-    def _replay(self, _planned: Planned) -> None:
+    def _replay(self, planned: Planned) -> None:
         """A second group reads the topic from its beginning, in the background."""
         self.close()
+        self._note_intake(planned, now_ms())
         self.replays += 1
         command = [sys.executable, "manage.py", "consume_binlog", f"--group=again-{self.replays}", "--until-idle=2"]
         environment = {**self.stage.service.environment, "KAFKA_INSTANCE_ID": ""}
         with (self.stage.service.folder / "logs" / "replay.log").open("ab") as log:
             self.replay = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
 
-    def _fivefold(self, _planned: Planned) -> None:
+    def _fivefold(self, planned: Planned) -> None:
         """The chains of all orders under way, five times each at once."""
         from clearing import pipeline
         from clearing.store import ClearingRef
 
         sql = "SELECT id, epoch, step, lane, clearing_ms(queued_at) FROM clearing_clearing WHERE state = ANY (%s)"
         refs = [ClearingRef(*row) for row in query(sql, [list(ACTIVE)])]
+        self._hit(planned, now_ms(), [ref.id for ref in refs])
         pipeline.publish([ref for ref in refs for _ in range(TIMES)])
 
 

@@ -36,6 +36,7 @@ KINDS: Final = (
     Kind("worker-ops", "kill", 2),
     Kind("worker-ops", "term", 1),
     Kind("worker-ops", "freeze", 1, FROZEN),
+    Kind("worker-suspects", "kill", 1),
     Kind("sandbox", "kill", 2),
     Kind("sandbox", "term", 1),
     Kind("sandbox", "freeze", 1, FROZEN),

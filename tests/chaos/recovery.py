@@ -96,11 +96,13 @@ def after_answers() -> dict[str, list[float]]:
 
 
 def summary(series: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Count, median, 99th percentile (only of many) and maximum of each series, in ms."""
-    return {name: _figures(sorted(values)) for name, values in sorted(series.items()) if values}
+    """Count, median, 99th percentile (only of many) and maximum of each series, in ms; of an empty one the count alone."""
+    return {name: _figures(sorted(values)) for name, values in sorted(series.items())}
 
 
 def _figures(ordered: Sequence[float]) -> dict[str, float]:
+    if not ordered:
+        return {"count": 0}
     figures: dict[str, float] = {"count": len(ordered), "p50_ms": percentile(ordered, 50) or 0.0}
     if len(ordered) >= P99_COUNT_MIN:
         figures["p99_ms"] = percentile(ordered, 99) or 0.0

@@ -30,6 +30,7 @@ class TestVerdict:
             ({"broken": ONE}, "rule_12"),
             ({"balanced": False}, "rule_12"),
             ({"by_state": {"cleared": 9, "parked": 1}}, "parked_wrongly"),
+            ({"by_state": {"cleared": 9, "voided": 1}}, "parked_wrongly"),
             ({"by_state": {"cleared": 9, "unknown": 1}}, "stranded"),
             ({"by_state": {"cleared": 9, "queued": 1}}, "stranded"),
         ],
@@ -41,14 +42,18 @@ class TestVerdict:
         assert {key for key, value in verdict.as_json().items() if value} == {name}
 
     def test_a_process_that_ended_for_good_fails_it(self) -> None:
-        assert not judge(audit(), ["consumer"]).passed
+        verdict = judge(audit(), ["consumer"])
+
+        assert not verdict.passed
+        assert verdict.as_json()["halted"] == ["consumer"]
 
 
 class TestFigures:
-    def test_few_values_have_a_maximum_and_many_a_99th_percentile_too(self) -> None:
+    def test_few_values_have_a_maximum_and_many_a_99th_percentile_too_and_none_say_so(self) -> None:
         found = summary({"few": [float(ms) for ms in range(99)], "many": [float(ms) for ms in range(100)], "none": []})
 
         assert found == {
+            "none": {"count": 0},
             "few": {"count": 99, "p50_ms": 49.0, "max_ms": 98.0},
             "many": {"count": 100, "p50_ms": 49.0, "p99_ms": 98.0, "max_ms": 99.0},
         }

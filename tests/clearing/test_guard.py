@@ -2,12 +2,14 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from base import metrics
+from base.clock import ServiceNow
 from base.db import call
 from clearing import broker, standing
 from clearing import guard as guard_module
@@ -15,7 +17,7 @@ from clearing.gateways import Action, Blocked, Retryable, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.gateways.http import Limits
 from clearing.guard import Guard
-from clearing.models import Attempt, Clearing, Standing, StandingChange
+from clearing.models import Attempt, Clearing, ErrorPolicy, Standing, StandingChange
 from clearing.outcomes import Health
 from clearing.status import Breaker, OperationState, State
 from clearing.steps import Runner
@@ -248,6 +250,82 @@ class TestOrdersOfACounterpartyThatIsDown:
         assert breaker() == Breaker.OPEN
         assert waiting[-1].error_code == "counterparty_down"
         assert world.counterparties._faults[0].left == 95
+
+
+class TestOrdersThatOutlastAnOutage:
+    """Their backoff grew while the counterparty was away; its breaker has closed since."""
+
+    def waiting(self, world: World, fault: Fault = UNREACHABLE) -> Clearing:
+        world.counterparties.script(Action.TRANSFER, fault, times=2)
+        clearing = world.run(world.accept())
+        Clearing.objects.filter(pk=clearing.pk).update(due_at=ServiceNow() + timedelta(minutes=5))
+        return clearing
+
+    def outage(self) -> None:
+        standing.open_breaker("fund", "connection_refused", refuses=False, actor="test")
+        standing.half_open("fund", actor="test")
+        standing.close("fund", actor="test")
+
+    def test_are_due_as_soon_as_it_is_back(self, world: World) -> None:
+        self.waiting(world)
+        assert sweep()["brought_forward"] == 0
+        self.outage()
+
+        counts = sweep()
+
+        assert (counts["brought_forward"], counts["was_retrying"]) == (1, 1)
+
+    def test_are_due_too_when_nobody_knows_what_became_of_them(self, world: World) -> None:
+        self.waiting(world, Fault(kind=FaultKind.RESET))
+        self.outage()
+
+        assert sweep()["was_unknown"] == 1
+
+    @pytest.mark.parametrize("breaker", [Breaker.OPEN, Breaker.HALF_OPEN])
+    def test_wait_while_it_is_away(self, world: World, breaker: Breaker) -> None:
+        self.waiting(world)
+        standing.open_breaker("fund", "connection_refused", refuses=False, actor="test")
+        if breaker == Breaker.HALF_OPEN:
+            standing.half_open("fund", actor="test")
+
+        assert sweep()["brought_forward"] == 0
+
+    def test_are_none_of_another_counterparty(self, world: World) -> None:
+        self.waiting(world)
+        standing.open_breaker("trading", "connection_refused", refuses=False, actor="test")
+        standing.half_open("trading", actor="test")
+        standing.close("trading", actor="test")
+
+        assert sweep()["brought_forward"] == 0
+
+    def test_are_none_that_failed_since(self, world: World) -> None:
+        self.outage()
+        self.waiting(world)
+
+        assert sweep()["brought_forward"] == 0
+
+    def test_are_none_that_were_answered_and_may_have_been_told_to_wait(self, world: World) -> None:
+        self.waiting(world, Fault(kind=FaultKind.STATUS, status=503, code="unavailable"))
+        self.outage()
+
+        assert sweep()["brought_forward"] == 0
+
+    def test_are_none_whose_pauses_a_person_has_set(self, world: World) -> None:
+        self.waiting(world)
+        ErrorPolicy.objects.create(counterparty="fund", code="connection_refused", backoff_base_ms=300_000, backoff_cap_ms=300_000)
+        self.outage()
+
+        assert sweep()["brought_forward"] == 0
+
+    def test_come_a_passs_rows_at_a_time(self, world: World, settings: Settings) -> None:
+        settings.SWEEP_ROWS_MAX = 1
+        for user in range(2):
+            world.counterparties.script(Action.TRANSFER, UNREACHABLE, times=2)
+            world.run(world.accept(str(user)))
+        Clearing.objects.update(due_at=ServiceNow() + timedelta(minutes=5))
+        self.outage()
+
+        assert [sweep()["brought_forward"] for _ in range(3)] == [1, 1, 0]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:

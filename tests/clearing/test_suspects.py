@@ -1,4 +1,4 @@
-"""Orders that were being run when their worker died: after three deaths they run alone, and only a death there parks them."""
+"""Orders that were being run when their worker died: after three deaths they run alone, and only two more there park them."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -128,19 +128,31 @@ class TestSuspect:
 
 
 class TestPoison:
-    def test_a_death_alone_parks_it_and_lets_the_lane_go_on(self, world: World, suspect: Clearing) -> None:
+    def test_one_death_alone_may_be_that_workers_own(self, world: World, suspect: Clearing) -> None:
+        runs_and_dies(suspect, alone=True)
+
+        assert (suspect.state, suspect.deaths) == (State.QUEUED, 4)
+        assert broker.length(SUSPECTS_QUEUE) == 2
+
+        alone(world).run(suspect.pk, suspect.epoch)
+        suspect.refresh_from_db()
+        assert (suspect.state, suspect.step, suspect.deaths) == (State.QUEUED, 2, 0)
+
+    def test_two_deaths_alone_park_it_and_let_the_lane_go_on(self, world: World, suspect: Clearing) -> None:
         following = world.accept()
 
         runs_and_dies(suspect, alone=True)
+        runs_and_dies(suspect, alone=True)
 
         following.refresh_from_db()
-        assert (suspect.state, suspect.error_code, suspect.deaths) == (State.PARKED, "poison", 4)
+        assert (suspect.state, suspect.error_code, suspect.deaths) == (State.PARKED, "poison", 5)
         assert operation(suspect, 1).state == OperationState.UNKNOWN
         assert following.state == State.QUEUED
         assert outcomes(suspect)[-1] == (1, "lost", "claim_lost")
 
     def test_a_retry_of_it_runs_alone_again_and_asks_first(self, world: World, suspect: Clearing) -> None:
-        runs_and_dies(suspect, alone=True)
+        for _ in range(2):
+            runs_and_dies(suspect, alone=True)
 
         retry_by_hand(suspect.pk, actor="ann", reason="fixed in 1.2")
         suspect.refresh_from_db()

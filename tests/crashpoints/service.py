@@ -26,6 +26,7 @@ from clearing import pipeline
 from clearing.models import Clearing
 from clearing.status import ACTIVE
 from ops import intake
+from ops.watcher import Watcher
 from orders import consumer
 from orders.consumer import BinlogConsumer, ExitCode
 from orders.mapping import Rules
@@ -42,6 +43,10 @@ def _half(self: object) -> float:
     return 0.5
 
 
+def _not_beside(self: Watcher, sweep: Callable[[], object]) -> None:
+    """In the place of `Watcher.start`."""
+
+
 def prepare() -> None:
     """Once, before anything forks: what every process would otherwise build again."""
     app.loader.import_default_modules()
@@ -49,6 +54,7 @@ def prepare() -> None:
     for step in range(1, 5):
         pipeline.template(step)
     random.SystemRandom.random = _half  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
+    Watcher.start = _not_beside  # type: ignore[method-assign] # a look is made by `sweep` here; a thread's would be in real time
     consumer.COMMIT_SECONDS = 0  # type: ignore[misc] # offsets are committed after every batch
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from base.incarnation import life
-from clearing import store
+from clearing import standing, store
 from clearing.models import Clearing, StatusChange
 from clearing.status import State
 from tests.crashpoints import people, service
@@ -65,8 +65,16 @@ def _sweeps() -> list[Scenario]:
         Scenario(name="sweep/wiped_broker", orders=(A1, B1), lives=(Life(service.consume), Life(_wipe)), act=service.sweep, double=True),
         Scenario(name="sweep/stalled_lane", orders=PAIR, lives=(*unpublished, Life(_stall)), act=service.sweep, double=True),
         Scenario(name="sweep/due", orders=PAIR, lives=WORKED, before=(("reset", 2),), act=partial(sweep_later, seconds=60), double=True),
+        Scenario(name="sweep/back", orders=PAIR, lives=(*WORKED, Life(_outage)), before=(("reset", 2),), act=service.sweep, double=True),
         Scenario(name="sweep/everything", orders=(A1, A2, B1), lives=everything, act=late, double=True),
     ]
+
+
+def _outage(_: Process) -> None:
+    """The fund was away and is back: its breaker has closed."""
+    standing.open_breaker("fund", "connection_refused", refuses=False, actor="test")
+    standing.half_open("fund", actor="test")
+    standing.close("fund", actor="test")
 
 
 def _stop_with_a_claim(process: Process) -> None:
@@ -80,10 +88,10 @@ def _stop_with_a_claim(process: Process) -> None:
 
 
 def _suspects() -> list[Scenario]:
-    """Orders whose workers died: they run alone, and a death there parks them."""
+    """Orders whose workers died: they run alone, and two deaths there park them."""
     dies = Life(service.work_one, call_of(1, Phase.BEFORE))
     suspect = (Life(service.consume), *(dies, Life(service.watch_die)) * 3)
-    poison = (*suspect, dies, Life(service.watch_die))
+    poison = (*suspect, *(dies, Life(service.watch_die)) * 2)
     either = {"A1": frozenset({CLEARED, "poison"})}
     return [
         Scenario(name="sweep/suspect", orders=PAIR, lives=suspect, act=service.work_one, ends=either),
