@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
 from typing import Any, Final, Literal, NoReturn
+from urllib.parse import unquote
 
 from base.http import HttpAnswer
 from clearing.gateways import Action, Gateways
@@ -54,7 +55,7 @@ class Counterparties(FakeCounterparties):
         self.poisonous: dict[str, int] = {}  # orders that kill the workers that call for them, and how many still
         self.forgotten = 0
         self._outages: dict[Counterparty, tuple[Fault, int]] = {}
-        self._first_sent_ms: dict[str, int] = {}
+        self._first_heard_ms: dict[str, int] = {}
         self._results: dict[str, Mapping[str, Any]] = {}
         self._read = 0
         self._dice = random
@@ -93,10 +94,10 @@ class Counterparties(FakeCounterparties):
         return left > 0
 
     def forget_old(self, counterparty: Counterparty, key: str) -> None:
-        """As a counterparty may: what it was sent under a key so long ago."""
+        """As a counterparty may: what it was asked for under a key, first so long ago."""
         now_ms = self.clock_ms()
         kept: dict[str, Any] = self._services[counterparty]._keys
-        if now_ms - self._first_sent_ms.setdefault(key, now_ms) > KEPT_MS and kept.pop(key, None):
+        if now_ms - self._first_heard_ms.setdefault(key, now_ms) > KEPT_MS and kept.pop(key, None):
             self.forgotten += 1
 
     def result_of(self, key: str) -> Mapping[str, Any] | None:
@@ -131,16 +132,15 @@ class _Far:
         timestamp_ms: int,
     ) -> HttpAnswer:
         self.pause("a request", CALL_SECONDS)
-        key = (headers or {}).get("Idempotency-Key", "")
+        key = unquote(path.rpartition("/")[2]) if method == "GET" else (headers or {})["Idempotency-Key"]
 
         def act() -> HttpAnswer:
             return self.near.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=timestamp_ms)
 
-        if key:
-            self.world.forget_old(self.counterparty, key)
-            if self.dies and self.world.kills(key.partition(":")[0]):
-                act()
-                self.dies()
+        self.world.forget_old(self.counterparty, key)
+        if self.dies and self.world.kills(key.partition(":")[0]):
+            act()
+            self.dies()
         outage = self.world.outage(self.counterparty)
         return act() if outage is None else _play(outage, act, deadline_ms)
 
