@@ -95,7 +95,7 @@ chaos: setup ## a live service under faults, then the audit (ORDERS=5000 FAULTS=
 	@$(PY) -m tests.chaos --orders $(or $(ORDERS),5000) --faults $(or $(FAULTS),300) --seed $(or $(SEED),1) --spacing $(or $(SPACING),8)
 
 simulate: setup ## the engine in virtual time, everything else at random (ORDERS=10000 SEED=7 SEEDS=1)
-	@$(PY) -m tests.simulation --orders $(or $(ORDERS),10000) --seed $(or $(SEED),7) --seeds $(or $(SEEDS),1)
+	@$(PY) -m tests.simulation --orders $(or $(ORDERS),10000) --seed $(or $(SEED),7) --seeds $(or $(SEEDS),1) $(if $(PROCESSES),--processes $(PROCESSES))
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \

@@ -6,14 +6,16 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
-from orders.arrivals import Arrival, Origin
+from orders.arrivals import CONTENTS_DIFFER, Arrival, Item, Origin, Suspect
 from orders.interface import Page, Position, Shards
 from orders.mapping import NewOrder
 from sandbox.storage import PlacedOrder
 
 SHARDS: Final = 4
+CHANGES_FROM: Final = 10_000_000  # offsets of what isn't an order
 NOT_LOGGED: Final = 0.01  # of orders: the log loses them
 LATE: Final = 0.02  # of orders: the log brings them later than younger ones
+CHANGED: Final = 0.003  # of orders: the log says later that the counter changed one, and people find that it didn't
 LATE_SECONDS_MAX: Final = 4.0
 CLOSE: Final = 0.4
 PRICES: Final = {"BTC": Decimal(60_000), "ETH": Decimal(3_000)}
@@ -24,8 +26,8 @@ class Counter:
 
     def __init__(self, now_ms: Callable[[], int], random: Random, users: int) -> None:
         self.placed: dict[str, PlacedOrder] = {}
-        self.log: list[Arrival] = []
-        self.not_logged = 0
+        self.log: list[Item] = []
+        self.not_logged = self.changed = 0
         self._late: list[tuple[float, Arrival]] = []
         self._rows: dict[int, list[tuple[int, int, NewOrder]]] = defaultdict(list)
         self._open: list[tuple[str, str, str]] = []
@@ -51,6 +53,14 @@ class Counter:
         else:
             self.log.append(arrival)
         self.bring_late()
+        if self._random.random() < CHANGED:
+            self._change(number)
+
+    def _change(self, number: int) -> None:
+        """One of the last orders, which may be anywhere on its way."""
+        self.changed += 1
+        order_id = f"S{max(1, number - self._random.randrange(40)):06d}"
+        self.log.append(Suspect(order_id, CONTENTS_DIFFER, "its amount", "", Origin("counter.sync_order", 0, CHANGES_FROM + number, b"")))
 
     def bring_late(self) -> None:
         """The log gets what it is late with."""

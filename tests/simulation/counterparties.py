@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
+from urllib.parse import unquote
 
 from base.http import HttpAnswer
 from clearing.gateways import Action, Gateways
-from clearing.gateways.fake import LIMITS, Applied, FakeCounterparties, Fault, FaultKind
+from clearing.gateways.fake import LIMITS, Applied, FakeCounterparties, Fault, FaultKind, _play
 from clearing.gateways.http import Client, over
+from clearing.gateways.types import Counterparty
 from ops.audit.facts import Effect, Residue
 from sandbox import ledger
 from sandbox.storage import PlacedOrder, Posting
@@ -32,6 +34,14 @@ OF_CALLS: Final[tuple[tuple[float, Fault], ...]] = (
     (0.006, Fault(kind=FaultKind.IN_PROGRESS, latency_ms=800)),
     (0.004, Fault(kind=FaultKind.STALE)),
 )
+OUTAGES: Final = (  # of one counterparty, whoever calls it and whatever for
+    Fault(kind=FaultKind.UNREACHABLE),
+    Fault(kind=FaultKind.STATUS, status=503),
+    Fault(kind=FaultKind.STATUS, status=403, code="forbidden"),
+    Fault(kind=FaultKind.RESET),
+    Fault(kind=FaultKind.APPLY_THEN_TIMEOUT),
+)
+KEPT_MS: Final = 80_000  # then a key is forgotten: our retention, a claim, a signature's validity and a call's deadline before it
 NOT_OF_QUESTIONS: Final = frozenset({FaultKind.REFUSE, FaultKind.PARTIAL, FaultKind.IN_PROGRESS})
 
 
@@ -42,6 +52,12 @@ class Counterparties(FakeCounterparties):
         super().__init__(clock_ms)
         self.quiet = False
         self.faults: Counter[str] = Counter()
+        self.poisonous: dict[str, int] = {}  # orders that kill the workers that call for them, and how many still
+        self.forgotten = 0
+        self._outages: dict[Counterparty, tuple[Fault, int]] = {}
+        self._first_heard_ms: dict[str, int] = {}
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._read = 0
         self._dice = random
 
     def pick_fault(self, operation: str, order_id: str) -> Fault | None:
@@ -61,17 +77,49 @@ class Counterparties(FakeCounterparties):
         self.faults[fault.kind.value] += 1
         return fault
 
-    def far_away(self, pause: Callable[[str, tuple[float, float]], None]) -> Gateways:
-        """Gateways of one process, for which others may act while a call is on its way."""
-        return over(lambda counterparty: _Far(self._services[counterparty], pause), LIMITS)
+    def fall(self, counterparty: Counterparty, fault: Fault, seconds: float) -> None:
+        """An outage: for so long each of its answers is the fault."""
+        self.faults["outage"] += 1
+        self._outages[counterparty] = fault, self.clock_ms() + int(seconds * 1000)
+
+    def outage(self, counterparty: Counterparty) -> Fault | None:
+        """What each of its answers is just now; None: as always."""
+        fault, until_ms = self._outages.get(counterparty, (None, 0))
+        return fault if self.clock_ms() < until_ms and not self.quiet else None
+
+    def kills(self, order_id: str) -> bool:
+        """Whether the process that calls for this order dies of it, now."""
+        left = self.poisonous.get(order_id, 0)
+        self.poisonous[order_id] = left - 1
+        return left > 0
+
+    def forget_old(self, counterparty: Counterparty, key: str) -> None:
+        """As a counterparty may: what it was asked for under a key, first so long ago."""
+        now_ms = self.clock_ms()
+        kept: dict[str, Any] = self._services[counterparty]._keys
+        if now_ms - self._first_heard_ms.setdefault(key, now_ms) > KEPT_MS and kept.pop(key, None):
+            self.forgotten += 1
+
+    def result_of(self, key: str) -> Mapping[str, Any] | None:
+        """What people there say over the phone: what was done under the key."""
+        self._results |= {one.key: one.result for one in self.applied[self._read :]}
+        self._read = len(self.applied)
+        return self._results.get(key)
+
+    def far_away(self, pause: Callable[[str, tuple[float, float]], None], dies: Callable[[], NoReturn] | None = None) -> Gateways:
+        """Gateways of one process, for which others may act while a call is on its way; `dies` ends the process where it stands."""
+        return over(lambda counterparty: _Far(self, counterparty, self._services[counterparty], pause, dies), LIMITS)
 
 
 @dataclass(frozen=True)
 class _Far:
     """A connection that takes its time, between the signing and the effect."""
 
+    world: Counterparties
+    counterparty: Counterparty
     near: Client
     pause: Callable[[str, tuple[float, float]], None]
+    dies: Callable[[], NoReturn] | None
 
     def request(
         self,
@@ -84,7 +132,17 @@ class _Far:
         timestamp_ms: int,
     ) -> HttpAnswer:
         self.pause("a request", CALL_SECONDS)
-        return self.near.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=timestamp_ms)
+        key = unquote(path.rpartition("/")[2]) if method == "GET" else (headers or {})["Idempotency-Key"]
+
+        def act() -> HttpAnswer:
+            return self.near.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=timestamp_ms)
+
+        self.world.forget_old(self.counterparty, key)
+        if self.dies and self.world.kills(key.partition(":")[0]):
+            act()
+            self.dies()
+        outage = self.world.outage(self.counterparty)
+        return act() if outage is None else _play(outage, act, deadline_ms)
 
 
 def effects(applied: Iterable[Applied], user_of: Mapping[str, str]) -> tuple[Effect, ...]:

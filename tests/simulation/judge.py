@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from clearing.models import Attempt, Clearing, StatusChange
+from django.db.models import Count
+
+from clearing.models import Attempt, Clearing, StandingChange, StatusChange
+from clearing.status import Breaker, State
 from ops.audit import database
 from ops.audit.facts import Books, Placed
 from ops.audit.report import Report, judge
@@ -20,6 +23,8 @@ class Judged:
 
     report: Report
     broken: dict[str, str]
+    parked: dict[str, int]  # how often an order was parked, by reason
+    breakers_opened: int
 
     @property
     def passed(self) -> bool:
@@ -61,7 +66,8 @@ def judged(world: World) -> Judged:
     broken |= dict.fromkeys(report.missing, "is lost") | {key.partition(":")[0]: f"doubled: {key}" for key in report.doubled}
     broken |= {text.partition(" ")[0]: text for text in report.out_of_order}
     broken |= {order_id: "; ".join(faults) for order_id, faults in report.broken.items()}
-    return Judged(report, broken)
+    reasons = StatusChange.objects.filter(to_state=State.PARKED).values_list("reason").annotate(Count("id")).order_by("reason")
+    return Judged(report, broken, dict(reasons), StandingChange.objects.filter(change=Breaker.OPEN).count())
 
 
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:

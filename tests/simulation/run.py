@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -21,7 +22,6 @@ if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # a line costs as much as a call
 
 from django.conf import settings
-from django.core.management import call_command
 from django.db import connection
 
 from clearing import broker
@@ -31,7 +31,11 @@ from tests.simulation.judge import Judged, judged, shortest_history
 from tests.simulation.scheduler import share_connection
 from tests.simulation.world import World
 
-EMPTY = "TRUNCATE orders_syncorder, orders_watermark, base_incarnation, clearing_standing, clearing_standingchange RESTART IDENTITY CASCADE"
+EMPTY = (
+    "TRUNCATE orders_syncorder, orders_watermark, orders_quarantined, base_incarnation, clearing_standing, clearing_standingchange, clearing_pause"
+    " RESTART IDENTITY CASCADE"
+)
+RETENTION_SECONDS = 20  # after which a key isn't sent again; the counterparties keep it longer (counterparties.KEPT_MS)
 SESSION = "SET synchronous_commit = off; SET statement_timeout = 0; SET transaction_timeout = 0; SET lock_timeout = '10s'"
 
 
@@ -66,30 +70,35 @@ class Found:
             "sweeps_fenced_off": world.outdated,
             "calls_broken": world.doors.broken,
             "not_logged": world.counter.not_logged,
+            "changed": world.counter.changed,
+            "keys_forgotten": world.counterparties.forgotten,
+            "people": dict(sorted(world.people.done.items())),
+            "parked": self.judged.parked,
+            "breakers_opened": self.judged.breakers_opened,
             "seconds": round(self.seconds, 1),
             "orders_per_second": round(world.orders / self.seconds),
         }
 
 
-def simulate(orders: int, seed: int) -> Found:
-    """Runs one seed on a database that is emptied first."""
+def simulate(orders: int, seed: int, progressed: Callable[[int], None] = lambda _: None) -> Found:
+    """Runs one seed on a database that has its schema and is emptied first; `progressed` is told how many orders were placed."""
     prepare()
     started = time.monotonic()
-    world = World(orders, seed)
-    in_place = settings.CLEARING_CONTINUE_IN_PLACE
+    world = World(orders, seed, progressed)
+    in_place, retention = settings.CLEARING_CONTINUE_IN_PLACE, settings.KEY_RETENTION_SECONDS
+    settings.KEY_RETENTION_SECONDS = RETENTION_SECONDS
     try:
         with open_doors(world.doors, world.broker, Random(seed)):
             world.run()
     finally:
-        settings.CLEARING_CONTINUE_IN_PLACE = in_place
+        settings.CLEARING_CONTINUE_IN_PLACE, settings.KEY_RETENTION_SECONDS = in_place, retention
     result = judged(world)
     seconds = time.monotonic() - started
     return Found(world, result, seconds, [] if result.passed else shortest_history(world, result.broken))
 
 
 def prepare() -> None:
-    """The schema, no rows, and the simulation's clock."""
-    call_command("migrate", verbosity=0)
+    """No rows, and the simulation's clock."""
     with connection.cursor() as cursor:
         cursor.execute(EMPTY)
         cursor.execute(FIXED_CLOCK)
@@ -99,10 +108,15 @@ def prepare() -> None:
     sweep._walk.after = ""
 
 
+def _say_progress(placed: int) -> None:
+    sys.stdout.write(json.dumps({"placed": placed}) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
-    """Prints its figures as JSON, and after a violation the shortest history of a broken order."""
+    """Prints its figures as JSON, after lines that say how far it is, and after a violation the shortest history of a broken order."""
     orders, seed = map(int, sys.argv[1:])
-    found = simulate(orders, seed)
+    found = simulate(orders, seed, _say_progress)
     sys.stdout.write(json.dumps(found.report()) + "\n")
     if found.history:
         sys.stderr.write(f"VIOLATION, seed {seed}; the shortest history of a broken order:\n  " + "\n  ".join(found.history) + "\n")

@@ -9,10 +9,12 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from clearing import store_recovery
+from clearing import interventions, standing, store_recovery
 from clearing.gateways import fake
+from clearing.gateways.fake import Fault, FaultKind
+from clearing.waysout import NotPossible
 from orders.interface import Shards
-from tests.simulation import counter
+from tests.simulation import counter, run, world
 from tests.simulation.run import Found, simulate
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -61,6 +63,17 @@ def test_the_same_seed_is_the_same_run_and_a_good_engine_passes() -> None:
     assert first["digest"] != shown(simulate(ORDERS, seed=6))["digest"]
 
 
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Nothing breaks but this one thing, soon and often; and the end isn't waited for as long."""
+
+    def set_up(trouble: str, **of_world: object) -> None:
+        for name, value in {"TROUBLES": (trouble,), "BREAK_SECONDS": (0.1, 0.2), "QUIET_SECONDS_MAX": 90.0, **of_world}.items():
+            monkeypatch.setattr(world, name, value)
+
+    return set_up
+
+
 class TestABrokenEngine:
     """Each of these takes one guard away."""
 
@@ -92,3 +105,55 @@ class TestABrokenEngine:
 
         assert found.judged.counts()["lost"] > 0
         assert "is lost" in found.history[0]
+
+    def test_a_breaker_that_never_closes_again(self, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+        only("outage", OUTAGES=(Fault(kind=FaultKind.UNREACHABLE),), LONG_OUTAGE=0.0)
+        monkeypatch.setattr(standing, "half_open", lambda *_, **__: False)
+
+        found = simulate(ORDERS, seed=5)
+
+        assert found.judged.breakers_opened > 0
+        assert found.judged.counts()["stranded"] > 0
+
+    def test_suspects_that_nobody_runs_alone(self, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+        only("poison", POISON_DEATHS=(3, 3))
+        monkeypatch.setattr(world, "SUSPECTS_QUEUE", "another")
+
+        assert simulate(ORDERS, seed=5).judged.counts()["stranded"] > 0
+
+    def test_a_hold_that_nobody_can_release(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def approve(*_: object, **__: object) -> str:
+            raise NotPossible("expired", "")
+
+        monkeypatch.setattr(counter, "CHANGED", 0.1)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
+        monkeypatch.setattr(interventions, "approve", approve)
+
+        found = simulate(ORDERS, seed=5)
+
+        assert found.judged.counts()["stranded"] > 0
+        assert "contents_differ" in "\n".join(found.history)
+
+
+class TestKeysThatTheCounterpartiesForget:
+    """An answer is lost, and nobody answers for longer than keys are kept."""
+
+    ORDERS = 40
+
+    @pytest.fixture(autouse=True)
+    def long_outage(self, only: Callable[..., None]) -> None:
+        faults = (Fault(kind=FaultKind.APPLY_THEN_TIMEOUT),)
+        rare = {"ORDERS_PER_SECOND": 0.35, "BREAK_SECONDS": (4.0, 5.0)}
+        only("outage", OUTAGES=faults, LONG_OUTAGE=1.0, LONG_OUTAGE_SECONDS=(95.0, 96.0), **rare)
+
+    def test_people_confirm_what_was_done(self) -> None:
+        found = simulate(self.ORDERS, seed=5)
+
+        assert found.passed, found.history
+        assert found.judged.parked["key_expired"] > 0
+        assert found.world.people.done["approved: confirm_done"] > 0
+
+    def test_sent_again_it_is_done_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(run, "RETENTION_SECONDS", 10**6)
+
+        assert simulate(self.ORDERS, seed=5).judged.counts()["doubled"] > 0

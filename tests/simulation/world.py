@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from threading import Thread
-from typing import Final
+from typing import Final, NoReturn
 
 from django.conf import settings
 from django.db import OperationalError
@@ -16,12 +16,11 @@ from acceptance_site.celery import SUSPECTS_QUEUE
 from base.db import DATABASE_AWAY, call
 from base.fence import TermOutdated, current, fence_of
 from base.incarnation import Life, _survive
+from clearing.gateways import Counterparty
 from clearing.guard import Guard
-from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
 from clearing.status import State
 from clearing.steps import Runner
-from clearing.waysout import NotPossible
 from ops.intake import take_from_gap, take_from_kafka
 from ops.probe import probe_all
 from ops.sweep import sweep
@@ -31,8 +30,9 @@ from orders.ingest import IngestResult
 from orders.mapping import Rules
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.counter import Counter
-from tests.simulation.counterparties import Counterparties
+from tests.simulation.counterparties import OUTAGES, Counterparties
 from tests.simulation.doors import Doors
+from tests.simulation.people import People
 from tests.simulation.scheduler import Actor, Dead, Process, Scheduler
 
 WORKERS: Final = 4
@@ -40,11 +40,19 @@ OLD: Final = 3  # the number of the one of the old release
 SLOTS: Final = 6
 USERS: Final = 200
 ORDERS_PER_SECOND: Final = 80.0
+PROGRESS_ORDERS: Final = 100
 BATCH_MAX: Final = 40
 OVERLAP_MS: Final = 6_000
 PAGE_ROWS: Final = 200
-QUIET_SECONDS_MAX: Final = 150.0  # after the last order and the last fault: who isn't cleared by then is stranded
+QUIET_SECONDS_MAX: Final = 300.0  # after the last order and the last fault: who isn't cleared by then is stranded
 BREAK_SECONDS: Final = (1.0, 6.0)  # between two things that are broken
+TROUBLES: Final = ("kill", "kill", "stop", "wipe", "lead", "outage", "poison")
+OUTAGE_SECONDS: Final = (1.0, 8.0)
+LONG_OUTAGE: Final = 0.2  # of outages
+LONG_OUTAGE_SECONDS: Final = (25.0, 40.0)  # longer than keys are taken for kept (run.py)
+POISON_DEATHS: Final = (1, 4)  # workers that one order kills; it runs alone after three, and parks after the fourth
+PAUSE_SECONDS: Final = (8.0, 25.0)  # between two pauses by people
+PAUSED_SECONDS: Final = (2.0, 8.0)
 NO_HEART: Final = Thread()
 NEXT_TERM: Final = "UPDATE base_leaderterm SET term = term + 1 RETURNING term"  # another leads, and the old one doesn't know
 
@@ -55,6 +63,7 @@ class World:
 
     orders: int
     seed: int
+    progressed: Callable[[int], None] = lambda _: None
     scheduler: Scheduler = field(default_factory=Scheduler)
     deaths: Counts[str] = field(default_factory=Counts)
     finished: bool = False
@@ -68,7 +77,9 @@ class World:
         self.counterparties = Counterparties(self.doors.now_ms, self.random)
         self.counter = Counter(self.doors.now_ms, self.random, USERS)
         self.workers: list[Worker] = []
-        self.scheduler.on_turn = _take_turn
+        self.people = People(self.scheduler, self.doors, self.random, self.counterparties)
+        self.scheduler.on_turn = self._take_turn
+        self._in_place: bool | None = None
 
     def run(self) -> None:
         """Until every order is cleared, or long after the last one was placed."""
@@ -80,7 +91,9 @@ class World:
         self._start("gap-pass", self._compensate)
         self._start("probe", self._probe)
         self._start("users", self._place)
-        self._start("person", self._retry_parked)
+        self._start("ann", self.people.ask)
+        self._start("ben", self.people.approve)
+        self._start("operator", self._pause_counterparties)
         self._start("breaker", self._break_things)
         self._start("observer", self._observe)
         self.scheduler.run()
@@ -97,6 +110,10 @@ class World:
         worker.start(after)
         self.workers.append(worker)
 
+    def _take_turn(self, actor: Actor) -> None:
+        if actor.process.in_place is not self._in_place:
+            settings.CLEARING_CONTINUE_IN_PLACE = self._in_place = actor.process.in_place
+
     def _again(self, name: str, act: Callable[[], None]) -> None:
         """A process that died is started again."""
         self._start(name, act, after=self.random.uniform(0.5, 3.0))
@@ -110,8 +127,10 @@ class World:
 
     # --- Intake -----------------------------------------------------------------------------------------------------------------------
     def _place(self) -> None:
-        for _ in range(self.orders):
+        for number in range(self.orders):
             self.counter.place()
+            if number % PROGRESS_ORDERS == 0:
+                self.progressed(number)
             self.scheduler.pause(self.random.expovariate(ORDERS_PER_SECOND), "an order is placed")
         self._placing = False
         self.broker.quiet = self.doors.quiet = self.counterparties.quiet = True
@@ -174,32 +193,42 @@ class World:
             with suppress(OperationalError):
                 probe_all(gateways)
 
-    def _retry_parked(self) -> None:
-        """A person looks at what is parked and lets it go on."""
-        while True:
-            self.scheduler.pause(self.random.uniform(2.0, 6.0), "a person looks")
-            self.doors.set_clock()
-            for pk in Clearing.objects.filter(state=State.PARKED).order_by("pk").values_list("pk", flat=True):
-                with suppress(NotPossible, OperationalError):
-                    retry_by_hand(pk, actor="person", reason="looked at it")
+    def _pause_counterparties(self) -> None:
+        while self._placing:
+            self.scheduler.pause(self.random.uniform(*PAUSE_SECONDS), "the operator thinks")
+            self.people.pause_one(self.random.uniform(*PAUSED_SECONDS))
 
     # --- Breaking and looking on ------------------------------------------------------------------------------------------------------
     def _break_things(self) -> None:
         while self._placing:
             self.scheduler.pause(self.random.uniform(*BREAK_SECONDS), "something breaks")
             worker = self.random.choice(self.workers)
-            match self.random.choice(["kill", "kill", "stop", "wipe", "lead"]):
+            match self.random.choice(TROUBLES):
                 case "kill":
                     self._kill(worker)
                 case "stop":
                     worker.stop()
                 case "lead":
                     call(NEXT_TERM, [])
+                case "outage":
+                    self._let_one_fall()
+                case "poison":
+                    self.counterparties.poisonous[next(reversed(self.counter.placed))] = self.random.randint(*POISON_DEATHS)
                 case _:
                     self.broker.wipe()
 
-    def _kill(self, worker: "Worker") -> None:
-        self.deaths["worker"] += 1
+    def _let_one_fall(self) -> None:
+        seconds = LONG_OUTAGE_SECONDS if self.random.random() < LONG_OUTAGE else OUTAGE_SECONDS
+        self.counterparties.fall(self.random.choice(list(Counterparty)), self.random.choice(OUTAGES), self.random.uniform(*seconds))
+
+    def poison(self, worker: "Worker") -> NoReturn:
+        """The worker dies of the order that it runs."""
+        if worker in self.workers:
+            self._kill(worker, "worker poisoned")
+        raise Dead
+
+    def _kill(self, worker: "Worker", how: str = "worker") -> None:
+        self.deaths[how] += 1
         self.workers.remove(worker)
         self.scheduler.kill(worker.process)
         self._start_worker(worker.number, after=self.random.uniform(0.5, 4.0))
@@ -239,7 +268,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.life = Life("worker")
         self.life._heart = NO_HEART  # beats as an actor
-        self.gateways = self.world.counterparties.far_away(self.world.doors.pause)
+        self.gateways = self.world.counterparties.far_away(self.world.doors.pause, lambda: self.world.poison(self))
         self.guard = Guard(lambda: self.life.name)
 
     def start(self, after: float) -> None:
@@ -270,8 +299,3 @@ class Worker:
             self.world.scheduler.pause(1.0, "beat")
             if self.life._name:
                 _survive(self.life.beat)
-
-
-def _take_turn(actor: Actor) -> None:
-    if actor.process.in_place != settings.CLEARING_CONTINUE_IN_PLACE:
-        settings.CLEARING_CONTINUE_IN_PLACE = actor.process.in_place
