@@ -1,6 +1,7 @@
 """Leadership by the lease in PostgreSQL."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from django.db import connection
@@ -47,7 +48,7 @@ class TestLease(LeadershipContract):
         leader = field.candidate()
         assert isinstance(leader, LeaseCandidate)
         call("INSERT INTO base_candidate (name) VALUES ('slow') RETURNING name", [])
-        seen = dict(call("SELECT name, beat_at FROM base_candidate", []))
+        seen: dict[str, datetime] = dict(call("SELECT name, beat_at FROM base_candidate", []))
         call("UPDATE base_candidate SET beat_at = beat_at + interval '1 second' RETURNING name", [])
 
         leader._forget(["slow"], seen)
