@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError
 
 from base.clock import shift_clock
-from clearing import store
+from clearing import store, store_recovery
 from clearing.gateways import Adjusted, Done, SigningClock, StoredRequest
 from clearing.models import Clearing
 from clearing.status import State
@@ -27,7 +27,7 @@ from tests.support.processes import environment_here
 HOLDER = """
 import os, signal, sys, django; django.setup()
 from django.db import transaction
-from clearing import store
+from clearing import store, store_recovery
 with transaction.atomic():
     store.hold(sys.argv[1], "contents_differ", actor="frozen", generation="")
     print("holds", flush=True)
@@ -39,7 +39,8 @@ with transaction.atomic():
 def frozen_while_it_holds(clearing: Clearing, *, idle_ms_max: int) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lane's lock and the order's row, and was stopped then (SIGSTOP). It ends with the block."""
     command = [sys.executable, "-c", HOLDER, clearing.order.order_id]
-    environment = environment_here(DJANGO_SETTINGS_MODULE="acceptance_site.settings", DATABASE_IDLE_MS_MAX=str(idle_ms_max))
+    limits = {"DATABASE_IDLE_MS_MAX": str(idle_ms_max), "DATABASE_STATEMENT_MS_MAX": "600000"}  # that of a whole transaction is twice the latter
+    environment = environment_here(DJANGO_SETTINGS_MODULE="acceptance_site.settings", **limits)
     with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -119,7 +120,7 @@ class TestBetweenTheTimeAndTheSignature:
         busy_world.counterparties.clock_ms = lambda: now_ms() + 60_000  # it stood still for a minute
         monkeypatch.setattr(store, "clock_gettime", lambda which: clock_gettime(which) + 60)
         shift_clock(60)
-        store.requeue([clearing.pk], actor="sweep", generation="")
+        store_recovery.requeue([clearing.pk], actor="sweep", generation="")
         goes_on.set()
         thread.join(60)
 

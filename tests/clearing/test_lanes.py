@@ -280,7 +280,7 @@ class TestLocks:
 
         with transaction.atomic():
             accepted = busy_world.accept("1")
-            thread, found = beside(partial(store.requeue, [clearing.pk], actor="sweep", generation=""))
+            thread, found = beside(partial(store_recovery.requeue, [clearing.pk], actor="sweep", generation=""))
             thread.join(0.3)
             assert not found, "it was parked beside an acceptance that the sweep couldn't see"
         thread.join(10)

@@ -9,14 +9,14 @@ from django.db import connection
 
 from base.clock import shift_clock
 from base.db import DATABASE_AWAY
-from clearing import pipeline, store
+from clearing import pipeline, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
 from clearing.status import State
 from tests.leadership.proxy import CHUNK, Proxy
 from tests.support.beside import beside
-from tests.support.orders import World, outcomes
+from tests.support.orders import World, interrupted, outcomes
 
 IDLE = b"Z\x00\x00\x00\x05I"  # ReadyForQuery, outside a transaction: the statement is committed
 
@@ -116,12 +116,12 @@ class TestTheSweep:
             connection.settings_dict = {**connection.settings_dict, "HOST": "127.0.0.1", "PORT": str(proxy.port)}
             with contextlib.suppress(*DATABASE_AWAY):
                 shift_clock(60)
-                store.requeue([clearing.pk], actor="sweep", generation=pipeline.generation())
+                store_recovery.requeue([clearing.pk], actor="sweep", generation=pipeline.generation())
 
         thread, _ = beside(take_back)
         thread.join(60)
         shift_clock(60)
-        again = store.requeue(store.interrupted(10), actor="sweep", generation=pipeline.generation())
+        again = store_recovery.requeue(interrupted(), actor="sweep", generation=pipeline.generation())
 
         clearing.refresh_from_db()
         assert (proxy.left, again) == ([], [])

@@ -15,14 +15,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
 django.setup()
 
 from base.fence import no_fence
-from clearing import store
+from clearing import store, store_recovery
 from clearing.models import Clearing
 from ops.sweep import sweep_alone
 from tests.support.orders import World
 
 ORDERS = 60  # of CHUNK_ROWS 25: three transactions
 _passes = iter(range(1_000_000))
-_requeue = store.requeue
+_requeue = store_recovery.requeue
 
 
 def tell(word: str) -> None:
@@ -52,7 +52,7 @@ def make_orders() -> None:
 def main() -> None:
     """Until stdin ends."""
     make_orders()
-    store.requeue = requeue
+    store_recovery.requeue = requeue
     tell("ready")
     for _ in sys.stdin:
         try:
