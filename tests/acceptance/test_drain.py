@@ -1,15 +1,11 @@
 """Processes that are told to stop: quickly, whatever their calls take, and with nothing left behind for a timeout to find."""
 
-import json
 import os
 import signal
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
-import psycopg2
 import pytest
 
 from stack.rundir import CHECKOUT
@@ -17,7 +13,7 @@ from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-DRAIN_SECONDS_MAX = 10.0
+DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each of 40 orders
 SLOW_MS = 4_500  # nearly a call's deadline
 
 
@@ -27,35 +23,19 @@ def service() -> Iterator[LiveService]:
         yield running
 
 
-def control(service: LiveService, method: str, **fields: object) -> None:
-    url = service.variable("COUNTER_URL").rsplit("/", 1)[0] + "/sandbox/faults"
-    body = json.dumps(fields).encode() if fields else None
-    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method), timeout=10).close()
-
-
 @contextmanager
 def slow_calls(service: LiveService) -> Iterator[None]:
     """Every call takes nearly as long as it may."""
-    control(service, "POST", counterparty="*", operation="*", kind="latency", latency_ms=SLOW_MS)
+    service.set_fault(counterparty="*", operation="*", kind="latency", latency_ms=SLOW_MS)
     try:
         yield
     finally:
-        control(service, "DELETE")
-
-
-def query(service: LiveService, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    session = psycopg2.connect(service.variable("DATABASE_URL"))
-    try:
-        with session.cursor() as cursor:
-            cursor.execute(sql, values)
-            return cursor.fetchall()
-    finally:
-        session.close()
+        service.clear_faults()
 
 
 def lives_of(service: LiveService, name: str) -> list[str]:
     """The incarnations of a service's process that haven't ended."""
-    return [row[0] for row in query(service, "SELECT name FROM base_incarnation WHERE ended_at IS NULL AND pid = %s", service.pid(name))]
+    return [row[0] for row in service.query("SELECT name FROM base_incarnation WHERE ended_at IS NULL AND pid = %s", service.pid(name))]
 
 
 def stop(service: LiveService, name: str) -> None:
@@ -70,17 +50,17 @@ class TestWorker:
         with slow_calls(service):
             service.place(40, users=40, rate=100)
             [life] = lives_of(service, "worker")
-            wait_until(lambda: query(service, "SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life)[0][0] >= 10)
+            wait_until(lambda: service.query("SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life)[0][0] >= 10)
 
             stop(service, "worker")
 
-            assert query(service, "SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life) == [(0,)]
-            assert query(service, 'SELECT "end" FROM base_incarnation WHERE name = %s', life) == [("stopped",)]
+            assert service.query("SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life) == [(0,)]
+            assert service.query('SELECT "end" FROM base_incarnation WHERE name = %s', life) == [("stopped",)]
         assert service.audit()["cleared"] == 40
 
     def test_the_steps_in_flight_were_finished_and_the_rest_handed_back(self, service: LiveService) -> None:
-        handed_back = query(service, "SELECT count(*) FROM clearing_statuschange WHERE reason = 'handed back'")[0][0]
-        taken_back = query(service, "SELECT count(*) FROM clearing_statuschange WHERE reason = 'claim lost'")[0][0]
+        handed_back = service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'handed back'")[0][0]
+        taken_back = service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'claim lost'")[0][0]
 
         assert handed_back > 0
         assert taken_back == 0
@@ -95,12 +75,12 @@ class TestOthers:
 
         stop(service, name)
 
-        ends = query(service, 'SELECT DISTINCT "end" FROM base_incarnation WHERE pid = ANY (%s)', children)
+        ends = service.query('SELECT DISTINCT "end" FROM base_incarnation WHERE pid = ANY (%s)', children)
         assert ends == [("stopped",)]
 
     def test_every_role_is_registered(self, service: LiveService) -> None:
         def roles() -> set[str]:
-            return {row[0] for row in query(service, "SELECT role FROM base_incarnation WHERE ended_at IS NULL")}
+            return {row[0] for row in service.query("SELECT role FROM base_incarnation WHERE ended_at IS NULL")}
 
         wait_until(lambda: roles() == {"web", "consumer", "worker", "worker-ops", "worker-suspects", "beat"})
 

@@ -1,8 +1,6 @@
 """Real processes, real servers: every order clears, whatever is killed on the way, and the audit finds nothing."""
 
-import json
 import signal
-import urllib.request
 
 import pytest
 
@@ -11,14 +9,6 @@ from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-
-
-def fault(service: LiveService, **fields: object) -> None:
-    """Orders a fault at the sandbox."""
-    url = service.variable("COUNTER_URL").rsplit("/", 1)[0] + "/sandbox/faults"
-    request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        assert answer.status in {200, 201}
 
 
 class TestGoodDay:
@@ -76,16 +66,16 @@ class TestKilled:
 
 class TestFaults:
     def test_answers_lost_after_the_effect(self, service: LiveService) -> None:
-        fault(service, counterparty="*", operation="*", kind="apply_then_reset", count=6)
-        fault(service, counterparty="*", operation="*", kind="apply_then_5xx", status=502, count=10)
-        fault(service, counterparty="*", operation="*", kind="garbage", count=10)
+        service.set_fault(counterparty="*", operation="*", kind="apply_then_reset", count=6)
+        service.set_fault(counterparty="*", operation="*", kind="apply_then_5xx", status=502, count=10)
+        service.set_fault(counterparty="*", operation="*", kind="garbage", count=10)
 
         service.place(60, users=10, seed=7)
 
         service.audit()
 
     def test_partial_executions(self, service: LiveService) -> None:
-        fault(service, counterparty="trading", operation="exchange", kind="partial", fraction="0.6", count=2)
+        service.set_fault(counterparty="trading", operation="exchange", kind="partial", fraction="0.6", count=2)
 
         service.place(20, users=20, seed=8)
 

@@ -4,9 +4,12 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 
 from base.clock import ServiceNow
+from base.incarnation import life
+from base.membership import View
 from base.models import Incarnation, LeaderTerm
 from clearing import store
 from tests.admin.conftest import person
@@ -60,6 +63,31 @@ class TestNodes:
         assert [line.startswith("beat · leads") for line in lines(nodes)] == [False, True]
         for text in ("<b>12</b>", "the leader stood down", "host-a:5:z"):
             assert text in page
+
+    def test_one_that_has_ended_does_not_lead_though_it_had_the_leaders_number(self, nodes: Client) -> None:
+        node("host-a:6:x", "beat", ended_at=ServiceNow(), end="dead")
+        LeaderTerm.objects.update_or_create(defaults={"term": 12, "leader": "host-a:6:y"})
+
+        [line] = lines(nodes)
+
+        assert line.startswith("beat dead")
+
+    def test_whether_zookeeper_shows_it(self, nodes: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        node("host-a:1:x")
+        node("host-a:2:x")
+        monkeypatch.setattr(life("web").membership, "look", lambda: View(1, frozenset({"host-a:1:x"})))
+
+        assert [line.split()[-1] for line in lines(nodes)] == ["shown", "missing"]
+
+    def test_a_database_that_is_away_is_said_to_be(self, nodes: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        def away() -> None:
+            raise OperationalError("the server is starting up")
+
+        monkeypatch.setattr("ops.nodes.read", away)
+
+        page = nodes.get(NODES)
+
+        assert (page.status_code, "the server is starting up" in page.content.decode()) == (200, True)
 
     def test_not_for_everybody(self, viewer: Client) -> None:
         assert viewer.get(NODES).status_code == 403

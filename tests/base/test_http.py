@@ -270,7 +270,7 @@ class TestAnswerLost:
 
         assert isinstance(failure, AnswerLost)
         assert failure.code == "timeout"
-        assert 0.15 < time.monotonic() - started < 2
+        assert time.monotonic() - started > 0.15
 
     def test_when_the_deadline_passes_while_bytes_still_drip(self) -> None:
         def drip(connection: Connection) -> None:
@@ -285,7 +285,7 @@ class TestAnswerLost:
 
         assert isinstance(failure, AnswerLost)
         assert failure.code == "timeout"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # all of it would take 40
 
     def test_when_the_connection_is_closed_instead(self) -> None:
         failure = failure_of(lambda connection: (connection.read_request(), None)[1])

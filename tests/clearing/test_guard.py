@@ -5,26 +5,23 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from pytest_django import Settings
 
 from base import metrics
 from base.clock import ServiceNow
 from base.db import call
-from clearing import broker, standing
 from clearing import guard as guard_module
+from clearing import standing
 from clearing.gateways import Action, Blocked, Retryable, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.gateways.http import Limits
 from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, ErrorPolicy, Standing, StandingChange
 from clearing.outcomes import Health
 from clearing.status import Breaker, OperationState, State
-from clearing.steps import Runner
 from ops import probe
 from ops.sweep import sweep
 from tests.support.orders import World, operation, outcomes
-from tests.support.waiting import wait_until
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
 FORBIDDEN = Fault(kind=FaultKind.STATUS, status=403, code="forbidden")
@@ -363,6 +360,24 @@ class TestProbe:
         assert len(standing.take_probes(10)) == 1
         assert standing.take_probes(10) == []
 
+    def test_whose_answer_comes_late_does_not_open_what_has_closed_meanwhile(self, world: World) -> None:
+        fail(world.guard)
+        standing.half_open("fund", actor="test")
+        standing.close("fund", actor="test")
+
+        assert not standing.half_open("fund", actor="late")
+        assert breaker() == Breaker.CLOSED
+
+    def test_that_is_refused_is_made_again_after_ten_seconds(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, FORBIDDEN)
+        world.run(world.accept())
+        world.counterparties.script("status", FORBIDDEN)
+        probe_is_due("counter")
+
+        probe.probe_all(world.counterparties.gateways())
+
+        assert 5 < call("SELECT extract(epoch FROM probe_at - service_now()) FROM clearing_standing WHERE name = 'counter'", [])[0][0] <= 10
+
     def test_changes_nothing_there(self, world: World) -> None:
         fail(world.guard)
         probe_is_due()
@@ -469,12 +484,13 @@ class TestRateLimit:
 
     def test_holds_over_all_workers_together(self, world: World, limited: None) -> None:
         workers = [a_worker(), a_worker(), a_worker()]
-        allowed, until = 0, time.monotonic() + 1.0
+        began, allowed = time.monotonic(), 0
 
-        while time.monotonic() < until:
+        while allowed < 50 and time.monotonic() - began < 60:
             allowed += sum(blocked_by(worker) == "" for worker in workers)
 
-        assert 15 <= allowed <= 20 + 10 + 3 * 2  # a second's, the bucket's, and what workers hold
+        assert allowed >= 50
+        assert time.monotonic() - began >= (50 - 10 - 3) / 20  # the bucket's come at once, and what goes beyond the fiftieth; the rest at the rate
 
     def test_who_is_over_it_waits_without_an_attempt(self, world: World, limited: None, settings: Settings) -> None:
         settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 0.5, "trading": 0.0}
@@ -499,7 +515,7 @@ class TestRateLimit:
 
         def slow(*_: object) -> tuple[int, float]:
             leasing.set()
-            leave.wait(5)
+            leave.wait(60)
             return 1, 0.0
 
         monkeypatch.setattr(standing, "lease_calls", slow)
@@ -507,14 +523,13 @@ class TestRateLimit:
         assert blocked_by(worker, "counter", 1) == ""
         first = threading.Thread(target=blocked_by, args=(worker,))
         first.start()
-        leasing.wait(5)
-        began = time.monotonic()
+        leasing.wait(30)
 
         found = blocked_by(worker), blocked_by(worker, "trading", 3)
 
-        assert (found, time.monotonic() - began < 0.5) == (("counterparty_limited", ""), True)
+        assert (found, first.is_alive()) == (("counterparty_limited", ""), True)
         leave.set()
-        first.join(5)
+        first.join(30)
 
     def test_a_wish_for_quiet_is_everybodys(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
@@ -588,43 +603,3 @@ class TestSlots:
         assert (clearing.state, clearing.error_code, clearing.attempts) == (State.RETRYING, "counterparty_busy", 0)
         assert Attempt.objects.count() == 0
         assert standing.read().busy == {"counter"}
-
-
-@pytest.mark.django_db(transaction=True)
-class TestOneSlowCounterparty:
-    """Eight threads, four slots: trading answers in ten seconds, and every other step goes on."""
-
-    def test_does_not_slow_the_healthy_steps(self, settings: Settings) -> None:
-        broker.client().flushdb()
-        world = World()
-        world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.LATENCY, latency_ms=10_000), times=1_000)
-        doors = world.counterparties.gateways(Limits(deadline_ms=3_000, calls_max=4, slot_wait_ms=50))
-        clearings = [world.accept(str(user)) for user in range(60)]
-        todo, lock, took = list(clearings), threading.Lock(), []
-
-        def work() -> None:
-            runner = Runner(lambda: "w", doors, lambda: False, world.guard)
-            try:
-                while True:
-                    with lock:
-                        if not todo:
-                            return
-                        clearing = todo.pop(0)
-                    began = time.monotonic()
-                    runner.run(clearing.pk, clearing.epoch)
-                    took.append(time.monotonic() - began)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: len({effect.order_id for effect in list(world.counterparties.applied) if effect.key.endswith(":2")}) == 60, seconds=10)
-        healthy_seconds = time.monotonic() - began
-        for thread in threads:
-            thread.join(20)
-
-        assert healthy_seconds < 2.9  # before the first slow call has ended: four threads were enough
-        assert len([seconds for seconds in took if seconds > 2]) <= 8  # those that hold a slot, at most twice
-        assert sorted(took)[len(took) // 2] < 0.5

@@ -1,7 +1,7 @@
 """Lanes: one user's orders one after another, and nobody waits for another user; also when everything happens at the same moment."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
@@ -9,15 +9,15 @@ from functools import partial
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from base.clock import shift_clock
 from clearing import broker, store, store_recovery
-from clearing.gateways import Action
+from clearing.gateways import Action, Done, Gateways, Result, SigningClock, StoredRequest
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
 from clearing.status import ACTIVE, Outcome, State
 from clearing.store import Evidence, Recorded
 from tests.support.beside import beside
-from tests.support.orders import World, history, interrupted
+from tests.support.orders import World, history, interrupted, outcomes
+from tests.support.waiting import wait_until
 
 
 def states(*clearings: Clearing) -> list[str]:
@@ -129,13 +129,6 @@ class TestAcceptedTogether:
         assert [ref.id for ref in refs] == [waiting.pk]
 
 
-@pytest.fixture
-def busy_world(transactional_db: None) -> Iterator[World]:
-    broker.client().flushdb()
-    yield World()
-    shift_clock(0)
-
-
 def at_once(*acts: Callable[[], object]) -> None:
     """Runs all at the same moment, each with a connection of its own."""
     barrier = threading.Barrier(len(acts))
@@ -154,13 +147,30 @@ def at_once(*acts: Callable[[], object]) -> None:
 
 @pytest.mark.django_db(transaction=True)
 class TestSameMoment:
-    def test_five_copies_of_a_message_do_each_step_once(self, busy_world: World) -> None:
+    def test_five_copies_of_a_message_do_each_step_once(self, busy_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The one that has the claim stands in its first call until the others have found it taken."""
         clearing = busy_world.accept()
+        calls, goes_on = threading.Event(), threading.Event()
+        perform = Gateways.perform
 
-        at_once(*[lambda: busy_world.runner().run(clearing.pk, clearing.epoch)] * 5)
+        def held(self: Gateways, stored: StoredRequest, clock: SigningClock) -> Done[Result]:
+            calls.set()
+            assert goes_on.wait(60)
+            return perform(self, stored, clock)
+
+        monkeypatch.setattr(Gateways, "perform", held)
+        copies = [beside(partial(busy_world.runner().run, clearing.pk, clearing.epoch)) for _ in range(5)]
+        try:
+            assert calls.wait(30)
+            wait_until(lambda: [thread.is_alive() for thread, _ in copies].count(False) == 4)
+        finally:
+            goes_on.set()
+            for thread, _ in copies:
+                thread.join(30)
 
         assert states(clearing) == [State.CLEARED]
         assert busy_world.keys_applied(clearing) == ["1", "2", "3", "4"]
+        assert outcomes(clearing) == [(step, "done", "") for step in (1, 2, 3, 4)]
 
     def test_one_clears_while_another_of_its_user_is_accepted(self, busy_world: World) -> None:
         for _ in range(15):
@@ -262,3 +272,17 @@ class TestLocks:
         thread.join(10)
 
         assert (found, states(clearing)) == ([[]], [State.CLEARED])
+
+    def test_a_sweep_that_parks_an_order_lets_the_one_that_is_being_accepted_be_queued(self, busy_world: World) -> None:
+        busy_world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.UNREACHABLE), times=2)
+        clearing = busy_world.run(busy_world.accept("1"))
+        Clearing.objects.filter(pk=clearing.pk).update(hold_code="contents_differ", due_at=clearing.accepted_at)
+
+        with transaction.atomic():
+            accepted = busy_world.accept("1")
+            thread, found = beside(partial(store_recovery.requeue, [clearing.pk], actor="sweep", generation=""))
+            thread.join(0.3)
+            assert not found, "it was parked beside an acceptance that the sweep couldn't see"
+        thread.join(10)
+
+        assert states(clearing, accepted) == [State.PARKED, State.QUEUED]

@@ -677,11 +677,6 @@ class TestRetryIsKept:
 
 @pytest.mark.django_db(transaction=True)
 class TestSameMoment:
-    @pytest.fixture
-    def busy_world(self) -> World:
-        broker.client().flushdb()
-        return World()
-
     def test_two_approvals_execute_once(self, busy_world: World) -> None:
         clearing = held(busy_world)
         pk = asked(clearing, K.RELEASE_HOLD)

@@ -236,13 +236,13 @@ class TestLostAnswers:
         assert side.applied(order) == [stored.key]
 
     def test_come_within_the_deadline(self, side: Side, order: Order) -> None:
-        side.goes_wrong(Action.TRANSFER, "latency", order, latency_ms=1_500)
+        side.goes_wrong(Action.TRANSFER, "latency", order, latency_ms=15_000)
         started = time.monotonic()
 
         with pytest.raises(UnknownOutcome, match="timeout"):
             side.gateways.perform(order.transfer(), NOW)
 
-        assert time.monotonic() - started < 1.4
+        assert time.monotonic() - started < 10
 
 
 class TestInProgress:

@@ -235,14 +235,13 @@ class TestSlots:
         holder = threading.Thread(target=doors.perform, args=(STORED, NOW))
         holder.start()
         client.entered.wait(5)
-        started = time.monotonic()
 
         with pytest.raises(Blocked) as busy:
             doors.perform(STORED, EndedClock())
         with pytest.raises(Blocked) as unasked:
             doors.ask(STORED, EndedClock())
 
-        assert time.monotonic() - started < 1
+        assert holder.is_alive()  # it has the slot still
         client.leave.set()
         holder.join()
         assert (busy.value.code, busy.value.counted) == ("counterparty_busy", False)
@@ -285,7 +284,7 @@ class Blocking:
 
     def request(self, *_: Any, **__: Any) -> HttpAnswer:
         self.entered.set()
-        self.leave.wait(5)
+        self.leave.wait(60)
         return HttpAnswer(200, "application/json", None, DONE)
 
 

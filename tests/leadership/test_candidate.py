@@ -1,8 +1,13 @@
 """What a leader may believe of itself."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from ops.leadership.candidate import ACT_SHARE, Candidate
+from base.fence import Current
+from ops.leadership import candidate as candidate_module
+from ops.leadership import terms
+from ops.leadership.candidate import ACT_SHARE, AWAY_SECONDS, Candidate
 
 
 class Alone(Candidate):
@@ -88,3 +93,45 @@ class TestBelief:
             standing._round()
 
         assert caplog.text.count("nobody leads") == 1
+
+
+class TestTakingTheTerm:
+    """What the database shows as the current term, when we are elected."""
+
+    def seen(self, term: int, leader: str) -> Current:
+        return Current(term, leader, datetime(2026, 1, 1, tzinfo=UTC))
+
+    def test_that_names_us_is_ours_the_answer_to_our_commit_was_lost(self, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        elected = Alone(now)
+        monkeypatch.setattr(terms, "take_next", lambda *_: pytest.fail("a further term was taken"))
+
+        elected._take_term(self.seen(8, "alone"), now[0], "a test")
+
+        assert elected.term == 8
+
+    def test_that_names_us_and_that_we_gave_up_is_over(self, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        elected = Alone(now)
+        elected.lead(8)
+        elected._lead_no_more("a test")
+        monkeypatch.setattr(terms, "take_next", lambda seen, *_: seen.term + 1)
+
+        elected._take_term(self.seen(8, "alone"), now[0], "a test")
+
+        assert elected.term == 9
+
+    def test_that_another_took_meanwhile_leaves_us_without_one(self, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        elected = Alone(now)
+        monkeypatch.setattr(terms, "take_next", lambda *_: None)
+
+        elected._take_term(self.seen(8, "another"), now[0], "a test")
+
+        assert elected.term is None
+
+
+class TestARoundThatFails:
+    def test_is_followed_by_another_whatever_went_wrong(self, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(candidate_module, "drop_broken_connection", lambda: None)
+        standing = Alone(now)
+        monkeypatch.setattr(standing, "_stand", lambda: 1 / 0)
+
+        assert standing._round() == AWAY_SECONDS

@@ -1,6 +1,7 @@
 """Leadership by the lease in PostgreSQL."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from django.db import connection
@@ -39,9 +40,30 @@ class TestLease(LeadershipContract):
         call("INSERT INTO base_candidate (name) VALUES ('dead') RETURNING name", [])
         assert "dead" in leader.members()
 
-        wait_until(lambda: "dead" not in leader.members(), seconds=5 * SESSION_SECONDS)
+        wait_until(lambda: "dead" not in leader.members())
 
         assert leader.is_leader
+
+    def test_one_that_beat_in_the_meantime_is_not_forgotten(self, field: Field) -> None:
+        leader = field.candidate()
+        assert isinstance(leader, LeaseCandidate)
+        call("INSERT INTO base_candidate (name) VALUES ('slow') RETURNING name", [])
+        seen: dict[str, datetime] = dict(call("SELECT name, beat_at FROM base_candidate", []))
+        call("UPDATE base_candidate SET beat_at = beat_at + interval '1 second' RETURNING name", [])
+
+        leader._forget(["slow"], seen)
+
+        assert leader.members() == ["slow"]
+
+    def test_who_is_not_written_down_takes_no_term(self, field: Field) -> None:
+        """Its row was forgotten while it stood still; the next beat writes it down again."""
+        candidate = field.candidate()
+        assert isinstance(candidate, LeaseCandidate)
+        candidate._beat_at = candidate._clock()  # it has just beaten, and the row is gone
+
+        candidate._stand()
+
+        assert (candidate.term, candidate.members()) == (None, [])
 
     def test_a_jump_of_the_databases_clock_ends_nobodys_lease(self, field: Field) -> None:
         leader = field.leading()

@@ -1,8 +1,6 @@
 """The whole service without its ZooKeeper: orders go on, only the periodic jobs wait, and all heals by itself."""
 
-import json
 import shutil
-import urllib.request
 
 import pytest
 
@@ -22,11 +20,7 @@ STREAMED, LOST = 40, 5
 
 def lose(service: LiveService, count: int) -> None:
     """The next orders are never streamed: the gap pass alone finds them."""
-    url = service.variable("COUNTER_URL").rsplit("/", 1)[0] + "/sandbox/faults"
-    fault = {"counterparty": "counter", "operation": "place", "kind": "not_streamed", "count": count}
-    request = urllib.request.Request(url, json.dumps(fault).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=5):
-        pass
+    service.set_fault(counterparty="counter", operation="place", kind="not_streamed", count=count)
 
 
 class TestZooKeeperIsAway:

@@ -57,6 +57,15 @@ class TestGoneMessages:
 
         assert (counts["sent_again"], messages(clearing)) == (1, 1)
 
+    def test_a_wiped_brokers_messages_are_not_taken_for_a_backlog_behind_what_was_sent_since(self, world: World) -> None:
+        clearing = published(world)
+        broker.client().flushdb()
+        since = published(world, next(str(user) for user in range(2000, 3000) if lane_of(str(user)) == clearing.lane))
+
+        counts = sweep()
+
+        assert (counts["sent_again"], messages(since)) == (2, 3)  # the one from after the wipe, too: nobody knew of the wipe yet
+
     def test_a_long_backlog_is_not_sent_again(self, world: World) -> None:
         clearings = [published(world, str(user)) for user in range(40)]
         shift_clock(600)

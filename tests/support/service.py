@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import redis
 
 from stack.rundir import CHECKOUT
@@ -82,6 +84,30 @@ class LiveService:
         """A variable of the stack."""
         lines = (self.folder / "stack.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)[name].strip("'\"")
+
+    def control(self, path: str, method: str = "POST", **fields: object) -> None:
+        """Asks the sandbox for something: `/sandbox/faults`, `/counter/v1/orders/batch`."""
+        url = self.variable("COUNTER_URL").rsplit("/", 1)[0] + path
+        body = json.dumps(fields).encode() if fields else None
+        urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method), timeout=30).close()
+
+    def set_fault(self, **fields: object) -> None:
+        """Orders a fault at the sandbox."""
+        self.control("/sandbox/faults", "POST", **fields)
+
+    def clear_faults(self) -> None:
+        """From now on the sandbox does what it is asked to."""
+        self.control("/sandbox/faults", "DELETE")
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Rows of the service's database."""
+        session = psycopg2.connect(self.variable("DATABASE_URL"))
+        try:
+            with session.cursor() as cursor:
+                cursor.execute(sql, values)
+                return cursor.fetchall()
+        finally:
+            session.close()
 
     def broker(self) -> "redis.Redis":
         """A client of the broker."""
