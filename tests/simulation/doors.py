@@ -15,7 +15,7 @@ from unittest.mock import patch
 from django.db import OperationalError, connection
 
 from base import db, incarnation, metrics
-from clearing import broker, calls, guard, pipeline, policies, retry, standing, steps, store, store_recovery
+from clearing import broker, calls, guard, pipeline, policies, retry, standing, steps, store, store_people, store_recovery
 from clearing.gateways import fake, http
 from ops import probe, pulse, sweep
 from ops.pulse import Watch
@@ -119,7 +119,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
     """The engine's doors lead here."""
     virtual: Callable[[], float] = doors.own_seconds
     places: list[tuple[Any, str, Any]] = [
-        *((module, "call", doors.call) for module in (store, store_recovery)),
+        *((module, "call", doors.call) for module in (store, store_people, store_recovery)),
         (pulse, "call", doors.call),
         (probe, "call", doors.call),
         *((module, "call", doors.call_at_once) for module in (standing, policies)),  # asked on the way to a call, where nobody else waits

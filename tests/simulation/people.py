@@ -4,7 +4,8 @@ They know the counterparties' books, by phone. What they confirm is true when it
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -90,7 +91,7 @@ class People:
         self._ask(clearing, kind, _evidence(result or {}))
 
     def _ask(self, clearing: Clearing, kind: InterventionKind, evidence: OutsideEvidence) -> None:
-        with transaction.atomic():
+        with _as_the_admin_does():
             interventions.ask(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
         self.done[f"asked: {kind}"] += 1
 
@@ -104,7 +105,7 @@ class People:
 
     def _decide(self, pk: int) -> None:
         self.doors.set_clock()
-        with transaction.atomic():
+        with _as_the_admin_does():
             asked = Intervention.objects.select_related("operation").get(pk=pk)
             if asked.kind == InterventionKind.CONFIRM_NOT_DONE and self.books.result_of(asked.operation.key) is not None:
                 interventions.refuse(pk, person=BEN, reason="it was done after all")
@@ -122,6 +123,19 @@ class People:
             self.doors.set_clock()
             standing.set_pause(name, number, paused=paused, reason="maintenance", actor=ANN.name)
             self.scheduler.pause(seconds if paused else 0.0, "a pause by people")
+
+
+@contextmanager
+def _as_the_admin_does() -> Iterator[None]:
+    """One transaction, which is committed when the answer is no, too: what was asked for in vain is marked as failed."""
+    refusal: NotPossible | None = None
+    with transaction.atomic():
+        try:
+            yield
+        except NotPossible as answer:
+            refusal = answer
+    if refusal is not None:
+        raise refusal
 
 
 def _evidence(result: Mapping[str, Any]) -> OutsideEvidence:

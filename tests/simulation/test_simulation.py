@@ -14,7 +14,7 @@ from clearing.gateways import fake
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.waysout import NotPossible
 from orders.interface import Shards
-from tests.simulation import counter, run, world
+from tests.simulation import counter, people, run, world
 from tests.simulation.run import Found, simulate
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -141,9 +141,10 @@ class TestKeysThatTheCounterpartiesForget:
     ORDERS = 40
 
     @pytest.fixture(autouse=True)
-    def long_outage(self, only: Callable[..., None]) -> None:
+    def long_outage(self, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(people, "CURIOUS", 0.0)  # nobody finds out before
         faults = (Fault(kind=FaultKind.APPLY_THEN_TIMEOUT),)
-        rare = {"ORDERS_PER_SECOND": 0.35, "BREAK_SECONDS": (4.0, 5.0)}
+        rare = {"ORDERS_PER_SECOND": 0.25, "BREAK_SECONDS": (4.0, 5.0), "QUIET_SECONDS_MAX": 150.0}
         only("outage", OUTAGES=faults, LONG_OUTAGE=1.0, LONG_OUTAGE_SECONDS=(95.0, 96.0), **rare)
 
     def test_people_confirm_what_was_done(self) -> None:
