@@ -168,7 +168,7 @@ def goes_on_though_held() -> None:
     _replace(store, "step_done", step_done)
 
 
-@_found_in("sweep/poison/done@1")
+@_found_in("people/retry_poison/done@1")
 def nobody_died() -> None:
     """Whoever goes silent counts as stopped: no order is ever a suspect."""
     real = pulse.bury

@@ -92,10 +92,11 @@ def _suspects() -> list[Scenario]:
     dies = Life(service.work_one, call_of(1, Phase.BEFORE))
     suspect = (Life(service.consume), *(dies, Life(service.watch_die)) * 3)
     poison = (*suspect, *(dies, Life(service.watch_die)) * 2)
+    # cleared: a sweeper that comes after the death lets the claim expire, which is no death
     either = {"A1": frozenset({CLEARED, "poison"})}
     return [
         Scenario(name="sweep/suspect", orders=PAIR, lives=suspect, act=service.work_one, ends=either),
-        Scenario(name="sweep/poison", orders=PAIR, lives=poison[:-1], act=service.watch_die, ends={"A1": frozenset({"poison"})}),
+        Scenario(name="sweep/poison", orders=PAIR, lives=poison[:-1], act=service.watch_die, ends=either),
         Scenario(name="people/retry_poison", orders=PAIR, lives=poison, act=people.retry, again=people.retry),
     ]
 
