@@ -39,7 +39,7 @@ with transaction.atomic():
 def frozen_while_it_holds(clearing: Clearing, *, idle_ms_max: int) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lane's lock and the order's row, and was stopped then (SIGSTOP). It ends with the block."""
     command = [sys.executable, "-c", HOLDER, clearing.order.order_id]
-    limits = {"DATABASE_IDLE_MS_MAX": str(idle_ms_max), "DATABASE_STATEMENT_MS_MAX": "600000"}  # that of a whole transaction is twice the latter
+    limits = {"DATABASE_IDLE_MS_MAX": str(idle_ms_max), "DATABASE_STATEMENT_MS_MAX": "600000", "CONSUMER_STALL_SECONDS_MAX": "2000"}
     environment = environment_here(DJANGO_SETTINGS_MODULE="acceptance_site.settings", **limits)
     with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

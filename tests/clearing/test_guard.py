@@ -75,6 +75,14 @@ class TestBreaker:
         assert (blocked_by(one), blocked_by(other), blocked_by(other, "trading", 3)) == ("counterparty_down", "counterparty_down", "")
         assert alarms("counterparty_down") == before + 1
 
+    def test_who_finds_it_down_after_another_raises_no_second_alarm(self, world: World) -> None:
+        before = alarms("counterparty_down")
+
+        for actor in ("one", "other"):
+            standing.open_breaker("fund", "timeout", refuses=False, actor=actor)
+
+        assert alarms("counterparty_down") == before + 1
+
     def test_four_failures_and_a_few_among_many_calls_are_no_outage(self, world: World) -> None:
         worker = a_worker()
 

@@ -86,6 +86,14 @@ class TestBelief:
         assert leader.term is None
         assert leader.gave_way == 1
 
+    def test_ends_when_it_resigns_whatever_its_thread_has_come_to(self, now: list[float]) -> None:
+        leader = Alone(now)
+        leader.lead(7)
+
+        leader.resign()  # no thread runs that could have taken notice
+
+        assert leader.term is None
+
     def test_nobody_leading_for_long_is_an_alarm_once(self, now: list[float], caplog: pytest.LogCaptureFixture) -> None:
         standing = Alone(now)
         for _ in range(3):

@@ -421,7 +421,7 @@ class TestCommand:
 
         with self.process(environment, "--until-idle", "1") as again:
             topic.send(*orders(*range(500, 520)))
-            assert again.wait(30) == 0
+            assert again.wait(90) == 0
 
         assert stored() == Clearing.objects.count() == 520
 
@@ -429,7 +429,7 @@ class TestCommand:
         topic.send(*(b"garbage" for _ in range(120)), partition=0)
 
         with self.process(environment) as consumer:
-            output, _ = consumer.communicate(timeout=20)
+            output, _ = consumer.communicate(timeout=90)
 
         assert consumer.returncode == 78
         assert "bad messages in a row" in output
