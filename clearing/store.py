@@ -180,18 +180,18 @@ def claim(
 
     Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
     """
-    name, unanswered = "", ""
+    unanswered = False
     while True:
         asked_at = clock_gettime(CLOCK_BOOTTIME)
         try:
             name = worker()
             rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS, alone])
-            if not rows and sole and name == unanswered:
+            if not rows and sole and unanswered:
                 rows = call("SELECT * FROM clearing_claim_again(%s, %s, %s)", [ref_id, epoch, name])
         except DATABASE_AWAY:
             if gives_up():
                 raise
-            unanswered = name
+            unanswered = True
             sleep(AWAY_SECONDS)
         else:
             return _work(rows[0], name, asked_at) if rows else None
