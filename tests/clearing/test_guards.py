@@ -20,7 +20,7 @@ from clearing.retry import WISH_MS_MAX, Backoff, Reaction
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Work
 from clearing.waysout import NotPossible
-from tests.support.locks import in_a_thread, until_somebody_waits_for_a_lock
+from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 
 
@@ -368,21 +368,18 @@ class TestHoldAtTheSameMoment:
         clearing.refresh_from_db()
         assert (recorded, clearing.state) == ([State.PARKED], State.PARKED)
 
-    @pytest.mark.django_db(transaction=True)
-    def test_and_a_second_hold_that_waits_for_the_lane_is_no_deadlock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        broker.client().flushdb()
-        world = World()
-        clearing = world.accept()
-        work = claimed(world, clearing)
-        evidence, following = done(world, work)
+    def test_and_a_second_hold_that_waits_for_the_lane_is_no_deadlock(self, busy_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = busy_world.accept()
+        work = claimed(busy_world, clearing)
+        evidence, following = done(busy_world, work)
         waits_ended_by = waits_that_were_ended(monkeypatch)
         order_id = clearing.order.order_id
 
         with transaction.atomic():
             store.hold(order_id, "contents_differ", actor="test", generation="")
-            step = in_a_thread(lambda: store.step_done(work, evidence, following, exchanges=(), in_place=True, generation=""))
+            step, _ = beside(lambda: store.step_done(work, evidence, following, exchanges=(), in_place=True, generation=""))
             until_somebody_waits_for_a_lock()
-            second = in_a_thread(lambda: store.hold(order_id, "deleted_at_counter", actor="test", generation=""))
+            second, _ = beside(lambda: store.hold(order_id, "deleted_at_counter", actor="test", generation=""))
             until_somebody_waits_for_a_lock(sessions=2)
         step.join(30)
         second.join(30)

@@ -1,6 +1,5 @@
 """A worker that was frozen, taken for dead and buried wakes up: what it learned is kept, whatever was done in its place meanwhile."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -10,7 +9,7 @@ from pytest_django import Settings
 
 from base.clock import shift_clock
 from base.db import call
-from clearing import broker, pipeline, store, store_people, store_recovery
+from clearing import pipeline, store, store_people, store_recovery
 from clearing.flows import Parks, Planned, after
 from clearing.gateways import Action, Done, Exchanged
 from clearing.gateways.fake import Fault, FaultKind
@@ -21,7 +20,7 @@ from clearing.status import InterventionKind, OperationState, Outcome, State
 from clearing.store import Evidence, Work
 from clearing.store_people import OutsideEvidence, Person
 from clearing.waysout import NotPossible
-from tests.support.locks import in_a_thread, until_somebody_waits_for_a_lock
+from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 
 NEARLY_POISON = 4  # deaths: one more parks it
@@ -171,20 +170,13 @@ class TestConfirmedByPeopleMeanwhile:
         assert (recorded.outcome, clearing.state, clearing.error_code) == ("lost", State.PARKED, "poison")
 
 
-@pytest.mark.django_db(transaction=True)
 class TestTakenBackWhileItCommits:
-    @pytest.fixture
-    def world(self) -> Iterator[World]:
-        broker.client().flushdb()
-        yield World()
-        shift_clock(0)
-
-    def test_it_is_the_next_step_that_is_in_doubt(self, world: World) -> None:
-        sleeper = falls_asleep(world, world.accept())
+    def test_it_is_the_next_step_that_is_in_doubt(self, busy_world: World) -> None:
+        sleeper = falls_asleep(busy_world, busy_world.accept())
 
         with transaction.atomic():
             recorded = sleeper.records_its_step()
-            sweeper = in_a_thread(lambda: swept(sleeper.clearing))
+            sweeper, _ = beside(lambda: swept(sleeper.clearing))
             until_somebody_waits_for_a_lock()
         sweeper.join(30)
 
@@ -194,18 +186,18 @@ class TestTakenBackWhileItCommits:
         assert operation(sleeper.clearing, 2).first_sent_at is not None
         assert outcomes(sleeper.clearing) == [(1, "done", ""), (2, "lost", "claim_lost")]
 
-    def test_also_a_further_part_of_the_exchange(self, world: World) -> None:
-        world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.UNREACHABLE), times=2)
-        clearing = world.run(world.accept())
+    def test_also_a_further_part_of_the_exchange(self, busy_world: World) -> None:
+        busy_world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.UNREACHABLE), times=2)
+        clearing = busy_world.run(busy_world.accept())
         shift_clock(120)
         swept(clearing)
         shift_clock(0)
-        world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.PARTIAL, fraction=Decimal("0.5")))
-        sleeper = falls_asleep(world, clearing)
+        busy_world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.PARTIAL, fraction=Decimal("0.5")))
+        sleeper = falls_asleep(busy_world, clearing)
 
         with transaction.atomic():
             sleeper.records_its_step()
-            sweeper = in_a_thread(lambda: swept(clearing))
+            sweeper, _ = beside(lambda: swept(clearing))
             until_somebody_waits_for_a_lock()
         sweeper.join(30)
 
