@@ -5,7 +5,7 @@ the result, the history and the next operation are one commit; only then comes t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import CLOCK_BOOTTIME, clock_gettime
 
 import structlog
@@ -17,7 +17,7 @@ from base.alarms import alarm
 from base.db import DATABASE_AWAY
 from clearing import pipeline, store, store_people
 from clearing.calls import Held, KeyExpired, make_call, outcome_of
-from clearing.flows import FLOWS, Finished, Parks, Planned, after
+from clearing.flows import Finished, Parks, Planned, after
 from clearing.gateways import (
     Blocked,
     ClaimEnded,
@@ -35,7 +35,8 @@ from clearing.guard import Guard
 from clearing.policies import Policy
 from clearing.retry import Reaction, react, step_aside
 from clearing.status import OperationState, Outcome, State
-from clearing.store import ClearingRef, Evidence, Recorded, Work
+from clearing.store import Claimed, ClearingRef, Evidence, Recorded, Work
+from clearing.underway import UnderWay
 
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
@@ -51,7 +52,7 @@ class Runner:
     """A worker as the steps see it.
 
     `worker` names its incarnation, asked at every claim; `stopping` ends continuing; `on_step` is told of each step that the first clearing takes
-    in place; `alone` is the worker of one slot that runs suspects, and nothing else in place.
+    in place; `alone` is the worker of one slot that runs suspects, and nothing else in place; `under_way` is what its process is at.
     """
 
     worker: Callable[[], str]
@@ -60,6 +61,7 @@ class Runner:
     guard: Guard
     alone: bool = False
     on_step: Callable[[int], None] = _nothing
+    under_way: UnderWay = field(default_factory=UnderWay)
 
     def run(self, clearing_id: int, epoch: int) -> None:
         """Runs a queued clearing from its own step on, as far as it goes, and then its user's next ones (up to a number)."""
@@ -75,12 +77,24 @@ class Runner:
         return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.alone
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
-        """Claims and runs one clearing. Returns its user's next order, once this one is out of its way."""
-        work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone)
+        """Claims and runs one clearing, unless another thread is at it. Returns its user's next order, once this one is out of its way."""
+        with self.under_way.entered(clearing_id, epoch) as is_first:
+            work = self._claim(clearing_id, epoch, is_first)
+            return None if work is None else self._run_claimed(work, on_step)
+
+    def _claim(self, clearing_id: int, epoch: int, is_first: bool) -> Work | None:
+        try:
+            work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone, sole=True) if is_first else None
+        except store.FlowUnknown as newer:  # one of that release's workers will get it
+            _step_aside(newer.claimed, Blocked(FLOW_UNKNOWN))
+            return None
         if work is None:
             metrics.CLAIMS_LOST.labels("at_claim").inc()
-            return None
-        metrics.observe_claim(work)
+        else:
+            metrics.observe_claim(work)
+        return work
+
+    def _run_claimed(self, work: Work, on_step: Callable[[int], None]) -> ClearingRef | None:
         while True:
             recorded = self._run_operation(work)
             if recorded.ref is not None:
@@ -111,13 +125,17 @@ class Runner:
             return recorded
 
     def _called(self, work: Work) -> Recorded:
-        if work.flow not in FLOWS:
-            raise Blocked(FLOW_UNKNOWN)  # opened by a release that is newer than this process: one of its workers will get it
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
         evidence, answer = make_call(work, self.gateways, self.guard, self.stopping)
-        metrics.observe_attempt(work, evidence)
-        return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
+        try:
+            metrics.observe_attempt(work, evidence)
+            return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
+        except DATABASE_AWAY:
+            raise
+        except Exception:
+            _keep(work, evidence)
+            raise
 
     def _settle(self, work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
         counted = isinstance(error, Retryable) and error.counted
@@ -146,6 +164,16 @@ class Runner:
                 return _parked(work, recorded, following.parks or "held")
 
 
+def _keep(work: Work, evidence: Evidence) -> None:
+    """What was answered outlives a mistake of our own: no person may say that it wasn't done, if it was."""
+    try:
+        store.record_attempt(work, evidence)
+    except DATABASE_AWAY:
+        raise
+    except Exception:  # it may be the answer itself that can't be recorded
+        log.exception("an answer couldn't be kept", outcome=evidence.outcome, code=evidence.code, response=evidence.response)
+
+
 def _parked_by_mistake(work: Work) -> Recorded:
     """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked for first, unless people have confirmed it."""
     if work.operation_state == OperationState.DONE:
@@ -171,7 +199,7 @@ def _cleared(work: Work, recorded: Recorded) -> Recorded:
     return recorded
 
 
-def _step_aside(work: Work, blocked: Blocked) -> Recorded:
+def _step_aside(work: Claimed, blocked: Blocked) -> Recorded:
     """Nothing was tried, and nothing counted: the order waits until the way is free."""
     reaction = step_aside(work.operation_state, blocked.retry_after_ms)
     log.debug("blocked", code=blocked.code)

@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from base.db import DATABASE_AWAY, Row, call
-from clearing.flows import CURRENT_FLOW, OrderFacts, Planned, plan
+from clearing.flows import CURRENT_FLOW, FLOWS, OrderFacts, Planned, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.retry import Reaction
 from clearing.routing import lane_of
@@ -55,26 +55,40 @@ class ClaimClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A claimed clearing's current operation, with all that running it takes."""
+class Claimed:
+    """A claim, whatever its clearing's flow is."""
 
     clearing_id: int
     epoch: int
     step: int
-    part: int
     operation_id: int
     operation_state: OperationState
+    clock: ClaimClock
+    order: OrderFacts
+    flow: int
+    worker: str
+
+
+class FlowUnknown(Exception):  # noqa: N818 - named by what it tells
+    """A claim was taken, but a release that is newer than this process opened the clearing: its operation is nothing that we can read."""
+
+    def __init__(self, claimed: Claimed) -> None:
+        super().__init__(f"flow {claimed.flow}")
+        self.claimed = claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Claimed):
+    """A claimed clearing's current operation, with all that running it takes."""
+
+    part: int
     stored: StoredRequest
     sent_seconds_ago: float | None
     attempts: int
     tries: int
-    clock: ClaimClock
-    order: OrderFacts
     created_ms: int
     started_ms: int
     queued_ms: int
-    flow: int
-    worker: str
     exchanges: tuple[Exchanged, ...] = ()
     hold_code: str = ""  # set before the claim: what the counterparty doesn't know isn't sent again
     tried_seconds_ago: float | None = None  # when its first try was made, at the claim; none was yet
@@ -158,20 +172,26 @@ def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[Stat
     return (State(rows[0][0]), read_ref(rows[0][1:])) if rows else (None, None)
 
 
-def claim(ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool], alone: bool = False) -> Work | None:
+def claim(
+    ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool], alone: bool = False, sole: bool = False
+) -> Work | None:
     """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a suspect, which only a worker that is `alone`
-    may run.
+    may run. `sole`: no other thread of this process is at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
 
     Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
     """
+    unanswered = False
     while True:
         asked_at = clock_gettime(CLOCK_BOOTTIME)
         try:
             name = worker()
             rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS, alone])
+            if not rows and sole and unanswered:
+                rows = call("SELECT * FROM clearing_claim_again(%s, %s, %s)", [ref_id, epoch, name])
         except DATABASE_AWAY:
             if gives_up():
                 raise
+            unanswered = True
             sleep(AWAY_SECONDS)
         else:
             return _work(rows[0], name, asked_at) if rows else None
@@ -181,19 +201,23 @@ def _work(row: Row, worker: str, asked_at: float) -> Work:
     (clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request) = row[:10]
     (sent_seconds_ago, attempts, tries, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[10:21]
     (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges, hold_code, tried_seconds_ago) = row[21:]
+    state, clock = OperationState(operation_state), ClaimClock(now_ms, asked_at, until_ms)
+    order = OrderFacts(order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt)
+    if flow not in FLOWS:
+        raise FlowUnknown(Claimed(clearing_id, epoch, step, operation_id, state, clock, order, flow, worker))
     return Work(
         clearing_id=clearing_id,
         epoch=epoch,
         step=step,
         part=part,
         operation_id=operation_id,
-        operation_state=OperationState(operation_state),
+        operation_state=state,
         stored=StoredRequest(Counterparty(counterparty), Action(action), key, bytes(request)),
         sent_seconds_ago=sent_seconds_ago,
         attempts=attempts,
         tries=tries,
-        clock=ClaimClock(now_ms, asked_at, until_ms),
-        order=OrderFacts(order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt),
+        clock=clock,
+        order=order,
         created_ms=created_ms,
         started_ms=started_ms,
         queued_ms=queued_ms,
@@ -223,7 +247,7 @@ def record_attempt(work: Work, evidence: Evidence) -> None:
     )
 
 
-def recorded(sql: str, work: Work, params: Callable[[], Sequence[object]]) -> Row:
+def recorded(sql: str, work: Claimed, params: Callable[[], Sequence[object]]) -> Row:
     """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts; the functions know their own commits again."""
     while True:
         try:
@@ -300,7 +324,7 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
     return Recorded(row[0], next=read_ref(row[1:]))
 
 
-def step_aside(work: Work, code: str, reaction: Reaction, *, generation: str) -> Recorded:
+def step_aside(work: Claimed, code: str, reaction: Reaction, *, generation: str) -> Recorded:
     """Nothing was tried, since something stands in the way (`code`): the clearing waits, no attempt is appended and nothing counted."""
     row = recorded(
         "SELECT outcome FROM clearing_settle(%s, %s, %s, %s, %s, true, 0, 0, NULL, %s, '', NULL, %s, %s, %s, 0, %s)",

@@ -18,6 +18,7 @@ from clearing.gateways import gateways
 from clearing.guard import Guard
 from clearing.steps import Runner
 from clearing.store import ClearingRef
+from clearing.underway import UnderWay
 
 _dispatchers: list[Any] = []  # the running consumer's event dispatcher; empty until the worker is ready
 
@@ -28,7 +29,8 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
     _dispatchers[:] = [sender.event_dispatcher]
 
 
-guard = Guard(lambda: life("worker").name)  # of this process
+guard = Guard(lambda: life("worker").name)  # of this process, as is:
+under_way = UnderWay()
 
 
 def stopping() -> bool:
@@ -73,7 +75,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
         ref = ClearingRef(clearing_id, epoch, step, lane=pipeline.ALONE if alone else 0, queued_ms=queued_ms)
         pipeline.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, guard, alone, events).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, under_way).run(clearing_id, epoch)
     events.finish()
 
 

@@ -1,3 +1,23 @@
+-- What running a claimed clearing's current operation takes, as of p_now.
+CREATE OR REPLACE FUNCTION clearing_work_of(c clearing_clearing, o clearing_operation, p_now timestamptz)
+RETURNS clearing_work_2 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    s orders_syncorder;
+    v_exchanges bytea[];
+BEGIN
+    IF c.step >= 3 THEN
+        SELECT array_agg(response ORDER BY part) INTO v_exchanges FROM clearing_operation
+            WHERE clearing_id = c.id AND step = 3 AND state = 'done';
+    END IF;
+    SELECT * INTO STRICT s FROM orders_syncorder WHERE id = c.order_id;
+    RETURN ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
+        o.key, o.request, extract(epoch FROM p_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(p_now), clearing_ms(c.claimed_until),
+        clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
+        c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code,
+        CASE WHEN c.tries > 0 THEN extract(epoch FROM p_now - c.tried_since) END)::clearing_work_2;
+END
+$$;
+
 -- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now; or it is one
 -- that runs alone, and the worker (p_alone) isn't the one for that.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
@@ -5,9 +25,7 @@ RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
     o clearing_operation;
-    s orders_syncorder;
     v_now timestamptz := service_now();
-    v_exchanges bytea[];
 BEGIN
     UPDATE clearing_clearing SET state = 'running', claimed_by = p_worker, claimed_until = v_now + p_claim_seconds * interval '1 second',
             started_at = coalesce(started_at, v_now), changed_at = v_now, due_at = NULL, waits_for = ''
@@ -21,16 +39,20 @@ BEGIN
     IF o.state = 'planned' THEN
         UPDATE clearing_operation SET state = 'open' WHERE id = o.id;
     END IF;
-    IF c.step >= 3 THEN
-        SELECT array_agg(response ORDER BY part) INTO v_exchanges FROM clearing_operation
-            WHERE clearing_id = c.id AND step = 3 AND state = 'done';
-    END IF;
-    SELECT * INTO STRICT s FROM orders_syncorder WHERE id = c.order_id;
     PERFORM clearing_note(c.id, 'queued', 'running', c.step, c.epoch, '', p_worker);
-    RETURN NEXT ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
-        o.key, o.request, extract(epoch FROM v_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(v_now), clearing_ms(c.claimed_until),
-        clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
-        c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code,
-        CASE WHEN c.tries > 0 THEN extract(epoch FROM v_now - c.tried_since) END)::clearing_work_2;
+    RETURN NEXT clearing_work_of(c, o, v_now);
+END
+$$;
+
+-- The claim that the worker took by a call whose answer was lost. Only for who is alone at it in its process: nothing else tells two of a worker's
+-- threads apart. What the claim opened may have been sent by now, for all that this knows: it is asked for first.
+CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c clearing_clearing;
+BEGIN
+    SELECT * INTO c FROM clearing_clearing WHERE id = p_id AND state = 'running' AND epoch = p_epoch AND claimed_by = p_worker;
+    IF FOUND THEN
+        RETURN NEXT clearing_work_of(c, clearing_current(c.id, c.step), service_now());
+    END IF;
 END
 $$;

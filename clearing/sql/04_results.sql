@@ -1,5 +1,13 @@
--- Each of these three may be repeated when the answer to its COMMIT was lost: the conditional UPDATE comes first, and where it finds nothing they
--- look whether they did it themselves (an epoch has one claim, so its next operation, or its end, can only be ours).
+-- Each of these three may be repeated when the answer to its COMMIT was lost: where the conditional UPDATE finds nothing they look whether they did it
+-- themselves. What only a claim can do tells it by the row (an epoch has one claim: its next operation while it runs, and its end); a parked or
+-- waiting one by its history: under the claim's epoch a sweep parks poison, too, and people confirm a step.
+
+-- As which of the states given the worker itself left it at that step, when its claim ended so; null: it didn't. p_epoch is the one that it left behind.
+CREATE OR REPLACE FUNCTION clearing_left_as(p_id bigint, p_epoch int, p_step int, p_worker text, p_states text[]) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT h.to_state FROM clearing_statuschange h
+    WHERE h.clearing_id = p_id AND h.epoch = p_epoch AND h.step = p_step AND h.actor = left(p_worker, 330)
+        AND h.from_state = 'running' AND h.to_state = ANY (p_states)
+$$;
 
 -- Step done, the next operation written down. With p_in_place the claim goes on to it (running -> running); without, the rest is queued for
 -- the broker (running -> queued). With a hold set, or with p_parks, it parks before its next step. `outcome` is running, queued, parked or lost;
@@ -28,9 +36,14 @@ BEGIN
                 extract(epoch FROM service_now() - v_sent)::float8, NULL::clearing_ref, NULL::clearing_ref;
             RETURN;
         END IF;
-        IF v_operation IS NOT NULL AND c.state = 'parked' AND c.epoch = p_epoch AND c.step = p_step THEN
+        IF v_operation IS NOT NULL AND clearing_left_as(p_id, p_epoch, p_step, p_worker, '{parked}') IS NOT NULL THEN
             SELECT * INTO v_next FROM clearing_queued_of(p_user);
             RETURN QUERY SELECT 'parked', v_operation, clearing_ms(service_now()), NULL::bigint, NULL::float8, NULL::clearing_ref, v_next;
+            RETURN;
+        END IF;
+        IF v_operation IS NOT NULL AND clearing_left_as(p_id, p_epoch + 1, p_step, p_worker, '{queued}') IS NOT NULL THEN
+            SELECT * INTO v_next FROM clearing_queued_of(p_user) q WHERE q.id = p_id;
+            RETURN QUERY SELECT 'queued', v_operation, clearing_ms(service_now()), NULL::bigint, NULL::float8, v_next, NULL::clearing_ref;
             RETURN;
         END IF;
         IF v_operation IS NOT NULL OR c.state <> 'running' OR c.epoch <> p_epoch THEN
@@ -52,7 +65,13 @@ BEGIN
                 broker_generation = CASE WHEN v_state = 'queued' THEN p_generation ELSE broker_generation END
             WHERE id = p_id AND state = 'running' AND step = c.step AND epoch = p_epoch AND hold_code = c.hold_code
             RETURNING * INTO c;
-        EXIT WHEN FOUND; -- otherwise a hold or a take-over came in between: look again
+        EXIT WHEN FOUND;
+        -- A hold or a take-over came in between. The row that the UPDATE waited for is locked by now, and a lane's lock mustn't be waited for under it
+        -- (design, rule 6): where a hold asks for one, all is rolled back, and the caller, who takes this for an outage, calls again.
+        IF v_state <> 'parked' AND EXISTS (
+                SELECT FROM clearing_clearing WHERE id = p_id AND state = 'running' AND epoch = p_epoch AND hold_code <> '') THEN
+            RAISE EXCEPTION 'a hold was set meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
     END LOOP;
     PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, 'done', '', '', p_response);
     UPDATE clearing_operation o SET state = 'done', done_at = v_now, response = p_response, error_code = '',
@@ -156,8 +175,11 @@ BEGIN
                 SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.step = clearing_clearing.step AND o.state <> 'done')
         RETURNING * INTO c;
     IF NOT FOUND THEN
-        SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
-        IF c.epoch = p_epoch AND c.state = v_state THEN
+        SELECT clearing_left_as(p_id, p_epoch, o.step, p_worker, '{retrying,pending,unknown,parked}') INTO v_state
+            FROM clearing_operation o WHERE o.id = p_operation;
+        IF v_state IS NOT NULL AND (p_outcome IS NULL OR EXISTS ( -- otherwise it was another call of ours that gave the claim up
+                SELECT FROM clearing_attempt a WHERE a.operation_id = p_operation AND a.epoch = p_epoch AND a.worker = p_worker
+                    AND a.asked = p_asked AND a.outcome = p_outcome AND a.code = left(p_code, 64))) THEN
             SELECT * INTO v_next FROM clearing_queued_of(p_user);
             RETURN QUERY SELECT v_state, v_next;
         ELSE

@@ -18,6 +18,7 @@ $$;
 CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
 RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
+    v_id bigint;
     c clearing_clearing;
     o clearing_operation;
     v_now timestamptz;
@@ -27,7 +28,9 @@ DECLARE
     v_deaths int;
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = ANY (p_ids)));
-    FOR c IN SELECT * FROM clearing_clearing WHERE id = ANY (p_ids) ORDER BY id LOOP
+    FOR v_id IN SELECT id FROM clearing_clearing WHERE id = ANY (p_ids) ORDER BY id LOOP
+        -- Locked before anything is read of it: a worker that was taken for dead may be about to commit a step, and the next one would be in doubt then.
+        SELECT * INTO STRICT c FROM clearing_clearing WHERE id = v_id FOR UPDATE;
         v_now := service_now();
         SELECT * INTO STRICT o FROM clearing_operation
             WHERE clearing_id = c.id AND step = c.step ORDER BY part DESC, revision DESC LIMIT 1;

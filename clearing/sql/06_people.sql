@@ -365,7 +365,7 @@ BEGIN
         RETURN QUERY SELECT 'parked', v_next;
         RETURN;
     END IF;
-    PERFORM FROM clearing_clearing c WHERE c.id = p_id AND c.state = 'parked' AND c.epoch = p_epoch;
+    PERFORM FROM clearing_clearing c WHERE c.id = p_id AND clearing_left_as(p_id, p_epoch, c.step, p_worker, '{parked}') IS NOT NULL;
     IF FOUND THEN -- the answer to our COMMIT was lost
         SELECT * INTO v_next FROM clearing_queued_of(p_user);
         RETURN QUERY SELECT 'parked', v_next;

@@ -20,6 +20,7 @@ from clearing.retry import WISH_MS_MAX, Backoff, Reaction
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef, Evidence, Work
 from clearing.waysout import NotPossible
+from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 
 
@@ -35,6 +36,19 @@ def done(world: World, work: Work) -> tuple[Evidence, Planned]:
     following = after(work.flow, work.order, work.step, work.exchanges)
     assert isinstance(following, Planned)
     return Evidence(Outcome.DONE, work.clock.measured_at, response=answer.body), following
+
+
+def loses_an_answer(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """The first call of that function is committed, and nobody hears of it."""
+    real, lost = db.call, iter([True])
+
+    def answer_lost_once(sql: str, params: list[object]) -> object:
+        rows = real(sql, params)
+        if function in sql and next(lost, False):
+            raise OperationalError("server closed the connection")
+        return rows
+
+    monkeypatch.setattr(store, "call", answer_lost_once)
 
 
 class TestBrokerAway:
@@ -85,19 +99,87 @@ class TestCommitWhoseAnswerWasLost:
 
     def test_the_worker_repeats_it_while_its_claim_lasts(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        real, lost = db.call, iter([True])
+        loses_an_answer(monkeypatch, "clearing_step_done")
 
-        def answer_lost_once(sql: str, params: list[object]) -> object:
-            rows = real(sql, params)
-            if "clearing_step_done" in sql and next(lost, False):
-                raise OperationalError("server closed the connection")
-            return rows
-
-        monkeypatch.setattr(store, "call", answer_lost_once)
         world.run(clearing)
 
         assert clearing.state == State.CLEARED
         assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+
+    def test_a_step_handed_back_again_still_names_itself(self, world: World) -> None:
+        work = claimed(world, world.accept())
+        evidence, following = done(world, work)
+        first = store.step_done(work, evidence, following, exchanges=(), in_place=False, generation="")
+
+        again = store.step_done(work, evidence, following, exchanges=(), in_place=False, generation="")
+
+        assert (again.outcome, again.ref) == (State.QUEUED, first.ref)
+        assert Attempt.objects.count() == 1
+
+    def test_a_step_that_parked_for_a_hold_is_known_again(self, world: World) -> None:
+        clearing, following_order = world.accept(), world.accept()
+        work = claimed(world, clearing)
+        evidence, following = done(world, work)
+        store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+        store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="")
+
+        again = store.step_done(work, evidence, following, exchanges=(), in_place=True, generation="")
+
+        assert again.outcome == State.PARKED
+        assert again.next is not None
+        assert again.next.id == following_order.pk
+        assert Attempt.objects.count() == 1
+
+    @pytest.mark.parametrize("state", [State.RETRYING, State.PENDING, State.UNKNOWN, State.PARKED])
+    def test_a_result_that_was_no_success_is_known_again(self, world: World, state: State) -> None:
+        work = claimed(world, world.accept())
+        evidence = Evidence(Outcome.UNKNOWN, work.clock.measured_at, code="timeout")
+        reaction = Reaction(state, OperationState.UNKNOWN)
+        store.settle(work, evidence, reaction, counted=False, generation="")
+
+        again = store.settle(work, evidence, reaction, counted=False, generation="")
+
+        assert again.outcome == state
+        assert Attempt.objects.count() == 1
+
+    def test_stepping_aside_is_known_again(self, world: World) -> None:
+        work = claimed(world, world.accept())
+        reaction = Reaction(State.RETRYING, OperationState.PLANNED)
+        store.step_aside(work, "counterparty_down", reaction, generation="")
+
+        assert store.step_aside(work, "counterparty_down", reaction, generation="").outcome == State.RETRYING
+
+    def test_a_claim_is_known_again_and_its_operation_asked_for_first(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        loses_an_answer(monkeypatch, "clearing_claim(")
+
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+        assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+        assert outcomes(clearing)[:2] == [(1, "?retryable", "unknown_key"), (1, "done", "")]
+
+    def test_a_claim_that_another_thread_may_have_taken_is_left_to_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        loses_an_answer(monkeypatch, "clearing_claim(")
+
+        assert store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: False) is None
+
+    def test_a_claim_under_another_name_is_not_ours(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        names = iter(["before it was declared dead", "now"])
+        loses_an_answer(monkeypatch, "clearing_claim(")
+
+        assert store.claim(clearing.pk, clearing.epoch, worker=lambda: next(names), gives_up=lambda: False, sole=True) is None
+
+    def test_a_message_that_comes_again_while_it_is_run_does_nothing(self, world: World) -> None:
+        clearing = world.accept()
+        runner = world.runner()
+        with runner.under_way.entered(clearing.pk, clearing.epoch):
+            runner.run(clearing.pk, clearing.epoch)
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.QUEUED
 
 
 class TestDatabaseAway:
@@ -162,6 +244,25 @@ class TestOwnMistakes:
 
         assert (clearing.state, clearing.error_code) == (State.PARKED, "internal_error")
         assert operation(clearing, 1).state == OperationState.UNKNOWN
+
+    def test_what_was_answered_before_is_kept(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+        monkeypatch.setattr("clearing.steps.after", lambda *_, **__: 1 / 0)
+
+        world.run(clearing)
+
+        assert outcomes(clearing) == [(1, "done", ""), (1, "unknown", "internal_error")]
+
+    def test_an_answer_that_cannot_be_kept_parks_the_order_too(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = world.accept()
+
+        def unkeepable(*_: object) -> None:
+            raise UnknownOutcome("a\0b")
+
+        monkeypatch.setattr("clearing.gateways.ports.Gateways.perform", unkeepable)
+        world.run(clearing)
+
+        assert (clearing.state, clearing.error_code) == (State.PARKED, "internal_error")
 
     def test_and_a_retry_after_the_fix_does_nothing_twice(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
@@ -266,3 +367,39 @@ class TestHoldAtTheSameMoment:
 
         clearing.refresh_from_db()
         assert (recorded, clearing.state) == ([State.PARKED], State.PARKED)
+
+    def test_and_a_second_hold_that_waits_for_the_lane_is_no_deadlock(self, busy_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = busy_world.accept()
+        work = claimed(busy_world, clearing)
+        evidence, following = done(busy_world, work)
+        waits_ended_by = waits_that_were_ended(monkeypatch)
+        order_id = clearing.order.order_id
+
+        with transaction.atomic():
+            store.hold(order_id, "contents_differ", actor="test", generation="")
+            step, _ = beside(lambda: store.step_done(work, evidence, following, exchanges=(), in_place=True, generation=""))
+            until_somebody_waits_for_a_lock()
+            second, _ = beside(lambda: store.hold(order_id, "deleted_at_counter", actor="test", generation=""))
+            until_somebody_waits_for_a_lock(sessions=2)
+        step.join(30)
+        second.join(30)
+
+        clearing.refresh_from_db()
+        assert (clearing.state, clearing.step, clearing.error_code) == (State.PARKED, 2, "deleted_at_counter")
+        assert waits_ended_by == []
+
+
+def waits_that_were_ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ends the store's calls that wait for a lock, from now on."""
+    real, ended = db.call, list[str]()
+
+    def watched(sql: str, params: list[object]) -> object:
+        try:
+            return real(sql, params)
+        except OperationalError as error:
+            if db.gave_up_waiting(error):
+                ended.append(repr(error))
+            raise
+
+    monkeypatch.setattr(store, "call", watched)
+    return ended

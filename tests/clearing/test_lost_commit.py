@@ -95,12 +95,18 @@ class TestTheWorker:
 
         assert (clearing.state, clearing.tries, outcomes(clearing)) == (State.UNKNOWN, 1, [(1, "unknown", "timeout")])
 
-    def test_that_lost_the_answer_to_its_claim_leaves_it_to_the_sweep(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
+    def test_knows_its_claim_again_and_asks_first(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
         clearing = busy_world.accept()
 
         run_through(losing("clearing_claim"), busy_world, clearing)
-        assert (clearing.state, busy_world.counterparties.applied) == (State.RUNNING, [])
-        busy_world.when_due(clearing)
+
+        assert (clearing.state, busy_world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3", "4"])
+        assert outcomes(clearing)[:2] == [(1, "?retryable", "unknown_key"), (1, "done", "")]
+
+    def test_knows_it_again_also_when_that_answer_is_lost_too(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
+        clearing = busy_world.accept()
+
+        run_through(losing("clearing_claim", "clearing_claim_again"), busy_world, clearing)
 
         assert (clearing.state, busy_world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3", "4"])
 

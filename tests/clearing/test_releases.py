@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clearing import flows, steps, store, tasks
+from clearing import flows, store, tasks
 from clearing.flows import FLOWS
 from clearing.gateways import Transfer
 from clearing.models import Clearing
@@ -32,7 +32,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Release:
     def become(name: str) -> None:
         found = {"N": {1: FLOWS[1]}, "N+1": {1: FLOWS[1], 2: second}}[name]
         monkeypatch.setattr(flows, "FLOWS", found)
-        monkeypatch.setattr(steps, "FLOWS", found)
+        monkeypatch.setattr(store, "FLOWS", found)
         monkeypatch.setattr(store, "CURRENT_FLOW", max(found))
 
     become("N")
@@ -69,6 +69,17 @@ class TestFlows:
         world.when_due(clearing)
         assert (clearing.state, clearing.flow) == (State.CLEARED, 2)
         assert b"vault" in bytes(operation(clearing, 4).request)
+
+    def test_also_one_whose_counterparty_and_action_this_release_has_never_heard_of(self, world: World, release: Release) -> None:
+        release("N+1")
+        clearing = world.accept()
+        release("N")
+        clearing.operations.update(counterparty="broker", action="hedge")
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.error_code, operation(clearing, 1).state) == (State.RETRYING, "flow_unknown", OperationState.PLANNED)
+        assert outcomes(clearing) == []
 
     def test_one_that_may_have_been_sent_stays_in_doubt(self, world: World, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
         release("N+1")

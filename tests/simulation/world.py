@@ -21,6 +21,7 @@ from clearing.guard import Guard
 from clearing.models import Clearing
 from clearing.status import State
 from clearing.steps import Runner
+from clearing.underway import UnderWay
 from ops.intake import take_from_gap, take_from_kafka
 from ops.probe import probe_all
 from ops.sweep import sweep
@@ -270,6 +271,7 @@ class Worker:
         self.life._heart = NO_HEART  # beats as an actor
         self.gateways = self.world.counterparties.far_away(self.world.doors.pause, lambda: self.world.poison(self))
         self.guard = Guard(lambda: self.life.name)
+        self.under_way = UnderWay()
 
     def start(self, after: float) -> None:
         """After so many seconds its slots take messages, and it beats."""
@@ -285,7 +287,8 @@ class Worker:
     def _work(self) -> None:
         while (taken := self.world.broker.take(lambda: self.stopping)) is not None:
             queue, (clearing_id, epoch, _) = taken
-            runner = Runner(lambda: self.life.name, self.gateways, lambda: self.stopping, self.guard, alone=queue == SUSPECTS_QUEUE)
+            alone = queue == SUSPECTS_QUEUE
+            runner = Runner(lambda: self.life.name, self.gateways, lambda: self.stopping, self.guard, alone, under_way=self.under_way)
             with suppress(*DATABASE_AWAY):
                 runner.run(clearing_id, epoch)
         self.left -= 1
