@@ -15,6 +15,8 @@ from tests.crashpoints.process import Process
 from tests.crashpoints.scenario import A1, A2, B1, PAIR, WORKED, Life, Scenario, call_of
 
 REMINDER_SECONDS: Final = 900
+SUSPECT_DEATHS: Final = 3  # then it runs alone
+POISON_DEATHS: Final = 2  # there, and it is parked
 
 
 def scenarios() -> list[Scenario]:
@@ -88,10 +90,10 @@ def _stop_with_a_claim(process: Process) -> None:
 
 
 def _suspects() -> list[Scenario]:
-    """Orders whose workers died: they run alone, and two deaths there park them."""
-    dies = Life(service.work_one, call_of(1, Phase.BEFORE))
-    suspect = (Life(service.consume), *(dies, Life(service.watch_die)) * 3)
-    poison = (*suspect, *(dies, Life(service.watch_die)) * 2)
+    """Orders whose workers died: they run alone, and so many deaths there park them."""
+    dies = (Life(service.work_one, call_of(1, Phase.BEFORE)), Life(service.watch_die))
+    suspect = (Life(service.consume), *dies * SUSPECT_DEATHS)
+    poison = (*suspect, *dies * POISON_DEATHS)
     either = {"A1": frozenset({CLEARED, "poison"})}
     return [
         Scenario(name="sweep/suspect", orders=PAIR, lives=suspect, act=service.work_one, ends=either),
