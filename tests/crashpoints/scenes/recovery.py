@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from base.incarnation import life
 from clearing import standing, store
@@ -94,10 +94,11 @@ def _suspects() -> list[Scenario]:
     dies = (Life(service.work_one, call_of(1, Phase.BEFORE)), Life(service.watch_die))
     suspect = (Life(service.consume), *dies * SUSPECT_DEATHS)
     poison = (*suspect, *dies * POISON_DEATHS)
+    dying: dict[str, Any] = {"orders": PAIR, "lives": poison[:-1], "ends": {"A1": frozenset({"poison"})}}
     either = {"A1": frozenset({CLEARED, "poison"})}
     return [
         Scenario(name="sweep/suspect", orders=PAIR, lives=suspect, act=service.work_one, ends=either),
-        Scenario(name="sweep/poison", orders=PAIR, lives=poison[:-1], act=service.watch_die, ends={"A1": frozenset({"poison"})}),
+        Scenario(name="sweep/poison", act=service.watch_die, again=service.watch_die, **dying),
         Scenario(name="people/retry_poison", orders=PAIR, lives=poison, act=people.retry, again=people.retry),
     ]
 
