@@ -116,6 +116,17 @@ class TestReport:
         assert (found.passed, found.last_line) == (False, "crash points: 1/1 covered, 1 violations")
         assert "repeat: python -m tests.crashpoints --scenario steps --point 2" in capsys.readouterr().out
 
+    def test_each_violation_is_told_however_many_there_are(self, capsys: pytest.CaptureFixture[str]) -> None:
+        found = report.Report("repeat")
+        cases = found.following(Result(Case("steps"), next_points=[point("db a", nth) for nth in range(report.SHOWN_MAX + 5)]))
+
+        for case in cases:
+            found.add(Result(case, violations=["step 1 took effect 2 times"], account=["its history"]))
+
+        told = capsys.readouterr().out
+        assert [told.count(f"--point {number}\n") for number in range(1, len(cases) + 1)] == [1] * len(cases)
+        assert told.count("its history") == report.SHOWN_MAX
+
     def test_nothing_at_all_is_not_a_pass(self) -> None:
         assert not report.Report("repeat").passed
 
