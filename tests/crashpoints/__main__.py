@@ -33,6 +33,7 @@ The same seed takes the same boundaries, whatever the machine does: the run says
 
 exit code: 0 all covered and nothing found; 1 not all covered, or a violation; with --mutations, 0 all found"""
 RUNS_MAX = 9
+PATIENCE_MS = 120_000  # of PostgreSQL with a process that a busy machine lets wait: real time decides nothing here
 
 
 def arguments() -> argparse.Namespace:
@@ -59,6 +60,7 @@ def servers() -> Iterator[None]:
     addresses = {f"{name.upper()}_URL": f"http://{name}" for name in ("counter", "fund", "trading")}
     os.environ.update({**addresses, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "METRICS_DIR": "", "GATEWAY_KIND": "http"})
     os.environ.setdefault("LOG_LEVEL", "CRITICAL")
+    os.environ.update(dict.fromkeys(("DATABASE_LOCK_MS_MAX", "DATABASE_IDLE_MS_MAX", "FENCE_MS_MAX"), str(PATIENCE_MS)))
     os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
     folder, _lock = reserve_folder()
     stack = Stack(folder, os.environ)
@@ -98,7 +100,7 @@ def main() -> int:
             raise SystemExit(f"no scenario is named {options.scenario}: see --list")
         if options.mutate and options.mutate not in mutations.MUTATIONS:
             raise SystemExit(f"no mutation is named {options.mutate!r}: there are {', '.join(mutations.MUTATIONS)}")
-        repeats = f"{Path(sys.executable).name} -m tests.crashpoints{f' --mutate {options.mutate}' if options.mutate else ''}"
+        repeats = f"{os.path.relpath(sys.executable)} -m tests.crashpoints{f' --mutate {options.mutate}' if options.mutate else ''}"
         found = report.Report(repeats, quiet=options.json)
         with pool.pool(options.jobs) as slots:
             if options.mutations:

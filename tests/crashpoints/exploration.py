@@ -62,7 +62,10 @@ class Exploration:
     def _chosen(self, cases: Sequence[Case], level: int, size: int | None) -> Sequence[Case]:
         if self._options.point:
             wanted = self._options.point.split(",")
-            return [case for case in cases if self._report.numbers[case].split(",") == wanted[: level + 1]]
+            found = [case for case in cases if self._report.numbers[case].split(",") == wanted[: level + 1]]
+            if not found and level < len(wanted):
+                raise SystemExit(f"there is no point {self._options.point}: see --list; the recovery dies in some scenarios alone")
+            return found
         return cases if size is None else sample(cases, size, self._random)
 
     def _say(self, text: str) -> None:

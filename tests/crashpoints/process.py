@@ -24,7 +24,7 @@ from tests.crashpoints.clock import clock
 from tests.crashpoints.doors import EXIT_DIED, Doors
 from tests.crashpoints.points import Ending, Plan
 
-SILENT_SECONDS_MAX: Final = 30.0  # without a word from a process it hangs
+SILENT_SECONDS_MAX: Final = 120.0  # without a word from a process it hangs
 QUEUES: Final = [queue.name for queue in app.conf.task_queues if queue.name != OPS_QUEUE]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.crashpoints.explorer import Case, Result
 from tests.crashpoints.points import apart
 
-SHOWN_MAX: Final = 10
+SHOWN_MAX: Final = 10  # with their history; of others the first violation
 SINGLES_SHARE: Final = 0.75  # of a sample; the rest are deaths of the recovery, too
 
 
@@ -43,8 +43,9 @@ class Report:
         self.slowest_seconds = max(self.slowest_seconds, result.seconds)
         if result.violations and result.covered:
             self.violated.append(result)
-        if result.violations and len(self.violated) <= SHOWN_MAX and not self.quiet:
-            print("\n".join(self.lines(result)), flush=True)
+        if result.violations and not self.quiet:
+            lines = self.lines(result)
+            print("\n".join(lines if len(self.violated) <= SHOWN_MAX else [*lines[:2], lines[-1]]), flush=True)
 
     def following(self, result: Result) -> list[Case]:
         """The cases that die one boundary further."""

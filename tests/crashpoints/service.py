@@ -10,9 +10,11 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
 
+import redis.utils
 from celery import signals
 from celery.app.trace import build_tracer
 from celery.worker import state as worker_state
@@ -26,6 +28,7 @@ from clearing import pipeline
 from clearing.models import Clearing
 from clearing.status import ACTIVE
 from ops import intake
+from ops import sweep as sweep_module
 from ops.watcher import Watcher
 from orders import consumer
 from orders.consumer import BinlogConsumer, ExitCode
@@ -37,6 +40,7 @@ PARTITION: Final = TopicPartition("counter.sync_order", 0)
 PAUSES: Final = (0, 3, 11, 20, 40, *[60] * 20)  # seconds between two rounds of recovery: at once, messages gone, claims ended, due
 INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask the counter, which scenarios of intake bring
 MESSAGES_MAX: Final = 200
+IDLE_SECONDS_MAX: Final = 120.0  # of real time between two statements of a sweep
 
 
 def _half(self: object) -> float:
@@ -55,6 +59,8 @@ def prepare() -> None:
         pipeline.template(step)
     random.SystemRandom.random = _half  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
     Watcher.start = _not_beside  # type: ignore[method-assign] # a look is made by `sweep` here; a thread's would be in real time
+    redis.utils.get_lib_version = cache(redis.utils.get_lib_version)  # read from its package's files for each connection: a sixth of a life
+    sweep_module.IDLE_SECONDS_MAX = IDLE_SECONDS_MAX
     consumer.COMMIT_SECONDS = 0  # type: ignore[misc] # offsets are committed after every batch
 
 

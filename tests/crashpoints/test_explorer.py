@@ -3,24 +3,30 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 
 from stack.rundir import CHECKOUT
 from tests.crashpoints import report
 from tests.crashpoints.doors import commands_of, label_of
+from tests.crashpoints.exploration import Exploration
 from tests.crashpoints.explorer import Case, Result
+from tests.crashpoints.mutations import MUTATIONS
 from tests.crashpoints.points import Event, Phase, Point, apart, points_of
 from tests.crashpoints.scenarios import GROUPS
 
 SECONDS_MAX = 150
+MUTATIONS_SECONDS_MAX = 1_500  # a minute where nothing else runs
 
 
-def explore(*arguments: str) -> tuple[int, str]:
+def explore(*arguments: str, seconds_max: float = SECONDS_MAX) -> tuple[int, str]:
     """(exit code, last line) of a run on the tests' own servers."""
     command = [sys.executable, "-m", "tests.crashpoints", "--jobs", "1", *arguments]
-    ended = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    ended = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=seconds_max, check=False)
     assert ended.stdout, ended.stderr
     return ended.returncode, ended.stdout.splitlines()[-1]
 
@@ -31,16 +37,14 @@ class TestItSees:
 
         assert (code, last_line) == (0, "crash points: 24/24 covered, 0 violations")
 
-    @pytest.mark.parametrize(
-        ("guard", "scenario"),
-        [
-            ("no_lost_attempt", "steps/close/done@1"),
-            ("never_asks", "steps/close/done@1"),
-            ("never_sends_again", "ingest/gap"),
-        ],
-    )
-    def test_a_guard_that_was_broken_on_purpose(self, guard: str, scenario: str) -> None:
-        code, last_line = explore("--scenario", scenario, "--mutate", guard)
+    @pytest.mark.timeout(MUTATIONS_SECONDS_MAX)
+    def test_every_guard_that_is_broken_on_purpose(self) -> None:
+        code, last_line = explore("--mutations", seconds_max=MUTATIONS_SECONDS_MAX)
+
+        assert (code, last_line) == (0, f"mutations: {len(MUTATIONS)}/{len(MUTATIONS)} found")
+
+    def test_a_guard_that_is_broken_fails_a_run(self) -> None:
+        code, last_line = explore("--scenario", "steps/close/done@1", "--mutate", "never_asks")
 
         assert code == 1
         assert last_line.startswith("crash points: ")
@@ -54,6 +58,44 @@ class TestItSees:
 
 def point(label: str, nth: int = 1, phase: Phase = Phase.BEFORE) -> Point:
     return Point(label, nth, phase)
+
+
+class _Slots:
+    """Cases come to their ends in another order than they were begun in, as they do where slots work side by side."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+        self.taken: list[str] = []
+
+    def run(self, cases: Sequence[Case]) -> Iterator[Result]:
+        self.taken += [f"{case.group} {', '.join(map(str, case.points))}" for case in cases]
+        for case in self._random.sample(cases, len(cases)):
+            yield Result(case, next_points=[] if len(case.points) > 1 else [point(f"db {case.group}", nth) for nth in range(1, 9)])
+
+
+class TestTheSameSeed:
+    def explored(self, seed: int, order_of_ends: int) -> tuple[list[str], str]:
+        slots: Any = _Slots(order_of_ends)
+        options = Namespace(seed=seed, sample=40, mutate=None, point=None, list=False, json=True)
+        exploration = Exploration(options, slots, report.Report("repeat", quiet=True))
+
+        exploration.run([f"group {number}" for number in range(10)])
+
+        return slots.taken, exploration.digest
+
+    def test_takes_the_same_boundaries_whichever_comes_to_its_end_first(self) -> None:
+        first, again = self.explored(7, order_of_ends=1), self.explored(7, order_of_ends=2)
+
+        assert first == again
+        assert len(first[0]) == 10 + 40
+
+    def test_another_one_takes_others(self) -> None:
+        assert self.explored(7, order_of_ends=1)[1] != self.explored(8, order_of_ends=1)[1]
+
+
+class TestMutations:
+    def test_each_is_to_be_found_in_a_scenario_that_exists(self) -> None:
+        assert {mutation.scenario for mutation in MUTATIONS.values()} <= {group.name for group in GROUPS}
 
 
 class TestReport:
@@ -73,6 +115,17 @@ class TestReport:
 
         assert (found.passed, found.last_line) == (False, "crash points: 1/1 covered, 1 violations")
         assert "repeat: python -m tests.crashpoints --scenario steps --point 2" in capsys.readouterr().out
+
+    def test_each_violation_is_told_however_many_there_are(self, capsys: pytest.CaptureFixture[str]) -> None:
+        found = report.Report("repeat")
+        cases = found.following(Result(Case("steps"), next_points=[point("db a", nth) for nth in range(report.SHOWN_MAX + 5)]))
+
+        for case in cases:
+            found.add(Result(case, violations=["step 1 took effect 2 times"], account=["its history"]))
+
+        told = capsys.readouterr().out
+        assert [told.count(f"--point {number}\n") for number in range(1, len(cases) + 1)] == [1] * len(cases)
+        assert told.count("its history") == report.SHOWN_MAX
 
     def test_nothing_at_all_is_not_a_pass(self) -> None:
         assert not report.Report("repeat").passed

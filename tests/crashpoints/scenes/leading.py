@@ -6,15 +6,15 @@ from tests.crashpoints import leaders, service
 from tests.crashpoints.scenario import A1, Life, Scenario
 from tests.crashpoints.scenes.recovery import lose_messages
 
-ENDED: Final = (Life(service.consume), Life(lose_messages))
+UNSENT: Final = (Life(service.consume), Life(lose_messages))
 
 
 def scenarios() -> list[Scenario]:
     """Those of this module."""
     common: dict[str, Any] = {"orders": (A1,), "again": leaders.take_over}
-    led = (*ENDED, Life(leaders.lead))
+    led = (Life(service.consume), Life(leaders.lead), Life(lose_messages))
     return [
-        Scenario(name="lead/begin", lives=ENDED, act=leaders.lead, also=leaders.one_leads(1), double=True, **common),
-        Scenario(name="lead/hand_over", lives=ENDED, act=leaders.lead_and_hand_over, also=leaders.one_leads(1), double=True, **common),
+        Scenario(name="lead/begin", lives=UNSENT, act=leaders.lead, also=leaders.one_leads(1), double=True, **common),
+        Scenario(name="lead/hand_over", lives=UNSENT, act=leaders.lead_and_hand_over, also=leaders.one_leads(1), double=True, **common),
         Scenario(name="lead/take_over", lives=led, act=leaders.take_over, also=leaders.one_leads(2), double=True, **common),
     ]

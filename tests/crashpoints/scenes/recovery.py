@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from base.incarnation import life
 from clearing import standing, store
@@ -15,6 +15,8 @@ from tests.crashpoints.process import Process
 from tests.crashpoints.scenario import A1, A2, B1, PAIR, WORKED, Life, Scenario, call_of
 
 REMINDER_SECONDS: Final = 900
+SUSPECT_DEATHS: Final = 3  # then it runs alone
+POISON_DEATHS: Final = 2  # there, and it is parked
 
 
 def scenarios() -> list[Scenario]:
@@ -88,15 +90,15 @@ def _stop_with_a_claim(process: Process) -> None:
 
 
 def _suspects() -> list[Scenario]:
-    """Orders whose workers died: they run alone, and two deaths there park them."""
-    dies = Life(service.work_one, call_of(1, Phase.BEFORE))
-    suspect = (Life(service.consume), *(dies, Life(service.watch_die)) * 3)
-    poison = (*suspect, *(dies, Life(service.watch_die)) * 2)
-    # cleared: a sweeper that comes after the death lets the claim expire, which is no death
+    """Orders whose workers died: they run alone, and so many deaths there park them."""
+    dies = (Life(service.work_one, call_of(1, Phase.BEFORE)), Life(service.watch_die))
+    suspect = (Life(service.consume), *dies * SUSPECT_DEATHS)
+    poison = (*suspect, *dies * POISON_DEATHS)
+    dying: dict[str, Any] = {"orders": PAIR, "lives": poison[:-1], "ends": {"A1": frozenset({"poison"})}}
     either = {"A1": frozenset({CLEARED, "poison"})}
     return [
         Scenario(name="sweep/suspect", orders=PAIR, lives=suspect, act=service.work_one, ends=either),
-        Scenario(name="sweep/poison", orders=PAIR, lives=poison[:-1], act=service.watch_die, ends=either),
+        Scenario(name="sweep/poison", act=service.watch_die, again=service.watch_die, **dying),
         Scenario(name="people/retry_poison", orders=PAIR, lives=poison, act=people.retry, again=people.retry),
     ]
 
