@@ -31,7 +31,7 @@ REMEMBERED_MAX: Final = 5_000
 DEADLINE_MS: Final = 3_000  # of one try
 PAUSES_SECONDS: Final = (0.5, 2.0)  # between the tries: three of them, 12 s in all at most
 FLUSH_SECONDS: Final = 3.0  # at the process's end
-SUBJECTS: Final = ("order_id", "counterparty", "shard")  # what an alarm is about, besides its code
+SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step")  # what an alarm is about, besides its code
 TRY_AGAIN: Final = frozenset({408, 425, 429})
 
 
@@ -76,11 +76,13 @@ class Webhook:
                 metrics.ALARM_WEBHOOK.labels("repeated").inc()
                 return
             self._run()
-        try:
-            self._queue.put_nowait(_event(code, message, subject, context, self._repeat_seconds))
-        except queue.Full:
-            metrics.ALARM_WEBHOOK.labels("dropped").inc()
-            log.warning("alarm not sent: too many wait", code=code, fix="see why the receiver of ALARM_WEBHOOK_URL doesn't take them")
+            try:
+                self._queue.put_nowait(_event(code, message, subject, context, self._repeat_seconds))
+            except queue.Full:
+                metrics.ALARM_WEBHOOK.labels("dropped").inc()
+                log.warning("alarm not sent: too many wait", code=code, fix="see why the receiver of ALARM_WEBHOOK_URL doesn't take them")
+            else:
+                self._remember(code, subject)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Waits until everything was sent or given up, at most so long. False: something is left."""
@@ -90,15 +92,14 @@ class Webhook:
         return not self._queue.unfinished_tasks
 
     def _is_repeat(self, code: str, subject: str) -> bool:
-        now = time.monotonic()
         before = self._last.get((code, subject))
-        if before is not None and now - before < self._repeat_seconds:
-            return True
-        self._last[code, subject] = now
+        return before is not None and time.monotonic() - before < self._repeat_seconds
+
+    def _remember(self, code: str, subject: str) -> None:
+        self._last[code, subject] = time.monotonic()
         self._last.move_to_end((code, subject))
         if len(self._last) > REMEMBERED_MAX:
             self._last.popitem(last=False)
-        return False
 
     def _run(self) -> None:
         if self._thread is None:

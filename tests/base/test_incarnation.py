@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 from django.db import OperationalError, connection
@@ -12,7 +11,6 @@ from django.db import OperationalError, connection
 from base import notify
 from base.incarnation import Life, life
 from base.models import Incarnation
-from base.slot import held
 from tests.support.waiting import wait_until
 
 
@@ -99,31 +97,3 @@ class TestReady:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
 
         notify.ready()
-
-
-@pytest.mark.django_db(transaction=True)
-class TestSlot:
-    def test_the_second_one_waits_for_the_end_of_the_first(self) -> None:
-        in_place, leave = threading.Event(), threading.Event()
-
-        def second() -> None:
-            with held("slot-1", leave):
-                in_place.set()
-
-        with held("slot-1", leave):
-            waiting = threading.Thread(target=second)
-            waiting.start()
-            assert not in_place.wait(0.3)
-        assert in_place.wait(5)
-        waiting.join()
-
-    def test_other_slots_are_free_and_no_name_is_none(self) -> None:
-        stopping = threading.Event()
-        with held("slot-1", stopping), held("slot-2", stopping), held("", stopping), held("", stopping):
-            pass
-
-    def test_who_is_told_to_stop_waits_no_longer(self) -> None:
-        stopping = threading.Event()
-        stopping.set()
-        with held("slot-1", threading.Event()), held("slot-1", stopping):
-            pass

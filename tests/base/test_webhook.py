@@ -87,6 +87,19 @@ class TestWhatIsSent:
             ("contents_differ", "o-1"),
         ]
 
+    @pytest.mark.parametrize("other", [{"error_code": "key_expired"}, {"step": 4}])
+    def test_another_parking_of_the_same_order_is(self, other: dict[str, object]) -> None:
+        receiver = Receiver()
+        sender = hook(receiver)
+        first: dict[str, object] = {"order_id": "o-1", "error_code": "counterparty_rejected", "step": 1}
+
+        sender.offer("parked", "m", first)
+        sender.offer("parked", "m", first | other)
+
+        assert sender.flush()
+        assert [body["context"] for body in receiver.bodies] == [first, first | other]
+        assert receiver.bodies[0]["id"] != receiver.bodies[1]["id"]
+
     def test_it_is_again_after_a_while(self) -> None:
         receiver = Receiver()
         sender = hook(receiver, repeat_seconds=0.05)
@@ -176,6 +189,21 @@ class TestASlowReceiver:
         assert counted("dropped") - before >= 44
         stuck.gate.set()
         assert sender.flush()
+
+    def test_a_dropped_one_is_no_repeat(self, stuck: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(webhook, "QUEUE_MAX", 2)
+        sender = hook(stuck)
+        dropped = counted("dropped")
+        for number in range(4):
+            sender.offer("parked", "m", {"order_id": f"o-{number}"})
+        assert counted("dropped") > dropped
+        stuck.gate.set()
+        assert sender.flush()
+
+        sender.offer("parked", "m", {"order_id": "o-3"})
+
+        assert sender.flush()
+        assert stuck.bodies[-1]["context"]["order_id"] == "o-3"
 
     def test_does_not_hold_up_the_process_s_end(self, stuck: Receiver) -> None:
         sender = hook(stuck)

@@ -1,12 +1,17 @@
 """A consumer that stands still ends itself; one that waits for a server doesn't. A counter that is away is asked more and more rarely."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from pytest_django import Settings
 
 from base.fence import Fence
 from ops import tasks
+from ops.management.commands import consume_binlog
 from ops.patience import Patience
 from ops.stall import watched
 from orders.arrivals import Skipped
@@ -14,6 +19,7 @@ from orders.consumer import BinlogConsumer, ExitCode
 from orders.gaps import SHARD_LIST, GapResult
 from orders.ingest import IngestResult
 from tests.orders.messages import RULES
+from tests.support.waiting import wait_until
 
 
 class TestWatch:
@@ -72,6 +78,40 @@ class TestWatch:
         consumer._taken([Skipped("kind")] * 5, lambda: None)
 
         assert [round(seconds) for seconds in alone + silent] == [60, 20]
+
+
+class TestStandby:
+    @pytest.mark.parametrize("told_to_stop", [False, True])
+    def test_that_waited_for_its_slot_is_not_taken_for_stuck(self, told_to_stop: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings.CONSUMER_STALL_SECONDS_MAX = 2.0
+        ended, opened, stoppings = list[int](), list[str](), list[threading.Event]()
+
+        @contextmanager
+        def waits_long(_name: str, stopping: threading.Event) -> Iterator[None]:
+            stoppings.append(stopping)
+            stopping.wait(2.2)
+            if told_to_stop:
+                stopping.set()
+            yield
+
+        def connect(group: str) -> object:
+            opened.append(group)
+            stoppings[0].set()
+            raise ConnectionRefusedError
+
+        for name, stand_in in (
+            ("held", waits_long),
+            ("connect", connect),
+            ("watched", partial(watched, end=ended.append)),
+            ("set_on_signal", lambda *_: None),
+            ("life", lambda _: SimpleNamespace(start=lambda: None)),
+        ):
+            monkeypatch.setattr(consume_binlog, name, stand_in)
+        with pytest.raises(SystemExit) as stopped:
+            consume_binlog.Command().handle(group="g", until_idle=None)
+
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "stall-watch"])
+        assert (stopped.value.code, ended, opened) == (ExitCode.STOPPED, [], [] if told_to_stop else ["g"])
 
 
 class TestPatience:

@@ -1,12 +1,15 @@
 """The sweep: what was interrupted runs again, and nothing is sent twice for being slow."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.db import connection
 from pytest_django import Settings
 
 from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import ServiceNow, shift_clock
+from base.models import Incarnation
 from clearing import broker, pipeline, store, store_recovery
 from clearing.models import Attempt, Clearing
 from clearing.routing import lane_of
@@ -174,6 +177,24 @@ class TestOthersGoOn:
 
         good.refresh_from_db()
         assert (counts["was_running"], good.state) == (1, State.QUEUED)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_connection_that_was_closed_stops_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """django.db.InterfaceError, which is no DatabaseError."""
+        world = World()
+        orphan = published(world)
+        store.claim(orphan.pk, orphan.epoch, worker=lambda: "dead", gives_up=lambda: True)
+        Incarnation.objects.create(name="dead", role="worker", host="h", pid=1, version="1", ended_at=ServiceNow(), end="dead")
+        requeue, closed = store_recovery.requeue, iter([True])
+
+        def closed_once(*arguments: Any, **options: Any) -> object:
+            if next(closed, False):
+                connection.connection.close()
+            return requeue(*arguments, **options)
+
+        monkeypatch.setattr(store_recovery, "requeue", closed_once)
+
+        assert sweep()["was_running"] == 1
 
     def test_a_stage_that_fails_stops_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()

@@ -56,11 +56,11 @@ class Command(BaseCommand):
             ) from error
         life("consumer").start()
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
-        consumer = BinlogConsumer(
-            partial(connect, options["group"]), take_from_kafka, Rules.from_settings(), stopping, idle_seconds=options["until_idle"]
-        )
-        with held(f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else "", stopping), watched(consumer):
-            code = consumer.run()
+        rules, slot = Rules.from_settings(), f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
+        with held(slot, stopping):  # what waits for its slot isn't stuck: a consumer's time runs from here on
+            consumer = BinlogConsumer(partial(connect, options["group"]), take_from_kafka, rules, stopping, idle_seconds=options["until_idle"])
+            with watched(consumer):
+                code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
         log.info("consumer ended", exit_code=int(code), **rows)
         sys.exit(code)
