@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from time import monotonic
 from uuid import uuid4
 
 import structlog
@@ -25,6 +26,7 @@ END_SECONDS_MAX = 2.0  # for the heart to come to its end
 _BEAT = "UPDATE base_incarnation SET beat_at = service_now() WHERE name = %s AND ended_at IS NULL RETURNING name"
 _REGISTER = "INSERT INTO base_incarnation (name, role, host, pid, version, address) VALUES (%s, %s, %s, %s, %s, %s) RETURNING name"
 _END = "UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'stopped' WHERE name = %s AND ended_at IS NULL RETURNING name"
+_ENDED = "SELECT name FROM base_incarnation WHERE name = %s AND ended_at IS NOT NULL"
 _FORGET = "DELETE FROM base_incarnation WHERE ended_at < service_now() - interval '7 days' RETURNING name"
 
 
@@ -65,6 +67,15 @@ class Life:
                 old, self._name = self._name, self._register()
                 log.warning("declared dead while it was silent", incarnation=old, now=self._name, fix="nothing: its claims were taken back")
 
+    def outlived(self, name: str) -> bool:
+        """Whether the incarnation of this name has ended and the process goes on under another, which it takes now if it hasn't yet. Raises
+        OperationalError while PostgreSQL is away."""
+        if not call(_ENDED, [name]):
+            return False
+        self.beat()
+        with self._lock:
+            return self._name not in {name, ""}
+
     def end(self) -> None:
         """Ends the incarnation, so that whatever it may still hold is taken back at once."""
         self._stopping.set()
@@ -86,13 +97,23 @@ class Life:
         return name
 
     def _beat(self) -> None:
+        shown = threading.Thread(target=self._stay_shown, name="membership", daemon=True)
+        shown.start()
         _survive(lambda: call(_FORGET, []))
+        due = monotonic()
         while not self._stopping.is_set():
             _survive(self.beat)
+            due = max(due + BEAT_SECONDS, monotonic())
+            self._stopping.wait(due - monotonic())
+        connection.close()
+        shown.join(END_SECONDS_MAX)
+
+    def _stay_shown(self) -> None:
+        """A thread of its own: a ZooKeeper that is slow or away costs no beat."""
+        while not self._stopping.is_set():
             self.membership.show(self._name)
             self._stopping.wait(BEAT_SECONDS)
         self.membership.leave()
-        connection.close()
 
 
 def _survive(act: Callable[[], object]) -> None:

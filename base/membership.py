@@ -1,7 +1,7 @@
 """A process among its like at ZooKeeper: an ephemeral node for its incarnation under `…/members`, and the view of all of them.
 
-A hint beside the heartbeat in PostgreSQL: it says sooner that a process died, and nothing waits for it. Everything here is asked by the heart's
-thread or by a sweep, with a short limit; without a ZooKeeper, or while it is away, nobody is missing.
+A hint beside the heartbeat in PostgreSQL: it says sooner that a process died, and nothing waits for it. Everything here is asked by a
+thread of its own or by a sweep, with a short limit; without a ZooKeeper, or while it is away, nobody is missing.
 """
 
 import threading
@@ -32,7 +32,7 @@ class View:
 
 
 class Membership:
-    """The node of this process. Safe in threads: the heart shows, a sweep looks."""
+    """The node of this process. Safe in threads: one shows, a sweep looks."""
 
     def __init__(self, address: ZooKeeperAddress | None) -> None:
         self._address = address
@@ -43,7 +43,7 @@ class Membership:
         self._complained = False
 
     def show(self, name: str) -> None:
-        """Sees to it that the node of this name is there, and no former one. Never raises, never waits for long."""
+        """Sees to it that the node of this name is there, and no former one. Never raises; waits for a few answers at most."""
         if self._address is None or not name:
             return
         try:

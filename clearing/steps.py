@@ -47,12 +47,18 @@ def _nothing(_step: int) -> None:
     """Nobody listens to the steps."""
 
 
+def _never(_name: str) -> bool:
+    """A worker that has one name as long as it lives."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """A worker as the steps see it.
 
-    `worker` names its incarnation, asked at every claim; `stopping` ends continuing; `on_step` is told of each step that the first clearing takes
-    in place; `alone` is the worker of one slot that runs suspects, and nothing else in place; `under_way` is what its process is at.
+    `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has ended and the worker goes on as another;
+    `stopping` ends continuing; `on_step` is told of each step that the first clearing takes in place; `alone` is the worker of one slot that runs
+    suspects, and nothing else in place; `under_way` is what its process is at.
     """
 
     worker: Callable[[], str]
@@ -62,6 +68,7 @@ class Runner:
     alone: bool = False
     on_step: Callable[[int], None] = _nothing
     under_way: UnderWay = field(default_factory=UnderWay)
+    outlived: Callable[[str], bool] = _never
 
     def run(self, clearing_id: int, epoch: int) -> None:
         """Runs a queued clearing from its own step on, as far as it goes, and then its user's next ones (up to a number)."""
@@ -84,7 +91,7 @@ class Runner:
 
     def _claim(self, clearing_id: int, epoch: int, is_first: bool) -> Work | None:
         try:
-            work = store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone, sole=True) if is_first else None
+            work = self._claimed(clearing_id, epoch) if is_first else None
         except store.FlowUnknown as newer:  # one of that release's workers will get it
             _step_aside(newer.claimed, Blocked(FLOW_UNKNOWN))
             return None
@@ -93,6 +100,9 @@ class Runner:
         else:
             metrics.observe_claim(work)
         return work
+
+    def _claimed(self, clearing_id: int, epoch: int) -> Work | None:
+        return store.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone, sole=True, outlived=self.outlived)
 
     def _run_claimed(self, work: Work, on_step: Callable[[int], None]) -> ClearingRef | None:
         while True:

@@ -173,12 +173,19 @@ def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[Stat
 
 
 def claim(
-    ref_id: int, epoch: int, *, worker: Callable[[], str], gives_up: Callable[[], bool], alone: bool = False, sole: bool = False
+    ref_id: int,
+    epoch: int,
+    *,
+    worker: Callable[[], str],
+    gives_up: Callable[[], bool],
+    alone: bool = False,
+    sole: bool = False,
+    outlived: Callable[[str], bool] = lambda _name: False,
 ) -> Work | None:
     """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a suspect, which only a worker that is `alone`
     may run. `sole`: no other thread of this process is at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
 
-    Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
+    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it claims again under its new one. Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
     """
     unanswered = False
     while True:
@@ -188,6 +195,8 @@ def claim(
             rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS, alone])
             if not rows and sole and unanswered:
                 rows = call("SELECT * FROM clearing_claim_again(%s, %s, %s)", [ref_id, epoch, name])
+            if not rows and outlived(name):
+                continue
         except DATABASE_AWAY:
             if gives_up():
                 raise

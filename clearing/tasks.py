@@ -75,7 +75,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
         ref = ClearingRef(clearing_id, epoch, step, lane=pipeline.ALONE if alone else 0, queued_ms=queued_ms)
         pipeline.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, under_way).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, under_way, life().outlived).run(clearing_id, epoch)
     events.finish()
 
 

@@ -13,10 +13,11 @@ from django.conf import settings
 
 from base.db import call
 from base.fence import Fence, fenced, no_fence
+from base.incarnation import BEAT_SECONDS
 
 WATCHED_SECONDS_MAX = 1.5  # of silence between two passes that counts; a longer gap was ours
 DEAD_SECONDS = 3.0  # of silence of one that we have seen alive
-GONE_SECONDS = 1.9  # of silence of one whose node at ZooKeeper went as well: a beat was missed, whatever the session says
+GONE_SECONDS = 2 * BEAT_SECONDS + 0.5  # of silence of one whose node at ZooKeeper went as well: a beat was missed, and the next may be late
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ END
 $$;
 
 -- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now; or it is one
--- that runs alone, and the worker (p_alone) isn't the one for that.
+-- that runs alone, and the worker (p_alone) isn't the one for that; or the worker's incarnation has ended: the next sweep would take the claim
+-- back from a process that lives.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
 RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
 DECLARE
@@ -30,6 +31,7 @@ BEGIN
     UPDATE clearing_clearing SET state = 'running', claimed_by = p_worker, claimed_until = v_now + p_claim_seconds * interval '1 second',
             started_at = coalesce(started_at, v_now), changed_at = v_now, due_at = NULL, waits_for = ''
         WHERE id = p_id AND state = 'queued' AND epoch = p_epoch AND (p_alone OR clearing_route(deaths, lane) >= 0)
+            AND NOT EXISTS (SELECT FROM base_incarnation i WHERE i.name = p_worker AND i.ended_at IS NOT NULL)
         RETURNING * INTO c;
     IF NOT FOUND THEN
         RETURN;

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from pytest_django import Settings
 
 from base import fence
@@ -49,6 +49,18 @@ class TestFence:
             write("a person's")
 
         assert written() == {"a person's"}
+
+    def test_a_connection_that_was_closed_fails_once(self) -> None:
+        """It raises an InterfaceError, which is no DatabaseError."""
+        connection.ensure_connection()
+        connection.connection.close()
+
+        with pytest.raises(InterfaceError), fenced(fence_of(7)):
+            write("lost")
+        with fenced(fence_of(7)):
+            write("after it")
+
+        assert written() == {"after it"}
 
     def test_is_of_no_use_without_a_transaction(self) -> None:
         with pytest.raises(RuntimeError, match="none is open"):

@@ -4,14 +4,34 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from django.db import OperationalError, connection
 
-from base import notify
+from base import incarnation, notify
+from base.clock import ServiceNow
 from base.incarnation import Life, life
 from base.models import Incarnation
 from tests.support.waiting import wait_until
+
+
+@dataclass
+class Clock:
+    """Time that passes when it is waited for, and by hand; in the place of the event that ends a life, too."""
+
+    ends_after: int
+    now: float = 0.0
+
+    def is_set(self) -> bool:
+        return self.ends_after == 0
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.ends_after -= 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -37,6 +57,36 @@ class TestLife:
 
         assert not Incarnation.objects.filter(ended_at__isnull=True).exists()
 
+    def test_a_zookeeper_that_does_not_answer_costs_no_beat(self) -> None:
+        life, over = Life("worker"), threading.Event()
+        life.membership = cast("Any", SimpleNamespace(show=lambda _name: over.wait(60), leave=lambda: None))
+        life.start()
+        wait_until(Incarnation.objects.exists)
+        beats = {Incarnation.objects.get().beat_at}
+
+        wait_until(lambda: beats.add(Incarnation.objects.get().beat_at) or len(beats) == 4)
+
+        over.set()
+        life.end()
+
+    def test_beats_are_a_second_apart_however_long_one_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock(ends_after=6)
+        monkeypatch.setattr(incarnation, "monotonic", lambda: clock.now)
+        monkeypatch.setattr(Life, "_stay_shown", lambda _: None)
+        began, lasts = list[float](), iter([0.25, 0.0, 0.5, 3.0, 0.25, 0.0])
+
+        def beat(_: Life) -> None:
+            began.append(clock.now)
+            clock.now += next(lasts)
+
+        monkeypatch.setattr(Life, "beat", beat)
+        life = Life("worker")
+        life._stopping = cast("Any", clock)
+
+        life._beat()
+
+        assert began == [0, 1, 2, 3, 6, 7]
+
     def test_it_registers_when_postgresql_is_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         away = [False, True, True]  # taken from the end
         register = Life._register
@@ -52,6 +102,22 @@ class TestLife:
 
         wait_until(Incarnation.objects.exists, seconds=10)
         life.end()
+
+    def test_a_name_is_outlived_when_it_has_ended_and_another_is_there(self) -> None:
+        life = Life("worker")
+        life._heart = threading.Thread()  # never started
+        old = life.name
+        assert not life.outlived(old)
+        Incarnation.objects.update(ended_at=ServiceNow(), end="dead")
+
+        assert life.outlived(old)
+        assert life.outlived(old)  # another thread has asked before
+        assert not life.outlived(life.name)
+        assert Incarnation.objects.count() == 2
+
+        last = life.name
+        life.end()
+        assert not life.outlived(last)
 
     def test_a_process_that_ends_by_itself_ends_its_life(self) -> None:
         code = "import django; django.setup(); from base.incarnation import life; print(life('beat').name)"

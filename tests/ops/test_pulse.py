@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from base.clock import shift_clock
 from base.incarnation import Life
 from base.models import Incarnation
 from clearing import broker, store
-from clearing.models import Clearing
+from clearing.models import Attempt, Clearing
 from clearing.status import State
 from ops import pulse
 from ops.pulse import Watch
@@ -39,6 +40,15 @@ class TestWatch:
         found = [watch.dead({"w": later(1)}, now=second) for second in (2, 3, 4)]
 
         assert found == [[], [], ["w"]]
+
+    def test_one_that_is_missing_at_zookeeper_may_be_late_with_its_second_beat(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=0)
+        watch.dead({"w": later(1)}, now=1.01)
+
+        found = [watch.dead({"w": later(1)}, now, missing={"w"}) for now in (2.0, 3.0, 3.45, 3.55)]
+
+        assert found == [[], [], [], ["w"]]
 
     def test_one_that_was_never_seen_alive_has_a_claims_length(self) -> None:
         watch = Watch(unseen_seconds=12)
@@ -132,6 +142,30 @@ class TestLife:
 
         assert life.name != old
         assert list(pulse.living()) == [life.name]
+
+    def test_nobody_claims_under_a_buried_name(self, world: World) -> None:
+        life = Life("worker")
+        life._heart = NO_HEART
+        old = life.name
+        pulse.bury(old, pulse.living()[old])
+        clearing = world.accept()
+
+        assert store.claim(clearing.pk, clearing.epoch, worker=lambda: old, gives_up=lambda: True) is None
+        clearing.refresh_from_db()
+        assert clearing.state == State.QUEUED
+
+    def test_a_worker_that_wakes_claims_at_once_under_its_new_name(self, world: World) -> None:
+        life = Life("worker")
+        life._heart = NO_HEART
+        old = life.name
+        pulse.bury(old, pulse.living()[old])
+        clearing = world.accept()
+
+        replace(world.runner(), worker=lambda: life.name, outlived=life.outlived).run(clearing.pk, clearing.epoch)
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.CLEARED
+        assert set(Attempt.objects.values_list("worker", flat=True)) == {life.name} != {old}
 
     def test_a_process_that_stops_gives_its_claims_back_at_once(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pulse, "watch", Watch(unseen_seconds=12))

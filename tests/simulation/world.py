@@ -288,7 +288,15 @@ class Worker:
         while (taken := self.world.broker.take(lambda: self.stopping)) is not None:
             queue, (clearing_id, epoch, _) = taken
             alone = queue == SUSPECTS_QUEUE
-            runner = Runner(lambda: self.life.name, self.gateways, lambda: self.stopping, self.guard, alone, under_way=self.under_way)
+            runner = Runner(
+                lambda: self.life.name,
+                self.gateways,
+                lambda: self.stopping,
+                self.guard,
+                alone,
+                under_way=self.under_way,
+                outlived=self.life.outlived,
+            )
             with suppress(*DATABASE_AWAY):
                 runner.run(clearing_id, epoch)
         self.left -= 1
