@@ -190,6 +190,7 @@ CSRF_COOKIE_SECURE = PRODUCTION
 # Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations run with DATABASE_STATEMENT_MS_MAX=0.
 DATABASE_URL = required_in_production("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
 DATABASE_STATEMENT_MS_MAX = env.int("DATABASE_STATEMENT_MS_MAX", 10_000)
+DATABASE_ROLL_BACK = env.bool("DATABASE_ROLL_BACK", False)  # `migrate` of an older release installs its functions over a newer one's
 DATABASE_SESSION = {
     "lock_timeout": env.int("DATABASE_LOCK_MS_MAX", 3_000),
     "statement_timeout": DATABASE_STATEMENT_MS_MAX,

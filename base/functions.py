@@ -2,7 +2,8 @@
 
 A migration would run them once and never again. Here every release brings its own, in one transaction, after the last migration; what stands in
 the files must therefore be repeatable (`CREATE OR REPLACE FUNCTION`; types and tables are schema, and belong into migrations), and serve the
-release before as well, whose processes still run: docs/architecture.md, "Two releases side by side", has the rules.
+release before as well, whose processes still run: docs/architecture.md, "Two releases side by side", has the rules. An older release's `migrate`
+doesn't put its own back: it knows the database as a newer one's by migrations that it hasn't got.
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
+from django.core.management import CommandError
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 
 INSTALL_LOCK = 7_078_001  # of two `migrate` at once
+OURS = ("base", "orders", "clearing", "ops")  # the apps whose migrations tell releases apart
 
 
 def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_: Any) -> None:
-    """A receiver of `post_migrate`. Installs the app's functions unless they are there already, or migrations are missing that they may need."""
+    """A receiver of `post_migrate`. Installs the app's functions unless they are there already, or migrations are missing that they may need.
+
+    Raises CommandError where a newer release has migrated the database: its processes run on its functions.
+    """
     files = sorted(Path(app_config.path, "sql").glob("*.sql"))
     scripts = [file.read_text() for file in files]
     version = sha256("\0".join(scripts).encode()).hexdigest()
@@ -27,11 +35,7 @@ def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_
     connection = connections[using]
     if installed_version(connection, name) == version:
         return
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        return
-    _install(connection, name, version, scripts)
-    if verbosity:
+    if _install(connection, name, version, scripts) and verbosity:
         print(f"  Installed the functions of {app_config.label}: {version[:12]}")  # noqa: T201 - as migrate itself does
 
 
@@ -45,9 +49,26 @@ def installed_version(connection: BaseDatabaseWrapper, name: str) -> str:
         return str(cursor.fetchone()[0])
 
 
-def _install(connection: BaseDatabaseWrapper, name: str, version: str, scripts: Sequence[str]) -> None:
+def _install(connection: BaseDatabaseWrapper, name: str, version: str, scripts: Sequence[str]) -> bool:
+    """Whether there was something to install: what stands in the way is looked for under the lock, when no other `migrate` is at it."""
     marker = f"CREATE OR REPLACE FUNCTION {connection.ops.quote_name(name)}() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '{version}' $$"
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [INSTALL_LOCK])
+        executor = MigrationExecutor(connection)
+        if installed_version(connection, name) == version or executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        _refuse_an_older_release(executor.loader)
         for script in [*scripts, marker]:
             cursor.execute(script, None)
+    return True
+
+
+def _refuse_an_older_release(loader: MigrationLoader) -> None:
+    """Processes of the newer one run, and call its functions."""
+    known = set(loader.disk_migrations) | {replaced for squashed in loader.replacements.values() for replaced in squashed.replaces}
+    newer = sorted(f"{label}.{name}" for label, name in loader.applied_migrations if label in OURS and (label, name) not in known)
+    if newer and not settings.DATABASE_ROLL_BACK:
+        raise CommandError(
+            f"this database belongs to a newer release, whose functions stay: it has migrations that this one doesn't know ({', '.join(newer)})."
+            " Migrate with the newest release; to roll back, stop the newer one's processes and run: DATABASE_ROLL_BACK=1 manage.py migrate"
+        )

@@ -69,7 +69,8 @@ class Life:
 
     def outlived(self, name: str) -> bool:
         """Whether the incarnation of this name has ended and the process goes on under another, which it takes now if it hasn't yet. Raises
-        OperationalError while PostgreSQL is away."""
+        OperationalError while PostgreSQL is away.
+        """
         if not call(_ENDED, [name]):
             return False
         self.beat()

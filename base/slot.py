@@ -29,7 +29,8 @@ _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 7079))"
 @contextmanager
 def held(name: str, stopping: threading.Event) -> Iterator[None]:
     """Waits for the slot, or until `stopping`, saying first that this process is ready; gives it back at the end. Without a name there is nothing to
-    wait for."""
+    wait for.
+    """
     if not name:
         ready()
         yield

@@ -185,7 +185,8 @@ def claim(
     """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a suspect, which only a worker that is `alone`
     may run. `sole`: no other thread of this process is at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
 
-    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it claims again under its new one. Waits while PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
+    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it claims again under its new one. Waits while
+    PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
     """
     unanswered = False
     while True:

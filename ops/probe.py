@@ -3,13 +3,17 @@
 A probe that is answered by the contract opens the breaker half: then single orders try. So no order pays for finding out.
 """
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from django.conf import settings
+from django.db import connection
 
 from base.db import call
-from base.fence import Fence, fenced, no_fence
+from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing import standing
 from clearing.gateways import Action, Counterparty, GatewayError, Gateways, StoredRequest, gateways
 from clearing.outcomes import Health
@@ -31,14 +35,53 @@ class _Now:
         return self.now_ms
 
 
-def probe_all(doors: Gateways | None = None, fence: Fence = no_fence) -> int:
-    """Probes every counterparty whose time has come. Returns how many answered. Two at once never probe the same one.
+Start = Callable[[Callable[[], bool]], bool]
 
-    Every write is under the fence. Raises TermOutdated.
+
+def at_once(probe: Callable[[], bool]) -> bool:
+    """Makes the probe, and says whether it was answered."""
+    return probe()
+
+
+def in_background(probe: Callable[[], bool]) -> bool:
+    """Makes the probe in a thread of its own: a counterparty that hangs keeps nobody waiting. Returns False: nothing is known yet.
+
+    They are few: a counterparty is probed again only after its probe's deadline.
+    """
+    threading.Thread(target=_make, args=(probe,), name="probe", daemon=True).start()
+    return False
+
+
+def _make(probe: Callable[[], bool]) -> None:
+    try:
+        probe()
+    except TermOutdated as error:
+        log.info("probe left: another leads by now", why=str(error))
+    except Exception:
+        log.exception("a probe failed", fix="nothing: it is made again")
+    finally:
+        connection.close()
+
+
+def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Start = at_once) -> int:
+    """Probes every counterparty whose time has come. Returns how many answered, as far as is known. Two at once never probe the same one.
+
+    Every write is under the fence. Raises TermOutdated, and what the last probe that failed raised.
     """
     with fenced(fence):
         probes = standing.take_probes(settings.GATEWAY_DEADLINE_MS / 1000 + standing.PROBE_SECONDS)
-    return sum(_probe(probe, doors or gateways(), fence) for probe in probes)
+    answered, failed = 0, None
+    for probe in probes:
+        try:
+            answered += start(partial(_probe, probe, doors or gateways(), fence))
+        except TermOutdated:
+            raise
+        except Exception as error:
+            log.exception("a probe failed", counterparty=probe.counterparty, fix="nothing: it is made again")
+            failed = error
+    if failed is not None:
+        raise failed
+    return answered
 
 
 def _probe(probe: Probe, doors: Gateways, fence: Fence) -> bool:

@@ -9,7 +9,7 @@ from base.fence import Fence
 from ops.intake import run_gap_pass, run_reconcile
 from ops.jobs import periodic_job, run_job
 from ops.patience import Patience
-from ops.probe import probe_all
+from ops.probe import in_background, probe_all
 from ops.sweep import sweep_alone
 from ops.watcher import watcher
 from orders.gaps import SHARD_LIST
@@ -37,7 +37,7 @@ sweep = periodic_job(SWEEP)(_sweep)
 @periodic_job("ops.probe")
 def probe(fence: Fence) -> bool:
     """Asks the counterparties that aren't called whether they are back."""
-    probe_all(fence=fence)
+    probe_all(fence=fence, start=in_background)
     return True
 
 

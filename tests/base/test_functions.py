@@ -5,11 +5,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
+from pytest_django import Settings
 
+from base import functions
 from base.functions import install_functions, installed_version
 
 pytestmark = pytest.mark.django_db
@@ -92,3 +94,33 @@ class TestInstalling:
         release.migrate(ANSWER.format("", 1))
 
         assert not installed_version(connection, "trial_functions_version")
+
+    def test_a_newer_releases_are_not_put_back(self, release: Release, settings: Settings) -> None:
+        release.migrate(ANSWER.format("", 2))
+        MigrationRecorder(connection).record_applied("clearing", "9999_of_a_newer_release")
+
+        with pytest.raises(CommandError, match=r"clearing\.9999_of_a_newer_release.*DATABASE_ROLL_BACK=1"):
+            release.migrate(ANSWER.format("", 1))
+        assert value("SELECT trial_answer()") == 2
+
+        release.migrate(ANSWER.format("", 2))  # the same functions: nothing to refuse
+        settings.DATABASE_ROLL_BACK = True
+        release.migrate(ANSWER.format("", 1))
+        assert value("SELECT trial_answer()") == 1
+
+    def test_migrations_of_others_tell_nothing(self, release: Release) -> None:
+        MigrationRecorder(connection).record_applied("sessions", "9999_of_another_django")
+
+        release.migrate(ANSWER.format("", 1))
+
+        assert value("SELECT trial_answer()") == 1
+
+    def test_what_another_migrate_installed_in_the_meantime_is_left_alone(self, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+        release.migrate(ANSWER.format("", 1))
+        before = value("SELECT xmin::text || ctid::text FROM pg_proc WHERE proname = 'trial_answer'")
+        looks = iter(["older"])
+        monkeypatch.setattr(functions, "installed_version", lambda *arguments: next(looks, "") or installed_version(*arguments))
+
+        release.migrate(ANSWER.format("", 1))
+
+        assert value("SELECT xmin::text || ctid::text FROM pg_proc WHERE proname = 'trial_answer'") == before

@@ -46,7 +46,8 @@ def process() -> Iterator[Process]:
 
 def holders() -> set[int]:
     """The PostgreSQL processes that hold a slot's lock."""
-    return {pid for (pid,) in call(f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid IN (SELECT pid {OURS})", [])}
+    locks = "FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    return {pid for (pid,) in call(f"SELECT pid {locks} AND pid IN (SELECT pid {OURS})", [])}
 
 
 def sessions() -> int:

@@ -1,5 +1,6 @@
 """Periodic jobs: each writes under the term that its message carries, and an outdated one writes nothing."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from base.clock import ServiceNow, shift_clock
 from base.fence import Fence, TermOutdated, fence_of, fenced
 from base.models import Incarnation, LeaderTerm
 from clearing import broker, standing, store
-from clearing.gateways import Counterparty, Retryable
-from clearing.models import Clearing, StatusChange
+from clearing.gateways import Counterparty, Retryable, StoredRequest
+from clearing.models import Clearing, Standing, StatusChange
 from clearing.outcomes import Health
-from clearing.status import State
+from clearing.status import Breaker, State
 from ops import intake, jobs, probe, pulse, sweep, tasks
 from ops.alone import alone
 from ops.jobs import run_job
@@ -202,6 +203,35 @@ class TestProbe:
             probe.probe_all(doors, first_of(fences))
 
         assert done == []
+
+    def test_that_fails_skips_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        both = (Counterparty.COUNTER, Counterparty.FUND)
+        asked: list[Counterparty] = []
+        monkeypatch.setattr(standing, "take_probes", lambda _: [standing.Probe(name, "", refuses=False) for name in both])
+
+        def ask(stored: StoredRequest, _clock: object) -> None:
+            asked.append(stored.counterparty)
+            raise ZeroDivisionError
+
+        doors: Any = SimpleNamespace(ask=ask)
+
+        with pytest.raises(ZeroDivisionError):
+            probe.probe_all(doors, fence_of(CURRENT))
+
+        assert asked == list(both)
+
+    def test_keeps_no_job_waiting_for_a_counterparty_that_hangs(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        standing.open_breaker("fund", "timeout", refuses=False, actor="test")
+        Standing.objects.update(probe_at=ServiceNow())
+        answers = threading.Event()
+        monkeypatch.setattr(probe, "gateways", lambda: SimpleNamespace(ask=lambda *_: answers.wait(20)))
+
+        tasks.probe()
+
+        assert Standing.objects.get().breaker == Breaker.OPEN
+        answers.set()
+        wait_until(lambda: Standing.objects.get().breaker == Breaker.HALF_OPEN)
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "probe"])
 
 
 def raised(error: Exception) -> None:
