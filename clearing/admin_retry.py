@@ -11,7 +11,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
 from clearing import pipeline
 from clearing.interventions import retry_by_hand
@@ -39,6 +39,12 @@ class RetryForm(forms.Form):
         widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
         help_text="Kept with the status change and in the audit log: what was wrong, and why may it run again?",
     )
+    only_ask = forms.BooleanField(
+        required=False,
+        widget=UnfoldBooleanWidget(),
+        label="Only ask",
+        help_text="After a restore: the next key is asked for and not sent. What was done under it is found; otherwise the order parks again, held.",
+    )
 
 
 def retry_page(request: HttpRequest, model_admin: "ClearingAdmin") -> HttpResponse:
@@ -48,7 +54,7 @@ def retry_page(request: HttpRequest, model_admin: "ClearingAdmin") -> HttpRespon
     chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
     form = RetryForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        _retry_all(request, chosen, form.cleaned_data["reason"])
+        _retry_all(request, chosen, form.cleaned_data["reason"], only_ask=form.cleaned_data["only_ask"])
         return HttpResponseRedirect(_back(chosen))
     context = {
         **model_admin.admin_site.each_context(request),
@@ -56,6 +62,7 @@ def retry_page(request: HttpRequest, model_admin: "ClearingAdmin") -> HttpRespon
         "opts": Clearing._meta,  # noqa: SLF001 as admin's own templates want it
         "form": form,
         "chosen": chosen,
+        "restored": any(clearing.restored for clearing in chosen),
         "others": [clearing for clearing in chosen if clearing.state not in RETRYABLE_STATES],
         "ids": ",".join(str(clearing.pk) for clearing in chosen),
         "back": _back(chosen),
@@ -74,12 +81,12 @@ def _back(chosen: Sequence[Clearing]) -> str:
     return reverse("admin:clearing_clearing_changelist")
 
 
-def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str) -> None:
+def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str, *, only_ask: bool = False) -> None:
     pipeline.generation()  # read here, where no transaction is open, it is known inside
     retried = []
     for clearing in chosen:
         try:
-            _retry(request, clearing, reason)
+            _retry(request, clearing, reason, only_ask=only_ask)
         except NotPossible as refusal:
             messages.error(request, f"{clearing.order.order_id}: {refusal}")
         else:
@@ -88,9 +95,9 @@ def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str) ->
         messages.success(request, f"Retried {len(retried)} of {len(chosen)}: {', '.join(retried[:5])}{' …' if len(retried) > 5 else ''}")  # noqa: PLR2004
 
 
-def _retry(request: HttpRequest, clearing: Clearing, reason: str) -> None:
+def _retry(request: HttpRequest, clearing: Clearing, reason: str, *, only_ask: bool) -> None:
     """The change and its line in the audit log are one transaction; the publish comes after it."""
     user: Any = request.user
     with transaction.atomic():
-        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason)
-        LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"Retry: {reason}")
+        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason, only_ask=only_ask)
+        LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"{'Only asked' if only_ask else 'Retry'}: {reason}")

@@ -22,7 +22,9 @@ from clearing.store_people import Decided, OutsideEvidence, Person, Seen
 from clearing.waysout import NotPossible, Standing, check
 
 CONFIRMED_NOT_DONE = "confirmed_not_done"
+FORGOTTEN_REVISIONS = 100  # more than anybody can have raised a key's revision in the time that a restore has forgotten
 NO_EVIDENCE = OutsideEvidence()
+UNDER_ANY_KEY = " The database was restored since: make sure that it was not done under a later revision of the key either."
 CHANGED = "it changed while you looked: load the page again"
 PROBLEMS = {
     "decided": "it was decided already",
@@ -72,18 +74,28 @@ def _require_reason(reason: str, what: str) -> None:
 # --- retry: one person, at once ---------------------------------------------------------------------------------------------------
 
 
-def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | None = None) -> None:
+def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | None = None, only_ask: bool = False) -> None:
     """Lets a parked or retrying clearing go on, in its lane's order, and publishes it. The reason and the actor stand in its history.
 
     After a final rejection, or after two people confirmed that it wasn't done, the operation's key gets the next revision; a partial execution
-    gets a further part. Raises NotPossible.
+    gets a further part. With `only_ask` that is asked for and not sent, of a restored order that may have been retried in the forgotten time: it is
+    found, or the order parks again. Raises NotPossible.
     """
     _require_reason(reason, "a retry")
     clearing, operation = _load(clearing_id)
-    check(InterventionKind.RETRY, standing_of(clearing, operation))
+    if only_ask:
+        _require_forgotten(clearing)
+    else:
+        check(InterventionKind.RETRY, standing_of(clearing, operation))
     following, revision = _following(clearing, operation)
     outcome, ref = store_people.retry(
-        _seen(clearing, operation), following, revision=revision, person=Person(actor, actor_id), reason=reason, generation=pipeline.generation()
+        _seen(clearing, operation),
+        following,
+        revision=revision,
+        person=Person(actor, actor_id),
+        reason=reason,
+        generation=pipeline.generation(),
+        only_ask=only_ask,
     )
     if outcome == "changed":
         raise NotPossible("changed", CHANGED)
@@ -93,10 +105,31 @@ def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | 
         transaction.on_commit(lambda: pipeline.publish([ref]))
 
 
+def _require_forgotten(clearing: Clearing) -> None:
+    if clearing.state != State.PARKED or not store_people.is_forgotten(clearing.pk):
+        raise NotPossible("not_forgotten", "no retry of it can be forgotten: only a parked order from before a restore is asked for so")
+
+
+def _require_nothing_forgotten(clearing: Clearing, operation: Operation) -> None:
+    """A void is computed from what we hold as done: what a forgotten retry did would be left out."""
+    if not store_people.is_forgotten(clearing.pk):
+        return
+    try:
+        following, _ = _following(clearing, operation)
+    except NotPossible:  # nothing is left that a retry could have done
+        return
+    assert following is not None
+    raise NotPossible(
+        "forgotten",
+        f"the restore may have forgotten a retry: have the key {following.key} asked for first, by a retry that only asks",
+    )
+
+
 def _following(clearing: Clearing, operation: Operation) -> tuple[Planned | None, int]:
     """The operation that takes the current one's place, with its revision; none where the same bytes are sent again."""
     if operation.state == OperationState.REJECTED:
-        part, revision = operation.part, operation.revision + 1
+        ended = store_people.not_done_since_restore(clearing.pk)
+        part, revision = operation.part, operation.revision + (FORGOTTEN_REVISIONS if ended else 1)
     elif operation.state == OperationState.DONE and clearing.step == EXCHANGE_STEP:
         part, revision = operation.part + 1, 0
     else:
@@ -160,8 +193,10 @@ def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, 
             return Effect(
                 f"Step {operation.step} counts as finally rejected under the key {operation.key}. The order stays parked: a retry then sends it under"
                 " the next revision of the key, or the order may be voided. If it was done after all, a retry does it twice."
+                f"{UNDER_ANY_KEY if clearing.restored else ''}"
             )
         case InterventionKind.VOID:
+            _require_nothing_forgotten(clearing, operation)
             bookings = tuple(bookings_of(clearing))
             return Effect("The order is closed for good. Its user's next orders and those of its contract go on.", bookings)
 
@@ -233,6 +268,7 @@ def _execute(intervention: Intervention, person: Person) -> Decided:
         case InterventionKind.CONFIRM_NOT_DONE:
             return store_people.confirm_not_done(pk, person=person, response=_note_of(intervention, person), code=CONFIRMED_NOT_DONE)
         case InterventionKind.VOID:
+            _require_nothing_forgotten(intervention.clearing, current_operation(intervention.clearing))
             return store_people.void(pk, person=person, bookings=bookings_of(intervention.clearing), generation=generation)
         case InterventionKind.RETRY:
             return Decided("decided", None, None)

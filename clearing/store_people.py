@@ -69,14 +69,17 @@ def _by_hand(sql: str, params: Sequence[object]) -> list[Row]:
         raise
 
 
-def retry(seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str) -> tuple[str, ClearingRef | None]:
-    """A person's retry; `following` takes the current operation's place.
+def retry(
+    seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str, only_ask: bool = False
+) -> tuple[str, ClearingRef | None]:
+    """A person's retry; `following` takes the current operation's place. With `only_ask` it is asked for, and held before anything is sent.
 
     Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
     """
     part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
+    function = "clearing_ask_next" if only_ask else "clearing_retry"
     row = _by_hand(
-        f"SELECT outcome, {REF.format('ref')} FROM clearing_retry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        f"SELECT outcome, {REF.format('ref')} FROM {function}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, person.name, person.id, reason),
             *(part, revision, key, request, generation),
@@ -169,6 +172,16 @@ def on_its_way_until(clearing_id: int) -> datetime | None:
     """Until when a request of an operation that isn't confirmed may still be applied, as of now; None: none may."""
     until: datetime | None = call("SELECT clearing_on_its_way_until(%s, %s, %s)", [clearing_id, *_times()])[0][0]
     return until
+
+
+def is_forgotten(clearing_id: int) -> bool:
+    """Whether a retry of a restored order may have been done in the forgotten time, under a key that nobody has asked for since."""
+    return bool(call("SELECT clearing_is_forgotten(%s)", [clearing_id])[0][0])
+
+
+def not_done_since_restore(clearing_id: int) -> bool:
+    """Whether people have confirmed since a restore that a restored order's current step was not done."""
+    return bool(call("SELECT clearing_not_done_since_restore(%s)", [clearing_id])[0][0])
 
 
 def expire(limit: int) -> int:

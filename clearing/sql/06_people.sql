@@ -29,6 +29,30 @@ CREATE OR REPLACE FUNCTION clearing_says_done(p_id bigint) RETURNS boolean LANGU
         WHERE o.clearing_id = p_id AND o.state <> 'done' AND a.outcome = 'done')
 $$;
 
+-- Whether two people have confirmed since the last restore that the current operation of a restored order was not done, under whatever key: then
+-- nothing of it or of what follows can be in the forgotten time, and the mark of the restore ends with the retry.
+CREATE OR REPLACE FUNCTION clearing_not_done_since_restore(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM clearing_clearing c JOIN clearing_intervention i ON i.clearing_id = c.id
+        WHERE c.id = p_id AND c.restored AND i.kind = 'confirm_not_done' AND i.state = 'executed'
+            AND i.operation_id = (clearing_current(c.id, c.step)).id AND i.decided_at > (SELECT max(r.at) FROM clearing_restorepoint r));
+END
+$$;
+
+-- Whether a retry may have been done in the time that a restore has forgotten, under a key that we don't hold: the current operation is at its end
+-- (rejected, or a part that leaves a rest), and only the question for the key that a retry would use next can tell.
+CREATE OR REPLACE FUNCTION clearing_is_forgotten(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c clearing_clearing;
+    o clearing_operation;
+BEGIN
+    SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
+    o := clearing_current(p_id, c.step);
+    RETURN c.restored AND (o.state = 'rejected' OR (o.state = 'done' AND 'partial_execution' IN (o.error_code, c.error_code)))
+        AND NOT clearing_not_done_since_restore(p_id);
+END
+$$;
+
 -- A person's retry. A parked order goes back to waiting and its lane's next one is queued; a retrying one is queued at once. p_key and the
 -- rest describe an operation that takes the current one's place (a raised revision after a final rejection, a further part); null keeps it.
 -- `outcome` is waiting, queued, changed or says_done.
@@ -39,9 +63,11 @@ CREATE OR REPLACE FUNCTION clearing_retry(
 DECLARE
     c clearing_clearing;
     v_now timestamptz;
+    v_restored boolean; -- still to be asked for first
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
     v_now := service_now();
+    v_restored := NOT clearing_not_done_since_restore(p_id);
     IF p_key IS NOT NULL AND p_operation_state = 'rejected' AND clearing_says_done(p_id) THEN
         RETURN QUERY SELECT 'says_done', NULL::clearing_ref;
         RETURN;
@@ -50,7 +76,7 @@ BEGIN
             state = CASE p_state WHEN 'parked' THEN 'waiting' ELSE 'queued' END,
             epoch = CASE p_state WHEN 'parked' THEN epoch ELSE epoch + 1 END,
             queued_at = CASE p_state WHEN 'parked' THEN queued_at ELSE v_now END, sends = 0,
-            broker_generation = p_generation
+            broker_generation = p_generation, restored = restored AND v_restored
         WHERE id = p_id AND epoch = p_epoch AND state = p_state AND p_state IN ('parked', 'retrying') AND hold_code = ''
             AND EXISTS (SELECT FROM clearing_current(p_id, step) o WHERE o.id = p_operation AND o.state = p_operation_state)
         RETURNING * INTO c;
@@ -78,6 +104,32 @@ BEGIN
         PERFORM clearing_note(c.id, 'retrying', 'queued', c.step, c.epoch, p_reason, p_actor);
         RETURN QUERY SELECT 'queued', ROW(c.id, c.epoch, c.step, clearing_route(c.deaths, c.lane), clearing_ms(v_now))::clearing_ref;
     END IF;
+END
+$$;
+
+-- A person's retry that only asks, of an order that may have been retried in the time that a restore has forgotten: the next key is asked for, and not
+-- sent, since a hold stands before it. A hold that was there stays. Returns as clearing_retry does; changed also where nothing is forgotten.
+CREATE OR REPLACE FUNCTION clearing_ask_next(
+    p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
+    p_part int, p_revision int, p_key text, p_request bytea, p_generation text
+) RETURNS TABLE (outcome text, ref clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    r record;
+BEGIN
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
+    SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id FOR UPDATE;
+    IF p_state <> 'parked' OR NOT clearing_is_forgotten(p_id) THEN
+        RETURN QUERY SELECT 'changed', NULL::clearing_ref;
+        RETURN;
+    END IF;
+    UPDATE clearing_clearing SET hold_code = '' WHERE id = p_id;
+    SELECT * INTO r FROM clearing_retry(p_id, p_epoch, p_state, p_operation, p_operation_state, p_actor, p_actor_id, p_reason,
+        p_part, p_revision, p_key, p_request, p_generation);
+    UPDATE clearing_clearing SET hold_code = CASE WHEN c.hold_code <> '' OR r.outcome <> 'waiting' THEN c.hold_code ELSE 'only_asked' END,
+            held_at = CASE WHEN c.hold_code <> '' OR r.outcome <> 'waiting' THEN c.held_at ELSE service_now() END
+        WHERE id = p_id;
+    RETURN QUERY SELECT r.outcome, r.ref;
 END
 $$;
 
