@@ -78,12 +78,16 @@ def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
     """Not in one transaction with the audit log's line: each batch of the intake commits by itself."""
     replayed = replay_quarantined(row, Rules.from_settings(), take_from_replay)
     user: Any = request.user
-    LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {WHAT_BECAME[replayed.verdict]}")
+    LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_what_became(replayed)}")
     return replayed
 
 
+def _what_became(replayed: ReplayedRow) -> str:
+    return f"is kept out by a mistake of ours: {replayed.fault}" if replayed.fault else WHAT_BECAME[replayed.verdict]
+
+
 def _tell(request: HttpRequest, replayed: ReplayedRow) -> None:
-    text = f"{replayed.row} {WHAT_BECAME[replayed.verdict]}"
+    text = f"{replayed.row} {_what_became(replayed)}"
     if replayed.went_in:
         messages.success(request, text)
     else:

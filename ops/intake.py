@@ -15,6 +15,7 @@ from clearing.intake import hold, open_clearings
 from clearing.store import ClearingRef
 from ops.alone import alone
 from orders.arrivals import Item
+from orders.faults import nobody, others_from_now_on
 from orders.gaps import GapPass, GapResult
 from orders.ingest import AcceptedOrder, IngestResult, ingest
 from orders.interface import HttpSyncOrderInterface
@@ -36,9 +37,9 @@ def take_from_kafka(items: Sequence[Item]) -> IngestResult:
     return _take(items, Source.KAFKA)
 
 
-def take_from_gap(items: Sequence[Item], fence: Fence = no_fence) -> IngestResult:
+def take_from_gap(items: Sequence[Item], fence: Fence = no_fence, others_get_in: Callable[[], bool] = nobody) -> IngestResult:
     """Takes a page of the counter's interface in."""
-    return _take(items, Source.GAP, fence=fence)
+    return _take(items, Source.GAP, fence=fence, others_get_in=others_get_in)
 
 
 def take_from_replay(items: Sequence[Item]) -> IngestResult:
@@ -79,7 +80,8 @@ def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] |
 
 
 def _take_fenced(fence: Fence) -> Take:
-    return partial(take_from_gap, fence=fence)
+    """For one pass: whose fault it is that an order can't be opened is judged by all orders that got in since it began."""
+    return partial(take_from_gap, fence=fence, others_get_in=others_from_now_on())
 
 
 def _idle_seconds_max() -> float:
@@ -87,9 +89,15 @@ def _idle_seconds_max() -> float:
     return 4 * settings.GATEWAY_DEADLINE_MS / 1000 + 10
 
 
-def _take(items: Sequence[Item], source: Source, opens: OpenClearings = open_clearings, fence: Fence = no_fence) -> IngestResult:
+def _take(
+    items: Sequence[Item],
+    source: Source,
+    opens: OpenClearings = open_clearings,
+    fence: Fence = no_fence,
+    others_get_in: Callable[[], bool] = nobody,
+) -> IngestResult:
     pipeline.generation()  # read here, where no transaction is open, it is known inside
-    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=pipeline.publish, fence=fence)
+    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=pipeline.publish, fence=fence, others_get_in=others_get_in)
 
 
 def _interface() -> HttpSyncOrderInterface:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from orders import mapping
 from orders.binlog import RowChange, UnreadableMessage, decode
-from orders.mapping import Filtered, FilterReason, NewOrder, Refused, Row, Rules, stated_order_id
+from orders.mapping import Filtered, FilterReason, NewOrder, Refused, Row, Rules, stated_hash, stated_order_id
 
 UNREADABLE = "unreadable"
 CONTENTS_DIFFER = "contents_differ"
@@ -55,11 +55,26 @@ class Origin:
         """SHA-256 of the bytes, in hex."""
         return sha256(self.message).hexdigest()
 
+    def is_before(self, place: Place) -> bool:
+        """Whether this is known to have been written before that: it lies before it in the same partition."""
+        return (self.topic, self.partition) == place[:2] and self.offset < place[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     order: NewOrder
     origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """To be quarantined under `reason`. `contents_hash`: of the contents that it tells, where it tells any."""
+
+    reason: str
+    detail: str
+    order_id: str
+    origin: Origin
+    contents_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +86,11 @@ class Suspect:
     detail: str
     otherwise: str
     origin: Origin
+    contents_hash: str = ""  # empty of a deletion: each is one of its own
 
-
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """To be quarantined under `reason`."""
-
-    reason: str
-    detail: str
-    order_id: str
-    origin: Origin
+    def bad(self, reason: str) -> Bad:
+        """As what is quarantined, under one of its two codes."""
+        return Bad(reason, self.detail, self.order_id, self.origin, self.contents_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +150,7 @@ def _refused(refusal: Refused, row: Row, origin: Origin) -> Bad | Suspect:
     order_id = stated_order_id(row)
     if not order_id:
         return Bad(reason, str(refusal), "", origin)
-    return Suspect(order_id, CONTENTS_DIFFER, str(refusal), reason, origin)
+    return Suspect(order_id, CONTENTS_DIFFER, str(refusal), reason, origin, stated_hash(row))
 
 
 def _inserted(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
@@ -153,7 +163,7 @@ def _updated(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
     item = _arrival(after, mapping.from_binlog, origin, rules)
     order_id = stated_order_id(after)
     if isinstance(item, Skipped) and order_id:
-        item = Suspect(order_id, CONTENTS_DIFFER, f"updated to a row that is filtered: {item.reason}", "", origin)
+        item = Suspect(order_id, CONTENTS_DIFFER, f"updated to a row that is filtered: {item.reason}", "", origin, stated_hash(after))
     yield item
     renamed = stated_order_id(change.before or {})
     if renamed and renamed != order_id:

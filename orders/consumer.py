@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
+from django.db import InternalError
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
@@ -23,9 +24,11 @@ from kafka.structs import OffsetAndMetadata
 from base import metrics
 from base.alarms import alarm
 from base.db import drop_broken_connection
+from orders import faults
 from orders.arrivals import TABLE_CHANGED, Item, Origin, Suspect, read_message
 from orders.brokers import BrokerNotTrusted, advice, knock
-from orders.ingest import DATABASE_AWAY, IngestResult, IntakeFault
+from orders.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
+from orders.ingest import DATABASE_AWAY, IngestResult
 from orders.mapping import Rules
 from orders.stoprule import StopRule
 
@@ -42,6 +45,7 @@ HEARTBEAT_MS: Final = 2_000
 METADATA_MS_MAX: Final = 10_000  # a topic that is made later, or grows, is seen within this
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 UNASSIGNED_SECONDS_MAX: Final = 10.0
+INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
 
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 Take = Callable[[Sequence[Item]], IngestResult]
@@ -178,7 +182,8 @@ class BinlogConsumer:
         try:
             self._take_in(consumer, polled)
             self._faults = 0
-        except IntakeFault:
+        except IntakeFault as fault:
+            faults.raise_alarm(fault)
             self._read_again(consumer, polled)
 
     def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
@@ -218,6 +223,8 @@ class BinlogConsumer:
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
                 while_away()
                 failures += 1
+                if isinstance(error, InternalError) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:  # no server that is away answers so
+                    alarm(INTAKE_FAULT, "the database fails with what was read", error=str(error).strip(), rows=len(items), fix=FAULT_FIX)
                 self._last_round = time.monotonic()
                 if self._stopping.wait(_backoff(failures)):
                     return None

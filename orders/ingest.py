@@ -1,26 +1,28 @@
 """The one way in: rows of orders become SyncOrders, with what follows from them in the same transaction.
 
-Locks are taken in one order (design, rule 6): the fence's, the orders' keys (sorted), the lanes that `open_clearings` locks, the watermarks
-(sorted). A hold locks a lane of its own, so each is set in a transaction of its own, with the quarantined message that it is about. No
-network call happens in a transaction here, and `publish` is called after the commit.
+Locks are taken in one order (design, rule 6): the fence's, the one of accepting (orders/storing.py), the orders' keys (sorted), quarantined
+messages, the lanes that `open_clearings` locks, the watermarks (sorted). A hold locks a lane of its own, so each is set in a transaction of its own,
+with the quarantined message that it is about. No network call happens in a transaction here, and `publish` is called after the last commit.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, connection
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from base import metrics
 from base.alarms import alarm
 from base.fence import Fence, fenced, no_fence
 from orders.arrivals import CONTENTS_DIFFER, DATABASE_REFUSED, INTERNAL_ERROR, REFUSED_PREFIX, UNREADABLE, Arrival, Bad, Item, Place, Skipped, Suspect
+from orders.faults import IntakeFault, nobody
 from orders.mapping import NewOrder, canonical_hash
 from orders.models import Source
-from orders.quarantine import put_away_before, quarantine
+from orders.quarantine import put_away_before, quarantine, set_apart, told_before
+from orders.storing import Hashed, Inserted, insert, let_none_in, raise_watermarks, stored_hashes, stored_places
 
 log = structlog.get_logger(__name__)
 Ref = TypeVar("Ref")
@@ -28,39 +30,8 @@ Ref = TypeVar("Ref")
 # What PostgreSQL, or its driver before it, refuses of one row: out of range, a violated constraint, a NUL, a lone surrogate.
 ROW_REFUSALS: Final = (DataError, IntegrityError, ValueError)
 DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)  # it doesn't serve us now; nothing is wrong with any row
-INTAKE_FAULT: Final = "intake_fault"
-FAULT_FIX: Final = "the cause is in this log: go back to the release before, or deploy a mended one; nothing is lost meanwhile, all is tried again"
-
-_INSERT = """
-    INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
-        created_ms, canonical_hash, topic, partition, "offset", source)
-    SELECT v.*, %s FROM unnest(%s::text[], %s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::numeric[],
-        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::bigint[]) AS v (order_id)
-    WHERE NOT EXISTS (SELECT FROM orders_syncorder o WHERE o.order_id = v.order_id)
-    ORDER BY v.order_id ON CONFLICT (order_id) DO NOTHING RETURNING id, order_id
-"""
-_HASHES = "SELECT order_id, canonical_hash FROM orders_syncorder WHERE order_id = ANY (%s)"
-_NEWEST = "SELECT shard, newest_ms FROM orders_watermark WHERE shard = ANY (%s)"
-_RAISE_NEWEST = """
-    INSERT INTO orders_watermark (shard, newest_ms, scanned_through_ms, found_by_gap)
-    SELECT v.shard, v.newest_ms, 0, 0 FROM unnest(%s::int[], %s::bigint[]) AS v (shard, newest_ms) ORDER BY v.shard
-    ON CONFLICT (shard) DO UPDATE SET newest_ms = EXCLUDED.newest_ms WHERE orders_watermark.newest_ms < EXCLUDED.newest_ms
-"""
-
-
-class IntakeFault(Exception):  # noqa: N818 - named by what it tells
-    """A mistake of ours: the rows are valid and PostgreSQL takes them, but what follows from them fails. Nothing of them is stored."""
-
-
-class Hashed(NamedTuple):
-    """An arrival with its order's canonical hash."""
-
-    arrival: Arrival
-    order_hash: str
-
-    @property
-    def order_id(self) -> str:
-        return self.arrival.order.order_id
+SESSION_CLASS: Final = "25"  # of InternalErrors: the transaction's state, not what was written
+FENCED_ROWS_MAX: Final = 100  # of a transaction under a fence, which has FENCE_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +70,23 @@ def ingest(
     hold: Callable[[str, str], None],
     publish: Callable[[Sequence[Ref]], bool],
     fence: Fence = no_fence,
+    others_get_in: Callable[[], bool] = nobody,
 ) -> IngestResult:
     """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and publishes what they opened.
 
     `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start of each (base/fence.py); `publish` runs
-    after the commit and answers False for what it couldn't send. Safe to repeat as a whole. Raises TermOutdated, the database's errors that
-    aren't about a row, and IntakeFault where `open_clearings` fails with every new order of the batch: then it isn't the orders' fault. Fails
-    it with some alone, these are quarantined with an alarm, and the others go on.
+    after the last commit, once every hold is set, and answers False for what it couldn't send: the sweep sends it, as it does where we die or
+    fail before. Safe to repeat as a whole. Raises TermOutdated, the database's errors that aren't about a row, and IntakeFault where
+    `open_clearings` fails with every new order of the batch, unless `others_get_in` is known: then it isn't the orders' fault. Fails it with
+    some alone, these are quarantined with an alarm, and the others go on.
     """
-    run = _Ingest(source, open_clearings, hold, publish, fence)
-    arrivals = run.hashed([item for item in batch if isinstance(item, Arrival)])
-    for start in range(0, len(arrivals), settings.INTAKE_BATCH_ROWS_MAX):
-        run.accept(arrivals[start : start + settings.INTAKE_BATCH_ROWS_MAX])
+    run = _Ingest(source, open_clearings, hold, fence)
+    run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
     run.look_into([item for item in batch if isinstance(item, Suspect)])
+    run.result.unpublished += _unpublished(run.refs, publish)
     run.put_away([item for item in batch if isinstance(item, Bad)])
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
-    run.judge_faults()
+    run.judge_faults(others_get_in)
     _count(run.result, source)
     return run.result
 
@@ -126,6 +98,15 @@ def _count(result: IngestResult, source: Source) -> None:
             metrics.INTAKE_ROWS.labels(source.value, label.value).inc(rows)
 
 
+def _unpublished(refs: Sequence[Ref], publish: Callable[[Sequence[Ref]], bool]) -> int:
+    """Publishes them. Returns how many are left to the sweep."""
+    try:
+        return 0 if not refs or publish(refs) else len(refs)
+    except Exception:
+        log.exception("publish failed", clearings=len(refs), fix="nothing: the sweep sends them again")
+        return len(refs)
+
+
 class _Ingest(Generic[Ref]):
     """One call of `ingest`."""
 
@@ -134,15 +115,15 @@ class _Ingest(Generic[Ref]):
         source: Source,
         open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
         hold: Callable[[str, str], None],
-        publish: Callable[[Sequence[Ref]], bool],
         fence: Fence,
     ) -> None:
         self.result = IngestResult()
+        self.refs: list[Ref] = []  # to be published
         self._source = source
         self._open_clearings = open_clearings
         self._hold = hold
-        self._publish = publish
         self._fence = fence
+        self._rows_max = settings.INTAKE_BATCH_ROWS_MAX if fence is no_fence else min(FENCED_ROWS_MAX, settings.INTAKE_BATCH_ROWS_MAX)
         self._faults: list[tuple[Bad, IntakeFault]] = []
 
     def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
@@ -153,55 +134,96 @@ class _Ingest(Generic[Ref]):
         found = [Hashed(arrival, canonical_hash(arrival.order)) for arrival in arrivals]
         if self._source is Source.KAFKA:
             return found
-        held = _stored_hashes({hashed.order_id for hashed in found})
+        held = stored_hashes({hashed.order_id for hashed in found})
         for repeat in found:
             if repeat.order_id in held:
                 self._compare(repeat, held)
         return [hashed for hashed in found if hashed.order_id not in held]
 
-    def accept(self, arrivals: Sequence[Hashed]) -> None:
-        """Stores the new ones among them; a row that the database refuses, or that we fail with, is found by halving, and put away alone."""
+    def accept_all(self, arrivals: Sequence[Hashed]) -> None:
+        """Stores the new ones among them, in as many transactions as it takes."""
+        taken = 0
+        while taken < len(arrivals):
+            part = arrivals[taken : taken + self._rows_max]
+            self._accept(part)
+            taken += len(part)
+
+    def _accept(self, arrivals: Sequence[Hashed]) -> None:
+        """A row that the database refuses, or that we fail with, is found by halving, and put away alone. So are fewer rows tried where a
+        transaction under a fence didn't have the time for all of them.
+        """
+        began = time.monotonic()
         try:
             stored = self._store(arrivals)
         except (*ROW_REFUSALS, IntakeFault) as error:
             if len(arrivals) == 1:
-                self._set_aside(arrivals[0].arrival, error)
+                self._set_aside(arrivals[0], error)
                 return
-            middle = len(arrivals) // 2
-            self.accept(arrivals[:middle])
-            self.accept(arrivals[middle:])
+            self._accept_halves(arrivals)
+        except DATABASE_AWAY as error:
+            if len(arrivals) == 1 or not self._was_slow(time.monotonic() - began):
+                raise
+            self._rows_max = len(arrivals) // 2
+            log.info("fewer rows in a transaction", rows=self._rows_max, error=str(error).strip())
+            self._accept_halves(arrivals)
         else:
             self._after_commit(stored)
 
-    def _set_aside(self, arrival: Arrival, error: Exception) -> None:
-        if isinstance(error, IntakeFault):
-            self._faults.append((Bad(INTERNAL_ERROR, str(error), arrival.order.order_id, arrival.origin), error))
-        else:
-            self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", arrival.order.order_id, arrival.origin)])
+    def _was_slow(self, seconds: float) -> bool:
+        """Whether a transaction that failed may have met its limits, which end its session without a word (base/sql/01_fence.sql).
 
-    def judge_faults(self) -> None:
+        If the database was away instead, the next transaction fails at once.
+        """
+        return self._fence is not no_fence and seconds * 1000 >= settings.FENCE_MS_MAX / 2
+
+    def _accept_halves(self, arrivals: Sequence[Hashed]) -> None:
+        middle = len(arrivals) // 2
+        self._accept(arrivals[:middle])
+        self._accept(arrivals[middle:])
+
+    def _set_aside(self, hashed: Hashed, error: Exception) -> None:
+        order_id, origin = hashed.order_id, hashed.arrival.origin
+        if isinstance(error, IntakeFault):
+            self._faults.append((Bad(INTERNAL_ERROR, str(error), order_id, origin, hashed.order_hash), error))
+        else:
+            self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
+
+    def judge_faults(self, others_get_in: Callable[[], bool]) -> None:
         """What we fail with, once the rest is in: no order's fault where we fail with all of them, as a faulty release does."""
         before = put_away_before(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
         new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
-        if new and not self.result.accepted:
-            bad, fault = new[0]
-            alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), order_id=bad.order_id, orders=len(new), fix=FAULT_FIX, exc_info=fault)
-            raise fault
+        if new and not self.result.accepted and not others_get_in():
+            raise IntakeFault(str(new[0][1]), [bad.order_id for bad, _ in new]) from new[0][1]
         for bad, fault in new:
             log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
             alarm(INTERNAL_ERROR, "an order is quarantined because of a mistake of ours", order_id=bad.order_id)
         self.put_away([bad for bad, _ in self._faults])
 
     def look_into(self, suspects: Sequence[Suspect]) -> None:
-        """What concerns an accepted order is quarantined and held; of the rest, what must not go by in silence is quarantined."""
-        held = _stored_hashes({suspect.order_id for suspect in suspects})
+        """What concerns an accepted order is quarantined and held; of the rest, what must not go by in silence is quarantined.
+
+        Of an order's past, which came before what we accepted, nothing is held any more.
+        """
+        places = stored_places({suspect.order_id for suspect in suspects})
         for suspect in suspects:
-            if suspect.order_id in held:
-                self._set_apart(Bad(suspect.code, suspect.detail, suspect.order_id, suspect.origin))
+            if _concerns(suspect, places):
+                self._set_apart(suspect.bad(suspect.code))
             elif suspect.otherwise:
-                self.put_away([Bad(suspect.otherwise, suspect.detail, suspect.order_id, suspect.origin)])
+                self._keep(suspect)
             else:
                 self.result.filtered += 1
+
+    def _keep(self, suspect: Suspect) -> None:
+        """Quarantines what tells of an order that we don't hold; one that is being accepted right now is waited for, and is held then."""
+        bad = suspect.bad(suspect.otherwise)
+        with fenced(self._fence):
+            let_none_in()
+            ours = _concerns(suspect, stored_places([suspect.order_id]))
+            new = not ours and bool(quarantine([bad], self._source))
+        if ours:
+            self._set_apart(suspect.bad(suspect.code))
+        else:
+            self._note(bad, new=new)
 
     def put_away(self, found: Sequence[Bad]) -> None:
         """Quarantines what is bad in itself."""
@@ -213,20 +235,37 @@ class _Ingest(Generic[Ref]):
             self._note(bad, new=id(bad) in new)
 
     def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
+        """Raises IntakeFault also for what PostgreSQL itself fails with, which isn't known to be about a row: halving shows whether it is."""
         first: dict[str, Hashed] = {}
         for hashed in arrivals:
             first.setdefault(hashed.order_id, hashed)
-        with fenced(self._fence):
-            keys = _insert(first.values(), self._source)
-            refs: Sequence[Ref] = []
-            if keys:
-                accepted = [AcceptedOrder(keys[order_id], hashed.arrival.order) for order_id, hashed in first.items() if order_id in keys]
-                refs = self._opened(accepted)
-                _raise_watermarks(accepted)
-            elsewhere = _stored_hashes(first.keys() - keys.keys())
-        repeats = [hashed for hashed in arrivals if hashed.order_id not in keys or first[hashed.order_id] is not hashed]
+        try:
+            with fenced(self._fence):
+                inserted = insert(first.values(), self._source)
+                refs = self._follow(inserted, first) if inserted else []
+                elsewhere = stored_hashes(first.keys() - inserted.keys())
+        except InternalError as error:
+            if _sqlstate(error).startswith(SESSION_CLASS):
+                raise
+            raise _fault(error, list(first)) from error
+        repeats = [hashed for hashed in arrivals if hashed.order_id not in inserted or first[hashed.order_id] is not hashed]
         held = {order_id: hashed.order_hash for order_id, hashed in first.items()} | elsewhere
-        return _Stored([first[order_id].arrival.order for order_id in keys], refs, repeats, held)
+        return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, held)
+
+    def _follow(self, inserted: dict[str, Inserted], arrivals: dict[str, Hashed]) -> Sequence[Ref]:
+        """What follows from orders that were inserted: clearings, holds for what was told of them before they came, and watermarks.
+
+        A hold takes the lane's lock of an order whose clearing was just opened: the transaction has it already.
+        """
+        told_of = [order_id for order_id, row in inserted.items() if row.told_of]
+        codes = told_before(told_of) if told_of else {}
+        accepted = [AcceptedOrder(inserted[key].pk, hashed.arrival.order) for key, hashed in arrivals.items() if key in inserted]
+        refs = self._opened(accepted)
+        for order_id, code in codes.items():
+            log.warning("the order was told of before it came", order_id=order_id, reason=code)
+            self._hold(order_id, code)
+        raise_watermarks(stored.order for stored in accepted)
+        return refs
 
     def _opened(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
         """Their clearings. The rows themselves were taken: whatever fails from here on is ours, unless the database is away."""
@@ -235,34 +274,32 @@ class _Ingest(Generic[Ref]):
         except DATABASE_AWAY:
             raise
         except Exception as error:
-            names = ", ".join(stored.order.order_id for stored in accepted[:3])
-            raise IntakeFault(f"{type(error).__name__}: {error} (opening {names})") from error
+            raise _fault(error, [stored.order.order_id for stored in accepted]) from error
 
     def _after_commit(self, stored: "_Stored[Ref]") -> None:
-        """Holds come before the publishing: an order that changed within its own batch isn't sent on its way first."""
         self.result.accepted += len(stored.accepted)
+        self.refs += stored.refs
         now_ms = time.time() * 1000
         for order in stored.accepted:
             metrics.observe(metrics.Stage.COUNTER_TO_ACCEPTED, now_ms - order.created_ms)
         for repeat in stored.repeats:
             self._compare(repeat, stored.held)
-        if stored.refs and not self._published(stored.refs):
-            self.result.unpublished += len(stored.refs)
 
     def _compare(self, repeat: Hashed, held: dict[str, str]) -> None:
         ours, theirs = held.get(repeat.order_id), repeat.order_hash
         if ours == theirs:
             self.result.known += 1
         else:
-            self._set_apart(Bad(CONTENTS_DIFFER, f"canonical hash {theirs}, ours is {ours}", repeat.order_id, repeat.arrival.origin))
+            detail = f"canonical hash {theirs}, ours is {ours}"
+            self._set_apart(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, theirs))
 
     def _set_apart(self, bad: Bad) -> None:
         """The message into quarantine and the hold onto the order's clearing, in one transaction; the same message again does neither."""
         with fenced(self._fence):
-            new = bool(quarantine([bad], self._source))
-            if new:
+            kept = set_apart(bad, self._source)
+            if kept.holds:
                 self._hold(bad.order_id, bad.reason)
-        self._note(bad, new=new)
+        self._note(bad, new=kept.new)
 
     def _note(self, bad: Bad, *, new: bool) -> None:
         refused = bad.reason.startswith(REFUSED_PREFIX)
@@ -278,13 +315,6 @@ class _Ingest(Generic[Ref]):
             place = {"topic": topic, "partition": partition, "offset": offset}
             log.warning("quarantined", reason=bad.reason, detail=bad.detail, order_id=bad.order_id, **place)
 
-    def _published(self, refs: Sequence[Ref]) -> bool:
-        try:
-            return self._publish(refs)
-        except Exception:
-            log.exception("publish failed", clearings=len(refs), fix="nothing: the sweep sends them again")
-            return False
-
 
 @dataclass(frozen=True, slots=True)
 class _Stored(Generic[Ref]):
@@ -294,37 +324,15 @@ class _Stored(Generic[Ref]):
     held: dict[str, str]  # canonical hashes by order id
 
 
-def _insert(orders: Iterable[Hashed], source: Source) -> dict[str, int]:
-    """Inserts what isn't there, in the order of its keys. Returns the new rows' primary keys by order id."""
-    rows = [
-        (
-            *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
-            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash, *arrival.origin.place),
-        )
-        for arrival, order_hash in orders
-        for order in (arrival.order,)
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [source.value, *map(list, zip(*rows, strict=True))])
-        return {order_id: pk for pk, order_id in cursor.fetchall()}
+def _concerns(suspect: Suspect, places: Mapping[str, Place]) -> bool:
+    """Whether it tells of an order that we hold, and of nothing that was past already when we accepted it."""
+    accepted_at = places.get(suspect.order_id)
+    return accepted_at is not None and not suspect.origin.is_before(accepted_at)
 
 
-def _stored_hashes(order_ids: set[str]) -> dict[str, str]:
-    if not order_ids:
-        return {}
-    with connection.cursor() as cursor:
-        cursor.execute(_HASHES, [sorted(order_ids)])
-        return dict(cursor.fetchall())
+def _fault(error: Exception, order_ids: Sequence[str]) -> IntakeFault:
+    return IntakeFault(f"{type(error).__name__}: {str(error).strip()} (opening {', '.join(order_ids[:3])})", order_ids)
 
 
-def _raise_watermarks(accepted: Sequence[AcceptedOrder]) -> None:
-    """The last statement before the commit, and only for the shards that move, so that the rows are locked as shortly as may be."""
-    newest: dict[int, int] = {}
-    for stored in accepted:
-        newest[stored.order.shard] = max(stored.order.created_ms, newest.get(stored.order.shard, 0))
-    with connection.cursor() as cursor:
-        cursor.execute(_NEWEST, [list(newest)])
-        known: dict[int, int] = dict(cursor.fetchall())
-        moved = {shard: at_ms for shard, at_ms in newest.items() if at_ms > known.get(shard, -1)}
-        if moved:
-            cursor.execute(_RAISE_NEWEST, [list(moved), list(moved.values())])
+def _sqlstate(error: Exception) -> str:
+    return getattr(error.__cause__, "pgcode", None) or ""

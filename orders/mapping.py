@@ -91,6 +91,9 @@ class NewOrder(msgspec.Struct, frozen=True, gc=False):
     created_ms: int
 
 
+_MAPPED: Final = ("kind", "created_at", *NewOrder.__struct_fields__)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Which rows are orders for us."""
@@ -152,6 +155,12 @@ def stated_order_id(row: Row) -> str:
     """The order id that a row gives, fit to be stored, also where the row is refused; empty where it gives none."""
     value = row.get("order_id")
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
+
+
+def stated_hash(row: Row) -> str:
+    """SHA-256, in hex, of what a row that isn't a valid order gives for the fields that we map, as it gives them."""
+    stated = [(name, row.get(name)) for name in _MAPPED]
+    return sha256(repr(stated).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrder | Filtered:

@@ -81,6 +81,7 @@ class Quarantined(models.Model):
     reason = models.CharField(max_length=64, help_text="A code: unreadable, refused:…, contents_differ, database_refused.")
     detail = models.TextField(blank=True, default="")
     order_id = models.CharField(max_length=64, blank=True, default="")
+    contents_hash = models.CharField(max_length=64, blank=True, default="", db_default="", help_text="SHA-256 of the contents that it tells, if any.")
     quarantined_at = models.DateTimeField(db_default=ServiceNow())
     replayed_at = models.DateTimeField(null=True, blank=True)
 
@@ -89,7 +90,10 @@ class Quarantined(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["topic", "partition", "offset", "message_hash", "order_id"], name="quarantined_once"),
         ]
-        indexes = [models.Index(fields=["reason", "-quarantined_at"], name="quarantined_reason")]
+        indexes = [
+            models.Index(fields=["reason", "-quarantined_at"], name="quarantined_reason"),
+            models.Index(fields=["order_id"], condition=models.Q(replayed_at=None), name="quarantined_order"),  # asked for each accepted order
+        ]
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition}@{self.offset}: {self.reason}"

@@ -18,9 +18,11 @@ from base.alarms import alarm
 from base.clock import ServiceNow
 from base.db import drop_broken_connection
 from base.fence import Fence, fenced, no_fence
+from orders import faults
 from orders.arrivals import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
+from orders.faults import IntakeFault, PutOff
 from orders.gaps import interface_origin
-from orders.ingest import IngestResult, IntakeFault
+from orders.ingest import IngestResult
 from orders.interface import CounterTables, InterfaceFailed, Position, Table
 from orders.mapping import Rules, stated_order_id
 from orders.models import ReconcileRun, SyncOrder
@@ -78,12 +80,16 @@ class Reconcile:
 
     def _reconcile(self, shard: int, window: Window) -> ReconcileRun:
         run = ReconcileRun(shard=shard, from_ms=window.from_ms, to_ms=window.to_ms)
+        put_off = PutOff(self.take)
         try:
             for hour in _parts(window, HOUR_MS):
                 for minute in self._differing(run, hour):
-                    self._compare(run, minute)
+                    self._compare(run, minute, put_off)
+            run.fetched += sum(taken.accepted for taken in put_off.take_again())
         except (InterfaceFailed, IntakeFault, DatabaseError) as error:
             drop_broken_connection()
+            if isinstance(error, IntakeFault):
+                faults.raise_alarm(error)
             run.error = str(error).strip()
         with fenced(self.fence):
             run.save()
@@ -104,7 +110,7 @@ class Reconcile:
         found = self.tables.counts(table, shard, window.from_ms, window.to_ms).minutes
         return Counter({at: sum(rows for kind, rows in kinds.items() if kind in self.rules.exchange_kinds) for at, kinds in found.items()})
 
-    def _compare(self, run: ReconcileRun, minute: Window) -> None:
+    def _compare(self, run: ReconcileRun, minute: Window, put_off: PutOff[IngestResult]) -> None:
         """Compares the ids of a minute and fetches what we don't hold: from the sync-order table, or where that lacks it from the order table."""
         there = {table: dict(self._rows(table, run.shard, minute)) for table in Table}
         sync_table, order_table = there[Table.SYNC_ORDERS], there[Table.ORDERS]
@@ -113,7 +119,7 @@ class Reconcile:
         missing[Table.ORDERS] = [order_id for order_id in missing[Table.ORDERS] if order_id not in sync_table]
         for table, order_ids in missing.items():
             origins = [(there[table][order_id], interface_origin(PREFIXES[table], run.shard, there[table][order_id])) for order_id in order_ids]
-            self.take([read_row(row, origin, self.rules) for row, origin in origins])
+            put_off.take([read_row(row, origin, self.rules) for row, origin in origins])
         wanted = missing[Table.SYNC_ORDERS] + missing[Table.ORDERS]
         run.fetched += SyncOrder.objects.filter(order_id__in=wanted).count() if wanted else 0
         run.missing += _keep(run, "missing", wanted)

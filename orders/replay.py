@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from base.clock import ServiceNow
 from orders.arrivals import Arrival, Item, Origin, read_again, read_message
+from orders.faults import FAULT_FIX, IntakeFault
 from orders.ingest import IngestResult
 from orders.logreader import Message
 from orders.mapping import Rules, canonical_hash
 from orders.models import Quarantined
 from orders.verdicts import Tally, Verdict, judge, order_id_of, stored_hashes
 
+log = structlog.get_logger(__name__)
 Take = Callable[[Sequence[Item]], IngestResult]
 
 QUARANTINED_PAGE_ROWS: Final = 100
@@ -56,11 +60,15 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedRow:
-    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are stored now, with its contents."""
+    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are stored now, with its contents.
+
+    `fault`: the mistake of ours that keeps it out, where it is one.
+    """
 
     row: Quarantined
     verdict: Verdict
     went_in: bool
+    fault: str = ""
 
 
 def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
@@ -73,12 +81,19 @@ def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
 
 
 def replay_quarantined(row: Quarantined, rules: Rules, take: Take | None) -> ReplayedRow:
-    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set when it went in."""
+    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set when it went in.
+
+    One that we fail with counts as refused: it is this message's, not the others'. Raises the database's errors that aren't about a row.
+    """
     items = _items_of(row, rules)
     verdict = _worst(judge(items, stored_hashes(items)))
     if take is None:
         return ReplayedRow(row, verdict, went_in=False)
-    take(items)
+    try:
+        take(items)
+    except IntakeFault as fault:
+        log.exception("this order can't be opened", quarantined=row.pk, order_id=row.order_id, fix=FAULT_FIX)
+        return ReplayedRow(row, Verdict.REFUSED, went_in=False, fault=str(fault))
     after = _worst(judge(items, stored_hashes(items)))
     if after is Verdict.KNOWN:
         Quarantined.objects.filter(pk=row.pk).update(replayed_at=ServiceNow())

@@ -8,6 +8,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from clearing import broker
+from clearing import intake as clearing_intake
 from clearing.models import Clearing
 from ops.intake import take_from_kafka
 from orders.models import Quarantined, SyncOrder
@@ -92,6 +93,15 @@ class TestReplaying:
         assert SyncOrder.objects.get().source == "replay"
         assert Clearing.objects.count() == 1
         assert set(Quarantined.objects.exclude(replayed_at=None)) == {refused}
+
+    @pytest.mark.usefixtures("mended")
+    def test_that_a_mistake_of_ours_keeps_out_says_so(self, replayer: Client, refused: Quarantined, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(clearing_intake, "_facts", None)
+
+        answer = replayer.post(PAGE, {"ids": str(refused.pk)}, follow=True)
+
+        assert "is kept out by a mistake of ours: TypeError" in answer.content.decode()
+        assert LogEntry.objects.get().change_message.startswith("Replay: is kept out by a mistake of ours")
 
     @pytest.mark.usefixtures("mended")
     def test_stands_in_the_audit_log(self, replayer: Client, refused: Quarantined) -> None:

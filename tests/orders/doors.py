@@ -7,6 +7,7 @@ from django.db import connection
 
 from base.fence import Fence, no_fence
 from orders.arrivals import Item
+from orders.faults import nobody
 from orders.ingest import AcceptedOrder, IngestResult, ingest
 from orders.models import Source
 
@@ -19,6 +20,7 @@ class Doors:
     while_opening: Callable[[Sequence[AcceptedOrder]], None] = lambda _: None
     while_publishing: Callable[[], bool] = lambda: True
     fence: Fence = no_fence
+    others_get_in: Callable[[], bool] = nobody
 
     def open_clearings(self, accepted: Sequence[AcceptedOrder]) -> list[str]:
         assert connection.in_atomic_block
@@ -37,7 +39,15 @@ class Doors:
         return sent
 
     def take(self, items: Sequence[Item], source: Source = Source.KAFKA) -> IngestResult:
-        return ingest(items, source=source, open_clearings=self.open_clearings, hold=self.hold, publish=self.publish, fence=self.fence)
+        return ingest(
+            items,
+            source=source,
+            open_clearings=self.open_clearings,
+            hold=self.hold,
+            publish=self.publish,
+            fence=self.fence,
+            others_get_in=self.others_get_in,
+        )
 
     def take_from_gap(self, items: Sequence[Item]) -> IngestResult:
         return self.take(items, Source.GAP)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as configured
-from django.db import OperationalError, connection
+from django.db import InternalError, OperationalError, connection
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
@@ -170,6 +170,20 @@ class TestInterruptions:
             topic.send(*orders(*range(10)))
             wait_until(lambda: stored() == 10)
 
+    def test_a_database_that_fails_again_and_again_raises_an_alarm(self, topic: Topic, doors: Doors) -> None:
+        failures = iter(range(consumer.INTERNAL_ERRORS_BEFORE_ALARM))
+
+        def broken(items: Sequence[Item]) -> IngestResult:
+            if next(failures, None) is not None:
+                raise InternalError("could not read block 7")
+            return doors.take(items)
+
+        with capture_logs() as lines, running(broken):
+            topic.send(*orders(1))
+            wait_until(lambda: stored() == 1)
+
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
+
     def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, doors: Doors) -> None:
         asked, back = threading.Event(), threading.Event()
 
@@ -245,9 +259,10 @@ class TestInterruptions:
     def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, doors: Doors) -> None:
         doors.while_opening = mistake
         topic.send(*orders(*range(8)))
-        with running(doors.take) as faulty:
+        with capture_logs() as lines, running(doors.take) as faulty:
             wait_until(lambda: faulty.consumer._faults > 1)
         assert (stored(), Quarantined.objects.count()) == (0, 0)
+        assert {line["alarm"] for line in lines if "alarm" in line} == {"intake_fault"}
 
         doors.while_opening = lambda _: None
         with running(doors.take):

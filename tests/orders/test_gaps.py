@@ -1,10 +1,15 @@
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from django.conf import settings
+from structlog.testing import capture_logs
 
-from orders.gaps import GapPass
+from orders import faults
+from orders.arrivals import read_row
+from orders.gaps import GapPass, interface_origin
 from orders.interface import InterfaceFailed, Page, Position, Shards
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.doors import Doors
@@ -15,6 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 SINCE = RULES.since_ms
 NOW = SINCE + 1_000_000
 OVERLAP = 30_000
+DAY_MS = 86_400_000
 
 
 @dataclass
@@ -219,6 +225,89 @@ class TestFromAnEarlierTime:
         assert order_ids() == ["O1"]
 
 
+class TestClocks:
+    def test_of_the_counter_ahead_for_one_answer_hide_nothing(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.now_ms = NOW + DAY_MS
+        gap_pass.run()
+        counter.now_ms = NOW + 3_000
+        counter.commit("LOST", NOW + 1_000)
+
+        gap_pass.run()
+
+        assert order_ids() == ["LOST"]
+
+    def test_of_the_counter_ahead_move_a_position_no_further_than_ours_allows(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.now_ms = our_now_ms() + DAY_MS
+
+        gap_pass.run()
+
+        assert NOW < (scanned() or 0) <= our_now_ms() + settings.CLOCK_SKEW_SECONDS_MAX * 1000 - OVERLAP
+
+    def test_are_told_of_when_a_position_lies_ahead_and_it_goes_back(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.now_ms = our_now_ms()
+        Watermark.objects.create(shard=0, scanned_through_ms=counter.now_ms + DAY_MS)
+
+        with capture_logs() as lines:
+            gap_pass.run()
+            gap_pass.run()
+
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["gap_position_ahead"]
+        assert scanned() == counter.now_ms - OVERLAP
+
+
+class TestMistakesOfOurs:
+    """BAD can't be opened; LOST, on a later page, can."""
+
+    @pytest.fixture(autouse=True)
+    def fails_with_bad(self, doors: Doors) -> None:
+        doors.while_opening = lambda accepted: fail_with_ours() if "BAD" in {stored.order.order_id for stored in accepted} else None
+
+    def test_keep_no_later_page_out_and_are_the_order_s_where_that_got_in(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        known = [f"K{number}" for number in range(4)]
+        for number, order_id in enumerate(known[:2]):
+            counter.commit(order_id, NOW + number)
+        gap_pass.run()
+        counter.commit("BAD", NOW + 2)
+        for number, order_id in enumerate([*known[2:], "LOST"]):
+            counter.commit(order_id, NOW + 3 + number)
+        doors.take_from_gap(
+            [read_row(columns, interface_origin("gap:", 0, columns), RULES) for *_, columns in counter.rows[0] if columns["id"] in "45"]
+        )
+        doors.others_get_in = faults.others_from_now_on()
+
+        result = gap_pass.run()
+
+        assert (order_ids(), result.failed) == ([*known, "LOST"], {})
+        assert list(Quarantined.objects.values_list("order_id", "reason")) == [("BAD", "internal_error")]
+
+    def test_that_nothing_speaks_against_keep_the_position_and_raise_the_alarm(self, counter: Counter, gap_pass: GapPass) -> None:
+        counter.commit("BAD", NOW)
+
+        with capture_logs() as lines:
+            result = gap_pass.run()
+
+        assert (list(result.failed), scanned(), Quarantined.objects.count()) == (["0"], None, 0)
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
+
+    def test_are_the_order_s_where_another_shard_s_got_in(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        counter.commit("BAD", NOW, shard=0)
+        counter.commit("LOST", NOW, shard=1)
+        doors.others_get_in = faults.others_from_now_on()
+
+        assert gap_pass.run().failed == {}
+
+        assert (order_ids(), Quarantined.objects.get().order_id, scanned()) == (["LOST"], "BAD", NOW - OVERLAP)
+
+    def test_on_page_after_page_end_the_shard(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        doors.while_opening = lambda _: fail_with_ours()
+        for number in range(3 * faults.PUT_OFF_MAX + 30):
+            counter.commit(f"O{number}", SINCE + number)
+
+        gap_pass.run()
+
+        assert len(counter.asked) == faults.PUT_OFF_MAX + 1
+
+
 class TestFailures:
     def test_of_a_shard_leave_its_position_and_the_others_go_on(self, counter: Counter, gap_pass: GapPass) -> None:
         counter.commit("O1", SINCE + 1, shard=1)
@@ -273,6 +362,10 @@ class TestFailures:
         monkeypatch.setattr(counter, "page", lambda *_: Page(NOW, (), Position(SINCE, 0)))
 
         assert "followed by" in gap_pass.run().failed["0"]
+
+
+def our_now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def fail() -> Any:

@@ -4,17 +4,20 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from django.db import OperationalError, connection
+from django.db import InternalError, OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
-from orders.arrivals import Arrival, Item
-from orders.ingest import AcceptedOrder, IntakeFault
+from base import fence
+from orders.arrivals import Arrival, Item, read_row
+from orders.faults import IntakeFault
+from orders.gaps import interface_origin
+from orders.ingest import AcceptedOrder
 from orders.mapping import NewOrder
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.doors import Doors
-from tests.orders.messages import CREATED_MS, inserts, interface_row, message, origin, read, row, updated
+from tests.orders.messages import CREATED_MS, RULES, inserts, interface_row, message, origin, read, row, updated
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -199,7 +202,15 @@ class TestOtherContents:
         assert (kept.topic, kept.source) == ("counter.sync_order", "kafka")
         assert len(kept.message_hash) == 64
 
-    def test_hold_before_the_order_is_published(self, doors: Doors) -> None:
+    @pytest.mark.parametrize(
+        ("told", "code"),
+        [
+            (message(row("O1", quantity="7")), "contents_differ"),
+            (message(row("O1", quantity="-7")), "contents_differ"),
+            (message(row("O1"), kind="DELETE"), "deleted_at_counter"),
+        ],
+    )
+    def test_in_the_same_batch_hold_before_the_order_is_published(self, doors: Doors, told: bytes, code: str) -> None:
         held_at_publishing: list[tuple[str, str]] = []
 
         def publishing() -> bool:
@@ -208,9 +219,17 @@ class TestOtherContents:
 
         doors.while_publishing = publishing
 
-        doors.take(read(message(row("O1")), message(row("O1", quantity="7"))))
+        doors.take(read(message(row("O1")), told))
 
-        assert held_at_publishing == [("O1", "contents_differ")]
+        assert (held_at_publishing, doors.published) == ([("O1", code)], ["O1"])
+
+    def test_that_can_not_be_held_keep_the_batch_from_being_published(self, doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doors, "hold", broken_hold)
+
+        with pytest.raises(OperationalError):
+            doors.take(read(message(row("O1")), message(row("O1", quantity="-7"))))
+
+        assert (order_ids(), doors.published) == (["O1"], [])  # it is queued: the sweep sends it, at the earliest when the hold is tried again
 
     def test_found_again_hold_no_more(self, doors: Doors) -> None:
         doors.take(read(message(row("O1"))))
@@ -319,6 +338,14 @@ class TestBadRows:
         assert Quarantined.objects.count() == 2
         assert (result.bad, len(result.bad_before)) == (set(), 2)
 
+    def test_that_name_neither_their_id_nor_their_order_are_two(self, doors: Doors) -> None:
+        odd = [interface_row("absent", id=number, quantity="x") for number in ("-5", "-6")]
+        items = [read_row(columns, interface_origin("gap:", 0, columns), RULES) for columns in odd]
+
+        results = [doors.take_from_gap(items).refused for _ in range(2)]
+
+        assert (results, Quarantined.objects.count()) == ([2, 0], 2)
+
     @pytest.mark.parametrize(
         "fields",
         [
@@ -353,6 +380,12 @@ def fails_with(*order_ids: str) -> Callable[[Sequence[AcceptedOrder]], None]:
     return choke
 
 
+def fail_inside(sqlstate: str) -> None:
+    """PostgreSQL fails, and says with what."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'it is {sqlstate}' USING ERRCODE = '{sqlstate}'; END $$")
+
+
 class TestMistakesOfOurs:
     def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, doors: Doors) -> None:
         doors.while_opening = fails_with("O3")
@@ -367,11 +400,19 @@ class TestMistakesOfOurs:
     def test_that_every_order_meets_are_no_order_s_fault(self, doors: Doors) -> None:
         doors.while_opening = fails_with()
 
-        with capture_logs() as lines, pytest.raises(IntakeFault, match="no plan for this order"):
+        with pytest.raises(IntakeFault, match="no plan for this order") as fault:
             doors.take(inserts(f"O{number}" for number in range(8)))
 
         assert (order_ids(), reasons(), doors.published) == ([], [], [])
-        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
+        assert len(fault.value.order_ids) == 8
+
+    def test_that_one_order_meets_alone_are_its_own_where_others_are_known_to_get_in(self, doors: Doors) -> None:
+        doors.while_opening = fails_with("O1")
+        doors.others_get_in = lambda: True
+
+        result = doors.take(inserts(["O1"]))
+
+        assert (result.quarantined, reasons()) == (1, [("O1", "internal_error")])
 
     def test_leave_what_else_the_batch_brings_as_it_is(self, doors: Doors) -> None:
         doors.while_opening = fails_with()
@@ -401,6 +442,27 @@ class TestMistakesOfOurs:
 
         assert (result.accepted, order_ids()) == (2, ["O1", "O2"])
 
+    def test_include_what_the_database_itself_fails_with_for_one_of_them(self, doors: Doors) -> None:
+        doors.while_opening = lambda accepted: fail_inside("XX001") if "O3" in {stored.order.order_id for stored in accepted} else None
+
+        result = doors.take(inserts(f"O{number}" for number in range(8)))
+
+        assert (result.accepted, reasons()) == (7, [("O3", "internal_error")])
+
+    def test_include_what_the_database_fails_with_for_all(self, doors: Doors) -> None:
+        doors.while_opening = lambda _: fail_inside("XX001")
+
+        with pytest.raises(IntakeFault, match="XX001"):
+            doors.take(inserts(["O1", "O2"]))
+
+        assert (order_ids(), reasons()) == ([], [])
+
+    def test_are_not_what_a_session_that_is_over_says(self, doors: Doors) -> None:
+        doors.while_opening = lambda _: fail_inside("25006")
+
+        with pytest.raises(InternalError):
+            doors.take(inserts(["O1", "O2"]))
+
     def test_of_a_database_that_is_away_stay_what_they_are(self, doors: Doors) -> None:
         def away(_: Sequence[AcceptedOrder]) -> None:
             raise OperationalError("terminating connection")
@@ -413,14 +475,55 @@ class TestMistakesOfOurs:
 
 class TestInterfaceRows:
     def test_agree_with_the_binlogs(self, doors: Doors) -> None:
-        from orders.arrivals import read_row
-        from tests.orders.messages import RULES
-
         doors.take(read(message(row("O1"))))
 
         result = doors.take_from_gap([read_row(interface_row("O1"), origin(b"{}"), RULES)])
 
         assert (result.known, doors.held) == (1, [])
+
+
+class TestUnderAFence:
+    @pytest.fixture
+    def fenced(self, doors: Doors) -> Doors:
+        doors.fence = fence.fence_of(fence.current().term)
+        return doors
+
+    def test_come_in_transactions_that_are_smaller_still(self, fenced: Doors) -> None:
+        sizes: list[int] = []
+        fenced.while_opening = lambda accepted: sizes.append(len(accepted))
+
+        fenced.take_from_gap(inserts(f"O{number:03d}" for number in range(250)))
+
+        assert sizes == [100, 100, 50]
+
+    @pytest.mark.parametrize("statements", [1, 10])
+    def test_come_in_fewer_at_a_time_where_the_database_is_slow(self, fenced: Doors, settings: Settings, statements: int) -> None:
+        settings.FENCE_MS_MAX = 500
+
+        def crawl(accepted: Sequence[AcceptedOrder]) -> None:
+            with connection.cursor() as cursor:
+                for _ in range(statements):  # no single one takes too long: the transaction does
+                    cursor.execute("SELECT pg_sleep(%s)", [0.04 * len(accepted) / statements])
+
+        fenced.while_opening = crawl
+
+        result = fenced.take_from_gap(inserts(f"O{number:02d}" for number in range(24)))
+
+        assert (result.accepted, len(fenced.published)) == (24, 24)
+
+    def test_stay_out_where_not_even_one_is_in_time(self, fenced: Doors, settings: Settings) -> None:
+        settings.FENCE_MS_MAX = 500
+
+        def stand_still(_: Sequence[AcceptedOrder]) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(2)")
+
+        fenced.while_opening = stand_still
+
+        with pytest.raises(OperationalError):
+            fenced.take_from_gap(inserts(["O1", "O2"]))
+
+        assert reasons() == []
 
 
 def test_a_new_order_is_a_plain_value() -> None:

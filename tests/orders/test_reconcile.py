@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,15 +15,20 @@ from django.db import connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from base.http import SignedClient
 from clearing import broker
 from clearing.models import Clearing
 from ops import intake, scrape, tasks
+from orders import faults
+from orders.ingest import AcceptedOrder
+from orders.interface import Counts, Page, Position, Shards, Table
 from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
+from orders.reconcile import MINUTE_MS, Reconcile
 from tests.admin.conftest import person
 from tests.orders.doors import Doors
-from tests.orders.messages import inserts
+from tests.orders.messages import CREATED_MS, RULES, inserts, interface_row
 from tests.support.sandbox import SandboxServer, running_sandbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -166,6 +172,52 @@ class TestFailures:
                 call_command("reconcile")
         finally:
             other.close()
+
+
+@dataclass
+class Minutes:
+    """Both of the counter's tables in memory, with one row a minute."""
+
+    orders: tuple[str, ...]
+
+    def shards(self) -> Shards:
+        return Shards((0,), CREATED_MS + 3_600_000)
+
+    def counts(self, _table: Table, _shard: int, from_ms: int, to_ms: int) -> Counts:
+        return Counts({at // MINUTE_MS * MINUTE_MS: {"EXCHANGE": 1} for at, _ in self._rows() if from_ms <= at < to_ms})
+
+    def rows(self, _table: Table, _shard: int, after: Position, _limit: int) -> Page:
+        return Page(CREATED_MS, tuple(columns for at, columns in self._rows() if at > after.ms), None)
+
+    def _rows(self) -> list[tuple[int, dict[str, Any]]]:
+        times = [(CREATED_MS + number * MINUTE_MS, order_id) for number, order_id in enumerate(self.orders)]
+        return [(at, interface_row(order_id, id=str(at), user_id=order_id, shard=0, created_ms=str(at))) for at, order_id in times]
+
+
+class TestMistakesOfOurs:
+    """BAD can't be opened, what comes in later minutes can."""
+
+    @pytest.fixture
+    def doors(self) -> Doors:
+        def fail_with_bad(accepted: Sequence[AcceptedOrder]) -> None:
+            if "BAD" in {stored.order.order_id for stored in accepted}:
+                raise ZeroDivisionError("no plan for this order")
+
+        return Doors(while_opening=fail_with_bad, others_get_in=faults.others_from_now_on())
+
+    def test_keep_no_later_minute_out(self, doors: Doors) -> None:
+        (found,) = Reconcile(Minutes(("BAD", "O1", "O2")), doors.take_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
+
+        assert (held(), Quarantined.objects.get().reason) == ({"O1", "O2"}, "internal_error")
+        assert (found.missing, found.fetched, found.error) == (3, 2, "")
+
+    def test_that_nothing_speaks_against_are_told_of(self, doors: Doors) -> None:
+        with capture_logs() as lines:
+            (found,) = Reconcile(Minutes(("BAD",)), doors.take_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
+
+        assert (found.missing, found.fetched, Quarantined.objects.count()) == (1, 0, 0)
+        assert "no plan for this order" in found.error
+        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault", "reconcile_difference"]
 
 
 class TestWhatOperatorsSee:

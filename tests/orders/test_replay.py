@@ -18,10 +18,13 @@ from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
 
 from clearing import broker, store_recovery
+from clearing import intake as clearing_intake
+from clearing.flows import OrderFacts
 from clearing.models import Clearing, RestorePoint
 from orders.arrivals import Item
 from orders.ingest import IngestResult
 from orders.logreader import LogReader, Span, open_reader
+from orders.mapping import NewOrder
 from orders.models import Quarantined, Source, SyncOrder
 from orders.replay import Replay, replay_quarantined
 from orders.verdicts import Tally, Verdict
@@ -31,6 +34,7 @@ from tests.orders.messages import RULES, inserts, message, origin, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WRITTEN_MS = int(time.time() * 1000) - 60_000  # not so old that the log's retention takes it
+FACTS = clearing_intake._facts
 BAD = message(row("BAD", user_id="BAD", asset="DOGE"))
 
 
@@ -287,6 +291,16 @@ class TestQuarantined:
         assert (found.verdict, found.went_in, doors.held) == (Verdict.DIFFERS, False, [("O1", "contents_differ")])
         assert Quarantined.objects.get().replayed_at is None
 
+    def test_one_that_we_fail_with_keeps_no_other_out(self, doors: Doors, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        doors.take(read(BAD, message(row("GOOD", user_id="GOOD", contract_id="C", asset="DOGE"))))
+        settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
+        monkeypatch.setattr(clearing_intake, "_facts", fails_with_bad)
+
+        report = replay("--quarantined", code=1)
+
+        assert (counts(report), stored()) == ({"messages": 2, "new": 1, "refused": 1}, ["GOOD"])
+        assert dict(Quarantined.objects.filter(replayed_at=None).values_list("order_id", "reason")) == {"BAD": "refused:unknown_asset"}
+
     def test_dry_changes_nothing(self, doors: Doors, settings: Settings) -> None:
         doors.take(read(BAD))
         settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
@@ -294,6 +308,12 @@ class TestQuarantined:
         report = replay("--quarantined", "--dry-run")
 
         assert (counts(report), stored(), Quarantined.objects.get().replayed_at) == ({"messages": 1, "new": 1}, [], None)
+
+
+def fails_with_bad(order: NewOrder) -> OrderFacts:
+    if order.order_id == "BAD":
+        raise ZeroDivisionError("no plan for this order")
+    return FACTS(order)
 
 
 class TestRestored:

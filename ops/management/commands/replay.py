@@ -18,7 +18,7 @@ from base import logs
 from clearing import store_recovery
 from ops.arguments import milliseconds, moment, whole
 from ops.intake import Take, take_from_replay, take_from_restore
-from orders.ingest import FAULT_FIX, IntakeFault
+from orders.faults import FAULT_FIX, IntakeFault
 from orders.logreader import LogNotReadable, LogReader, Span, open_reader
 from orders.mapping import Rules
 from orders.models import Quarantined
