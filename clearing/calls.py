@@ -48,17 +48,17 @@ def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[
         if stopping():
             return replace(evidence, outcome=Outcome.UNKNOWN, code=WORKER_STOPPING), UnknownOutcome(WORKER_STOPPING)
         store.record_attempt(work, evidence)
-    evidence, answer = send(work, gateways, guard)
+    evidence, answer = send(work, gateways, guard, follows=work.operation_state != OperationState.PLANNED)
     if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0 and not stopping():
         store.record_attempt(work, evidence)
         return send(work, gateways, guard)
     return evidence, answer
 
 
-def send(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer]:
-    """Sends the stored bytes once. A policy may make what comes less certain."""
+def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False) -> tuple[Evidence, Answer]:
+    """Sends the stored bytes once; `follows`: right after the question for them. A policy may make what comes less certain."""
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(work, guard, lambda: gateways.perform(work.stored, work.clock))
+    answer = _answer(work, guard, lambda: gateways.perform(work.stored, work.clock), follows=follows)
     evidence = _evidence(answer, sent_at, asked=False)
     if isinstance(answer, (Retryable, Rejected, StillPending)):
         policy = guard.policies.of(work.stored.counterparty, answer.code)
@@ -79,10 +79,10 @@ def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer 
     return _evidence(answer, sent_at, asked=True), answer
 
 
-def _answer(work: Work, guard: Guard, call: Callable[[], T]) -> T | GatewayError:
+def _answer(work: Work, guard: Guard, call: Callable[[], T], *, follows: bool = False) -> T | GatewayError:
     """What came of a call that the guard lets through. Raises Blocked or ClaimEnded."""
     counterparty = work.stored.counterparty
-    with guard.admitted(counterparty, work.step):
+    with guard.admitted(counterparty, work.step, follows=follows):
         made_at = monotonic()
         answer: T | GatewayError
         try:

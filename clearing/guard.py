@@ -83,7 +83,7 @@ class _Window:
 
 @dataclass(slots=True)
 class _Lease:
-    left: int = 0
+    left: int = 0  # below 0: owed
     until: float = float("-inf")
     none_before: float = float("-inf")
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -104,9 +104,13 @@ class Guard:
         self._busy_noted: dict[str, float] = {}
 
     @contextmanager
-    def admitted(self, counterparty: str, step: int) -> Iterator[None]:
-        """Around each call. Raises Blocked, at once: nobody waits here."""
-        tries = self._admit(counterparty, step)
+    def admitted(self, counterparty: str, step: int, *, follows: bool = False) -> Iterator[None]:
+        """Around each call. Raises Blocked, at once: nobody waits here.
+
+        One that `follows` a question that was admitted may owe its call of the rate limit: turned away, the order would ask again each time,
+        and where there is one call at a time never come to send.
+        """
+        tries = self._admit(counterparty, step, follows=follows)
         try:
             yield
         finally:
@@ -114,7 +118,7 @@ class Guard:
                 with self._lock:
                     self._trials.discard(counterparty)
 
-    def _admit(self, counterparty: str, step: int) -> bool:
+    def _admit(self, counterparty: str, step: int, *, follows: bool) -> bool:
         """Whether the call is a trial. Raises Blocked."""
         known = self._refreshed()
         if known.is_paused(counterparty, step):
@@ -127,7 +131,7 @@ class Guard:
         if breaker == Breaker.HALF_OPEN and not self._may_try(counterparty):
             raise Blocked(DOWN)
         try:
-            self._spend(counterparty)
+            self._spend(counterparty, follows=follows)
         except Blocked:
             self._trials.discard(counterparty)
             raise
@@ -158,7 +162,7 @@ class Guard:
     def _window(self, counterparty: str) -> _Window:
         return self._windows.setdefault(counterparty, _Window())
 
-    def _spend(self, counterparty: str) -> None:
+    def _spend(self, counterparty: str, *, follows: bool) -> None:
         """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease than for a slot."""
         rate = settings.COUNTERPARTY_RATES[counterparty]
         if not rate:
@@ -167,23 +171,24 @@ class Guard:
         if not lease.lock.acquire(timeout=settings.GATEWAY_SLOT_WAIT_MS / 1000):
             raise Blocked(LIMITED)
         try:
-            self._spend_one(lease, counterparty, rate)
+            self._spend_one(lease, counterparty, rate, follows=follows)
         finally:
             lease.lock.release()
 
-    def _spend_one(self, lease: _Lease, counterparty: str, rate: float) -> None:
+    def _spend_one(self, lease: _Lease, counterparty: str, rate: float, *, follows: bool) -> None:
         now = monotonic()
         if now >= lease.until:
-            lease.left = 0
-        if not lease.left and now >= lease.none_before:
+            lease.left = min(lease.left, 0)  # what is owed stays
+        if lease.left <= 0 and now >= lease.none_before:
             self._quietly(lambda: self._lease(lease, counterparty, rate))
-        if not lease.left:
+        if lease.left <= 0 and not follows:
             raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
         lease.left -= 1
 
     @staticmethod
     def _lease(lease: _Lease, counterparty: str, rate: float) -> None:
-        lease.left, wait_ms = standing.lease_calls(counterparty, rate, max(int(rate * LEASE_SECONDS), 1))
+        granted, wait_ms = standing.lease_calls(counterparty, rate, max(int(rate * LEASE_SECONDS), 1))
+        lease.left += granted
         lease.until = monotonic() + LEASE_KEPT_SECONDS
         lease.none_before = monotonic() + wait_ms / 1000
 

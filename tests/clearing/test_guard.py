@@ -9,7 +9,7 @@ from django.db import OperationalError
 from pytest_django import Settings
 
 from base import metrics
-from base.clock import ServiceNow
+from base.clock import ServiceNow, shift_clock
 from base.db import call
 from clearing import guard as guard_module
 from clearing import standing
@@ -509,6 +509,21 @@ class TestRateLimit:
         assert (second.step, second.error_code, second.attempts) == (2, "counterparty_limited", 0)
         assert second.due_at is not None
         assert (second.due_at - second.changed_at).total_seconds() > 1
+
+    def test_what_is_asked_for_is_sent_though_one_call_at_a_time_is_allowed(self, world: World, settings: Settings) -> None:
+        settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 0.5, "trading": 0.0}
+        world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.RESET))
+        unsure = world.run(world.accept())
+        assert unsure.state == State.UNKNOWN
+        shift_clock(20)  # within a signature's validity
+        world.guard._leases.clear()  # of this process, whose clock isn't the database's
+
+        sweep()
+        world.run(unsure)
+
+        assert world.keys_applied(unsure) == ["1", "2", "3"]
+        assert (unsure.step, unsure.error_code) == (4, "counterparty_limited")
+        assert world.guard._leases["fund"].left < 0
 
     def test_costs_a_round_trip_a_tenth_of_a_second_not_a_call(self, world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 1000.0, "trading": 0.0}
