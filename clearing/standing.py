@@ -22,14 +22,16 @@ PROBE_SECONDS: Final = 1.0  # so soon after its return a counterparty is found
 REFUSED_PROBE_SECONDS: Final = 10.0  # nothing but people mend that
 BUSY_SECONDS: Final = 3.0  # how long one worker's finding no slot holds for the sweep
 _READ: Final = """
-    SELECT s.name, s.breaker, s.refuses, extract(epoch FROM s.quiet_until - service_now()) * 1000 > 0,
-           extract(epoch FROM s.quiet_until - service_now()) * 1000, s.busy_until > service_now(), s.changed_at, NULL::int
+    SELECT s.name, s.breaker, s.refuses, clearing_if_near(s.quiet_until, service_now()) > service_now(),
+           extract(epoch FROM s.quiet_until - service_now()) * 1000,
+           clearing_if_near(s.busy_until, service_now()) > service_now(), s.changed_at, NULL::int
     FROM clearing_standing s
     UNION ALL SELECT p.counterparty, '', false, false, 0, false, NULL, p.step FROM clearing_pause p
 """
+# Further off than a probe ever is put: the clock was ahead when that was written.
 _TAKE_PROBES: Final = """
     UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second')
-    WHERE breaker = 'open' AND probe_at <= service_now() RETURNING name, cause, refuses
+    WHERE breaker = 'open' AND (probe_at <= service_now() OR probe_at > service_now() + interval '1 minute') RETURNING name, cause, refuses
 """
 _PUT_OFF: Final = """
     UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second'), cause = %s, refuses = %s
@@ -71,20 +73,23 @@ def read() -> Standings:
     )
 
 
-def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, refuses: bool = False, actor: str) -> Breaker | None:
-    """Moves the breaker; returns what it was, None where it was elsewhere by then."""
+def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, refuses: bool = False, actor: str) -> tuple[Breaker, bool] | None:
+    """Moves the breaker; returns what it was and whether it refused us then, None where it was elsewhere by then."""
     seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
-    sql = "SELECT clearing_breaker(%s, %s, %s, %s, %s, %s, %s)"
-    was = call(sql, [counterparty, list(from_), to, cause, refuses, seconds, actor])[0][0]
-    if was is not None:
+    sql = "SELECT was, refused FROM clearing_move_breaker(%s, %s, %s, %s, %s, %s, %s)"
+    for was, refused in call(sql, [counterparty, list(from_), to, cause, refuses, seconds, actor]):
         log.info("breaker", counterparty=counterparty, was=was, now=to, cause=cause)
-    return None if was is None else Breaker(was)
+        return Breaker(was), refused
+    return None
 
 
 def open_breaker(counterparty: str, cause: str, *, refuses: bool, actor: str) -> None:
-    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm."""
-    was = _move(counterparty, [Breaker.CLOSED, Breaker.HALF_OPEN], Breaker.OPEN, cause, refuses=refuses, actor=actor)
-    if was == Breaker.CLOSED:
+    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm, and the first who is refused."""
+    moved = _move(counterparty, [Breaker.CLOSED, Breaker.HALF_OPEN], Breaker.OPEN, cause, refuses=refuses, actor=actor)
+    if moved is None:
+        return
+    was, refused = moved
+    if was == Breaker.CLOSED or (refuses and not refused):
         raise_alarm(counterparty, cause, refuses=refuses)
 
 

@@ -22,6 +22,7 @@ _DATABASE = (
 _RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
 _RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
 
+AHEAD_LOOKED_AT: Final = 20  # rows at the far end of an index: what was written while the clock was ahead waits the longest of all
 CLOSED_SECONDS: Final = 10.0  # after its breaker closed; by then nobody waits any more for what was before
 _OUTLASTING: Final = """
     SELECT c.id FROM clearing_standing s
@@ -64,8 +65,14 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 
 
 def orphaned(limit: int) -> list[int]:
-    """Clearings whose claim has expired or whose worker has ended. Without locks: `requeue` looks again under them."""
-    expired = "SELECT id FROM clearing_clearing WHERE state = 'running' AND claimed_until < (SELECT service_now()) ORDER BY claimed_until LIMIT %s"
+    """Clearings whose claim has expired, or was taken while the clock was ahead, or whose worker has ended.
+
+    Without locks: `requeue` looks again under them.
+    """
+    expired = (
+        "SELECT id FROM clearing_clearing WHERE state = 'running' AND (claimed_until < (SELECT service_now())"
+        "  OR changed_at > (SELECT service_now()) + interval '1 minute') ORDER BY claimed_until LIMIT %s"
+    )
     ended = (
         "SELECT c.id FROM clearing_clearing c JOIN base_incarnation i ON i.name = c.claimed_by"
         " WHERE c.state = 'running' AND i.ended_at IS NOT NULL LIMIT %s"
@@ -73,17 +80,25 @@ def orphaned(limit: int) -> list[int]:
     return [row[0] for row in call(f"({expired}) UNION ({ended})", [limit, limit])]
 
 
+# The longest due first, each counterparty's step from the one end of its index; and from the other end what was written while the clock was ahead.
+_DUE: Final = """
+    SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (
+        (SELECT id, waits_for, due_at FROM clearing_clearing
+            WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at <= (SELECT service_now()) ORDER BY due_at LIMIT %s)
+        UNION ALL (SELECT id, waits_for, due_at FROM (SELECT id, waits_for, due_at, changed_at FROM clearing_clearing
+                WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at > (SELECT service_now())
+                ORDER BY due_at DESC LIMIT %s) far
+            WHERE changed_at > (SELECT service_now()))) c
+    ORDER BY c.due_at
+"""
+
+
 def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
     """Clearings whose time has come, the longest due first: for each counterparty as many as it has room for, and none of what is `paused`, as
     (counterparty, step or 0). Without locks, as `orphaned`.
     """
     open_dues = [name for name in dues() if not {_due(name), (_due(name)[0], 0)} & set(paused)]
-    rows = call(
-        "SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (SELECT id, waits_for, due_at FROM clearing_clearing"
-        "  WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at <= (SELECT service_now())"
-        "  ORDER BY due_at LIMIT %s) c ORDER BY c.due_at",
-        [[*open_dues, ""], limit],
-    )
+    rows = call(_DUE, [[*open_dues, ""], limit, AHEAD_LOOKED_AT])
     left = dict(rooms)
     found: list[int] = []
     for name, pk in rows:
@@ -124,14 +139,16 @@ class Unclaimed:
 
 
 def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
-    """Queued clearings to look after: those of another broker generation, and those unclaimed for long, spaced further apart each time.
+    """Queued clearings to look after: those of another broker generation, those unclaimed for long, spaced further apart each time, and those that
+    were queued while the clock was ahead.
 
     At most `limit` a lane, the oldest: a lane that nobody drains doesn't hide the others.
     """
     rows = call(
         "SELECT c.* FROM generate_series(0, (SELECT max(lane) FROM clearing_clearing WHERE state = 'queued')) AS number,"
         " LATERAL (SELECT id, epoch, clearing_route(deaths, lane), clearing_ms(queued_at), broker_generation FROM clearing_clearing"
-        "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
+        "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR queued_at > (SELECT service_now())"
+        "   OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
         "   AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s) c",
         [generation, gone_seconds, gone_seconds, limit],
     )

@@ -44,10 +44,22 @@ class Watch:
         """
         with self._lock:
             first_look = self._looked_at is None
-            watched = 0.0 if self._looked_at is None else min(max(now - self._looked_at, 0.0), WATCHED_SECONDS_MAX)
+            gap = 0.0 if self._looked_at is None else max(now - self._looked_at, 0.0)
+            watched = min(gap, WATCHED_SECONDS_MAX) if gap < self._dead_seconds else 0.0
             self._looked_at = now
+            self._forget(gap)
             self._pulses = {name: self._pulse(name, beat, watched, appeared=not first_look) for name, beat in beats.items()}
             return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
+
+    def _forget(self, gap: float) -> None:
+        """After a gap, as PostgreSQL's outage makes one, nobody is known to be alive: who has lost its connection takes a while to beat again.
+
+        Silence goes on to count where passes are only slow: otherwise nobody would ever be found dead by them.
+        """
+        if gap > WATCHED_SECONDS_MAX:
+            for pulse in self._pulses.values():
+                pulse.seen_alive = False
+                pulse.silent = 0.0 if gap >= self._dead_seconds else pulse.silent
 
     def _patience(self, pulse: _Pulse, *, missing: bool) -> float:
         patience = self._dead_seconds if pulse.seen_alive else self._unseen_seconds

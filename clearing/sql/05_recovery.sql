@@ -10,7 +10,8 @@ BEGIN
 END
 $$;
 
--- Takes back expired claims and queues what is due. The caller picked the candidates without locks; here lane locks come first, then each
+-- Takes back expired claims and queues what is due; also what was written while the clock was ahead, since its times are: a claim of a minute and more
+-- from now, and whatever waits. The caller picked the candidates without locks; here lane locks come first, then each
 -- row's conditional UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so, and it is asked for
 -- first. What is held parks instead, unless something may still be under way. A death of the worker counts against the clearing that it was
 -- running; after three it runs alone, and two more there park it as poison: one may be an accident of that worker's own. Returns the state that each was found in, and whom to publish; for one that
@@ -46,9 +47,9 @@ BEGIN
                 queued_at = CASE WHEN v_parks <> '' THEN queued_at ELSE v_now END, sends = 0,
                 broker_generation = CASE WHEN v_parks <> '' THEN broker_generation ELSE p_generation END
             WHERE id = c.id AND epoch = c.epoch AND state = c.state
-                AND ((state = 'running' AND (claimed_until < v_now OR EXISTS (
+                AND ((state = 'running' AND (claimed_until < v_now OR changed_at > v_now + interval '1 minute' OR EXISTS (
                         SELECT FROM base_incarnation i WHERE i.name = claimed_by AND i.ended_at IS NOT NULL)))
-                    OR (state IN ('retrying', 'pending', 'unknown') AND due_at <= v_now));
+                    OR (state IN ('retrying', 'pending', 'unknown') AND (due_at <= v_now OR changed_at > v_now)));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
             -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept

@@ -1,18 +1,19 @@
 -- How a counterparty stands with all of us. A missing row is a closed breaker, so that each function makes its own.
 
--- Moves a breaker that is in one of p_from. Returns the state that it was in; null: elsewhere by now, and nothing changed. After a trial that
--- failed the next probe waits longer each time, up to ten seconds.
-CREATE OR REPLACE FUNCTION clearing_breaker(
+-- Moves a breaker that is in one of p_from. Returns the state that it was in, and whether the counterparty was known to refuse us; no row: elsewhere by
+-- now, and nothing changed. After a trial that failed the next probe waits longer each time, up to ten seconds.
+CREATE OR REPLACE FUNCTION clearing_move_breaker(
     p_name text, p_from text[], p_to text, p_cause text, p_refuses boolean, p_probe_seconds float8, p_actor text
-) RETURNS text LANGUAGE plpgsql AS $$
+) RETURNS TABLE (was text, refused boolean) LANGUAGE plpgsql AS $$
 DECLARE
     v_was text;
+    v_refused boolean;
     v_now timestamptz := service_now();
 BEGIN
     INSERT INTO clearing_standing (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
-    SELECT s.breaker INTO v_was FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
+    SELECT s.breaker, s.refuses INTO v_was, v_refused FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
     IF v_was = ANY (p_from) IS NOT TRUE THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     UPDATE clearing_standing s SET breaker = p_to, changed_at = v_now,
             cause = CASE p_to WHEN 'closed' THEN '' WHEN 'open' THEN p_cause ELSE s.cause END,
@@ -22,8 +23,14 @@ BEGIN
                 * interval '1 second' END
         WHERE s.name = p_name;
     INSERT INTO clearing_standingchange (counterparty, change, reason, actor) VALUES (p_name, p_to, left(p_cause, 200), left(p_actor, 150));
-    RETURN v_was;
+    RETURN QUERY SELECT v_was, v_refused;
 END
+$$;
+
+-- A time that a counterparty is waited for, null where no wait is so long: the clock was ahead when it was written. The longest is WISH_MS_MAX, five
+-- minutes; one that is further off by less ends by itself.
+CREATE OR REPLACE FUNCTION clearing_if_near(p_until timestamptz, p_now timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_until <= p_now + interval '5 minutes' THEN p_until END
 $$;
 
 -- Somebody found the counterparty full (p_busy_seconds), or was told to be quiet (p_quiet_ms): for all of us.
@@ -33,7 +40,8 @@ DECLARE
 BEGIN
     INSERT INTO clearing_standing AS s (name, busy_until, quiet_until)
         VALUES (p_name, v_now + p_busy_seconds * interval '1 second', v_now + p_quiet_ms * interval '1 millisecond')
-        ON CONFLICT (name) DO UPDATE SET busy_until = greatest(s.busy_until, excluded.busy_until), quiet_until = greatest(s.quiet_until, excluded.quiet_until);
+        ON CONFLICT (name) DO UPDATE SET busy_until = greatest(clearing_if_near(s.busy_until, v_now), excluded.busy_until),
+            quiet_until = greatest(clearing_if_near(s.quiet_until, v_now), excluded.quiet_until);
 END
 $$;
 
@@ -47,9 +55,10 @@ BEGIN
     INSERT INTO clearing_standing (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
     PERFORM FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
     v_now := service_now();
-    SELECT least(greatest(1, p_rate / 2), s.tokens + coalesce(extract(epoch FROM v_now - s.tokens_at), 1e6) * p_rate) INTO v_tokens
+    -- never less for time that passed: where the clock was put back, its bucket is what it was
+    SELECT least(greatest(1, p_rate / 2), greatest(s.tokens, 0) + greatest(coalesce(extract(epoch FROM v_now - s.tokens_at), 1e6), 0) * p_rate) INTO v_tokens
         FROM clearing_standing s WHERE s.name = p_name;
-    granted := least(floor(greatest(v_tokens, 0)), p_wanted);
+    granted := least(floor(v_tokens), p_wanted);
     wait_ms := CASE WHEN granted = 0 THEN (1 - v_tokens) / p_rate * 1000 ELSE 0 END;
     UPDATE clearing_standing s SET tokens = v_tokens - granted, tokens_at = v_now WHERE s.name = p_name;
     RETURN NEXT;

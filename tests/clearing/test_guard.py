@@ -436,6 +436,18 @@ class TestRefusedSignature:
         assert alarms("counterparty_refuses") == before + 1
 
 
+    def test_one_whose_trial_is_refused_after_an_outage_raises_that_alarm(self, world: World) -> None:
+        fail(world.guard)
+        standing.half_open("fund", actor="test")
+        before = alarms("counterparty_refuses")
+
+        for _ in range(2):
+            standing.open_breaker("fund", "forbidden", refuses=True, actor="test")
+            standing.half_open("fund", actor="test")
+
+        assert alarms("counterparty_refuses") == before + 1
+
+
 class TestPause:
     def test_of_one_step_drains_it_and_keeps_the_rest(self, world: World) -> None:
         standing.set_pause("trading", 3, paused=True, reason="their release", actor="ann")

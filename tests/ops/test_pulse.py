@@ -81,6 +81,33 @@ class TestWatch:
         assert watch.dead({"w": later(1)}, now=60) == []
         assert watch.dead({"w": later(60)}, now=61) == []
 
+    def test_after_an_outage_nobody_is_dead_before_a_claims_length(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        for second in range(5):
+            watch.dead({"w": later(second)}, now=second)
+        watch.dead({"w": later(4)}, now=5)
+        watch.dead({"w": later(4)}, now=6)
+
+        found = [bool(watch.dead({"w": later(4)}, now=26 + second, missing=["v"])) for second in range(14)]
+
+        assert found.index(True) == 12
+
+    def test_whoever_beats_again_after_an_outage_is_seen_alive(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=0)
+        watch.dead({"w": BEAT}, now=20)
+        watch.dead({"w": later(21)}, now=21)
+
+        found = [watch.dead({"w": later(21)}, now=second) for second in (22, 23, 24)]
+
+        assert found == [[], [], ["w"]]
+
+    def test_passes_that_are_always_slow_find_the_dead_all_the_same(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        watch.dead({"w": BEAT}, now=0)
+
+        assert any(watch.dead({"w": BEAT}, now=second) for second in range(2, 30, 2))
+
     def test_a_clock_that_jumps_back_kills_nobody(self) -> None:
         watch = Watch(unseen_seconds=12)
         watch.dead({"w": BEAT}, now=100)
