@@ -110,9 +110,9 @@ def gap_position_first() -> None:
     """A gap pass moves its position before it has taken anything in."""
     real = gaps.GapPass._read
 
-    def read(self: gaps.GapPass, shard: int, start_ms: int, result: gaps.GapResult) -> None:
-        self._note(gaps._MOVE, shard, clock.now_ms())
-        real(self, shard, start_ms, result)
+    def read(self: gaps.GapPass, shard: int, start_ms: int, result: gaps.GapResult) -> Any:
+        self._note(gaps._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": 0, "skew_ms": 0})
+        return real(self, shard, start_ms, result)
 
     _replace(gaps.GapPass, "_read", read)
 
