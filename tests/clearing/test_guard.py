@@ -435,7 +435,6 @@ class TestRefusedSignature:
 
         assert alarms("counterparty_refuses") == before + 1
 
-
     def test_one_whose_trial_is_refused_after_an_outage_raises_that_alarm(self, world: World) -> None:
         fail(world.guard)
         standing.half_open("fund", actor="test")
