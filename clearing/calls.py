@@ -14,7 +14,7 @@ from clearing import store
 from clearing.gateways import Blocked, ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.types import Result
 from clearing.guard import Guard
-from clearing.outcomes import UNKNOWN_KEY
+from clearing.outcomes import UNKNOWN_KEY, Health
 from clearing.status import OperationState, Outcome
 from clearing.store import Evidence, Work
 
@@ -49,7 +49,8 @@ def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[
             return replace(evidence, outcome=Outcome.UNKNOWN, code=WORKER_STOPPING), UnknownOutcome(WORKER_STOPPING)
         store.record_attempt(work, evidence)
     evidence, answer = send(work, gateways, guard, follows=work.operation_state != OperationState.PLANNED)
-    if isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and work.tries == 0 and not stopping():
+    may_pass = isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and answer.health != Health.FORBIDDING
+    if may_pass and work.tries == 0 and not stopping():
         store.record_attempt(work, evidence)
         return send(work, gateways, guard)
     return evidence, answer
@@ -71,7 +72,7 @@ def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False)
 def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer | None]:
     """Asks for the key. None: not known, as of now. A question without a usable answer leaves the operation unknown, whatever went wrong."""
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(work, guard, lambda: gateways.ask(work.stored, work.clock))
+    answer = _answer(work, guard, lambda: gateways.ask(work.stored, work.clock), asked=True)
     if answer is None:
         return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
@@ -79,7 +80,7 @@ def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer 
     return _evidence(answer, sent_at, asked=True), answer
 
 
-def _answer(work: Work, guard: Guard, call: Callable[[], T], *, follows: bool = False) -> T | GatewayError:
+def _answer(work: Work, guard: Guard, call: Callable[[], T], *, asked: bool = False, follows: bool = False) -> T | GatewayError:
     """What came of a call that the guard lets through. Raises Blocked or ClaimEnded."""
     counterparty = work.stored.counterparty
     with guard.admitted(counterparty, work.step, follows=follows):
@@ -91,7 +92,9 @@ def _answer(work: Work, guard: Guard, call: Callable[[], T], *, follows: bool = 
             raise
         except GatewayError as error:
             answer = error
-        guard.heard(counterparty, work.stored.key, answer, made_at)
+        alone = guard.heard(counterparty, work.stored.key, answer, made_at, asked=asked)
+        if alone and isinstance(answer, Retryable):
+            answer.counted = True
     if isinstance(answer, Blocked):
         raise answer
     return answer

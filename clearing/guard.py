@@ -5,7 +5,8 @@
                                                       └────────── it fails ───────────┘
 
 The state is everybody's and lies in PostgreSQL (`clearing/standing.py`); failures are counted here, since a counterparty that is down fails in
-every process. Refused signatures and rights open the breaker at once. What is blocked costs the order nothing: it waits, and the sweep sends it
+every process. A refused signature opens the breaker at once; a request that isn't allowed does when it happens to three operations and no call goes
+well in between, otherwise it is that order's alone, and counts for it. What is blocked costs the order nothing: it waits, and the sweep sends it
 on when the way is free.
 """
 
@@ -35,6 +36,7 @@ READ_SECONDS: Final = 0.5  # how long a process believes what it read
 LEASE_SECONDS: Final = 0.1  # worth of calls that a process takes at once of a rate limit
 LEASE_KEPT_SECONDS: Final = 1.0
 FAILING_SHARE: Final = 0.5  # of the window's calls
+FORBIDDEN_SECONDS: Final = 60.0  # how long one counts towards that: longer than an order's pause between two tries
 FAILING_KEYS_MIN: Final = 3  # operations that failed: one order that a counterparty stumbles over is no outage
 BUSY: Final = "counterparty_busy"
 PAUSED: Final = "counterparty_paused"
@@ -48,6 +50,7 @@ class _Window:
 
     calls: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=1000))
     since: float = float("-inf")  # calls made before this moment say nothing of the breaker's present state
+    forbidden: dict[str, float] = field(default_factory=dict)  # operations that weren't allowed, and when, since the last call that went well
     failing_since: float = float("inf")  # when the first failure after the last good call was heard of
 
     def add(self, made_at: float, now: float, failed_key: str) -> bool:
@@ -64,6 +67,11 @@ class _Window:
         self.failing_since = min(self.failing_since, now)
         failures = [key for _, key in self.calls if key]
         return self._is_outage(failures, of=len(self.calls)) or (still and self._is_outage(self._latest_failures()))
+
+    def forbid(self, key: str, now: float) -> bool:
+        """Whether it isn't that operation alone any more: we have no rights there."""
+        self.forbidden = {one: at for one, at in self.forbidden.items() if at > now - FORBIDDEN_SECONDS} | {key: now}
+        return len(self.forbidden) >= FAILING_KEYS_MIN
 
     @staticmethod
     def _is_outage(failures: Sequence[str], of: int = 0) -> bool:
@@ -192,19 +200,35 @@ class Guard:
         lease.until = monotonic() + LEASE_KEPT_SECONDS
         lease.none_before = monotonic() + wait_ms / 1000
 
-    def heard(self, counterparty: str, key: str, answer: object, made_at: float) -> None:
-        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never raises."""
+    def heard(self, counterparty: str, key: str, answer: object, made_at: float, *, asked: bool = False) -> bool:
+        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never raises.
+
+        Returns whether the counterparty doesn't allow this order what it allows others: that counts for the order. What was only `asked` well
+        doesn't say that anybody may send.
+        """
         if isinstance(answer, Blocked):
             self._found_it_full(counterparty)
-            return
+            return False
         health = answer.health if isinstance(answer, GatewayError) else Health.WELL
         code = answer.code if isinstance(answer, GatewayError) else ""
         if health == Health.REFUSING:
             self._change(lambda: standing.open_breaker(counterparty, code, refuses=True, actor=self._actor()))
+        elif health == Health.FORBIDDING:
+            return self._is_alone(counterparty, key, code)
         elif health == Health.LIMITING:
             self._be_quiet(counterparty, getattr(answer, "retry_after_ms", None))
         else:
             self._count(counterparty, code, made_at, key if health == Health.FAILING else "")
+            if health == Health.WELL and not asked:
+                self._window(counterparty).forbidden = {}
+        return False
+
+    def _is_alone(self, counterparty: str, key: str, code: str) -> bool:
+        with self._lock:
+            all_are = self._window(counterparty).forbid(key, monotonic())
+        if all_are:
+            self._change(lambda: standing.open_breaker(counterparty, code, refuses=True, actor=self._actor()))
+        return not all_are
 
     def _count(self, counterparty: str, code: str, made_at: float, failed_key: str) -> None:
         half_open = self._known.breaker(counterparty) == Breaker.HALF_OPEN

@@ -17,6 +17,7 @@ class Health(StrEnum):
     WELL = "well"
     FAILING = "failing"  # counts towards opening its breaker
     REFUSING = "refusing"  # our signature or our rights: no call helps until people have mended that
+    FORBIDDING = "forbidding"  # this request: its order's alone, as long as others go well
     LIMITING = "limiting"  # wants fewer calls
 
 
@@ -65,7 +66,7 @@ TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     (410, "contract_closed"): _REFUSED,
     (401, STALE): _TURNED_AWAY,  # signed anew, once, in place; what is refused then is a clock
     (401, ANY): _TURNED_AWAY,
-    (403, ANY): _TURNED_AWAY,
+    (403, ANY): Rule(Outcome.RETRYABLE, health=Health.FORBIDDING),  # counted by the guard, where it is the order's alone
     (422, KEY_REUSED): Rule(Outcome.UNKNOWN, parks=True),
     (429, ANY): Rule(Outcome.RETRYABLE, health=Health.LIMITING),
 }

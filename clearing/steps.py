@@ -32,6 +32,7 @@ from clearing.gateways import (
     UnknownOutcome,
 )
 from clearing.guard import Guard
+from clearing.outcomes import Health
 from clearing.policies import Policy
 from clearing.retry import Reaction, react, step_aside
 from clearing.status import OperationState, Outcome, State
@@ -41,6 +42,7 @@ from clearing.underway import UnderWay
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
 FLOW_UNKNOWN = "flow_unknown"
+FORBIDDEN_ATTEMPTS_MAX = 10  # some minutes: time enough for people to allow it
 
 
 def _nothing(_step: int) -> None:
@@ -226,11 +228,16 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
         outcome_of(error),
         tries=work.tries,
         attempts=work.attempts + counted,
-        attempts_max=policy.attempts() if counted else 2**31,
+        attempts_max=_attempts_max(error, policy) if counted else 2**31,
         backoff=policy.backoff(),
         wish_ms=wish_ms,
         overdue=policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds,
     )
+
+
+def _attempts_max(error: GatewayError, policy: Policy) -> int:
+    """What isn't allowed to one order alone isn't tried hundreds of times, unless people want that."""
+    return policy.attempts() if error.health != Health.FORBIDDING else policy.attempts_max or min(policy.attempts(), FORBIDDEN_ATTEMPTS_MAX)
 
 
 def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:

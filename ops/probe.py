@@ -20,6 +20,7 @@ from clearing.outcomes import Health
 from clearing.standing import Probe
 
 log = structlog.get_logger(__name__)
+REFUSALS = (Health.REFUSING, Health.FORBIDDING)
 ACTOR = "probe"
 KEY = "probe"  # no order's: order ids never stand alone in a key
 ACTIONS = {Counterparty.COUNTER: Action.ADJUST, Counterparty.FUND: Action.TRANSFER, Counterparty.TRADING: Action.EXCHANGE}
@@ -89,10 +90,10 @@ def _probe(probe: Probe, doors: Gateways, fence: Fence) -> bool:
     try:
         doors.ask(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
     except GatewayError as error:
-        if error.health in {Health.FAILING, Health.REFUSING}:
+        if error.health in {Health.FAILING, *REFUSALS}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)
             with fenced(fence):
-                standing.put_off(probe, error.code, refuses=error.health == Health.REFUSING)
+                standing.put_off(probe, error.code, refuses=error.health in REFUSALS)
             return False
     with fenced(fence):
         return standing.half_open(probe.counterparty, actor=ACTOR)

@@ -19,12 +19,14 @@ from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, ErrorPolicy, Standing, StandingChange
 from clearing.outcomes import Health
 from clearing.status import Breaker, OperationState, State
+from clearing.steps import FORBIDDEN_ATTEMPTS_MAX
 from ops import probe
 from ops.sweep import sweep
 from tests.support.orders import World, operation, outcomes
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
 FORBIDDEN = Fault(kind=FaultKind.STATUS, status=403, code="forbidden")
+UNAUTHORIZED = Fault(kind=FaultKind.STATUS, status=401, code="unauthorized")
 ALARMS = "acceptance_alarms_total"
 
 
@@ -377,7 +379,7 @@ class TestProbe:
         assert breaker() == Breaker.CLOSED
 
     def test_that_is_refused_is_made_again_after_ten_seconds(self, world: World) -> None:
-        world.counterparties.script(Action.ADJUST, FORBIDDEN)
+        world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
         world.run(world.accept())
         world.counterparties.script("status", FORBIDDEN)
         probe_is_due("counter")
@@ -398,23 +400,23 @@ class TestProbe:
 class TestRefusedSignature:
     def test_pauses_the_counterparty_with_one_alarm(self, world: World) -> None:
         before = alarms("counterparty_refuses")
-        world.counterparties.script(Action.ADJUST, FORBIDDEN, times=100)
+        world.counterparties.script(Action.ADJUST, UNAUTHORIZED, times=100)
 
         orders = [world.run(world.accept(str(user))) for user in range(3)]
 
         assert alarms("counterparty_refuses") == before + 1
-        assert [order.error_code for order in orders] == ["forbidden", "counterparty_paused", "counterparty_paused"]
+        assert [order.error_code for order in orders] == ["unauthorized", "counterparty_paused", "counterparty_paused"]
         assert [order.attempts for order in orders] == [0, 0, 0]
         assert world.counterparties._faults[0].left == 99
 
     def test_is_probed_every_ten_seconds_and_the_probe_ends_the_pause(self, world: World) -> None:
-        world.counterparties.script(Action.ADJUST, FORBIDDEN)
+        world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
         clearing = world.run(world.accept())
         found = Standing.objects.get(pk="counter")
         assert found.probe_at is not None
         assert (found.refuses, (found.probe_at - found.changed_at).total_seconds()) == (True, 10)
 
-        world.counterparties.script("status", FORBIDDEN)
+        world.counterparties.script("status", UNAUTHORIZED)
         probe_is_due("counter")
         assert probe.probe_all(world.counterparties.gateways()) == 0
         probe_is_due("counter")
@@ -445,6 +447,58 @@ class TestRefusedSignature:
             standing.half_open("fund", actor="test")
 
         assert alarms("counterparty_refuses") == before + 1
+
+
+class TestForbidden:
+    def test_to_one_order_is_its_own_affair(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, FORBIDDEN)
+
+        turned_away, other = world.run(world.accept("1")), world.run(world.accept("2"))
+
+        assert (turned_away.state, turned_away.error_code, turned_away.attempts) == (State.RETRYING, "forbidden", 1)
+        assert (other.state, breaker("counter")) == (State.CLEARED, Breaker.CLOSED)
+        assert outcomes(turned_away) == [(1, "retryable", "forbidden")]  # not once more in place
+
+    def test_again_and_again_parks_it(self, world: World) -> None:
+        clearing = world.accept("1")
+        world.counterparties.script(Action.ADJUST, FORBIDDEN, times=FORBIDDEN_ATTEMPTS_MAX)
+
+        world.run(clearing)
+        for _ in range(FORBIDDEN_ATTEMPTS_MAX - 1):
+            assert clearing.state == State.RETRYING
+            world.when_due(clearing)
+
+        assert (clearing.state, clearing.error_code, breaker("counter")) == (State.PARKED, "forbidden", Breaker.CLOSED)
+
+    def test_to_three_in_a_row_pauses_the_counterparty_with_one_alarm(self, world: World) -> None:
+        before = alarms("counterparty_refuses")
+        world.counterparties.script(Action.ADJUST, FORBIDDEN, times=100)
+
+        orders = [world.run(world.accept(str(user))) for user in range(5)]
+
+        assert alarms("counterparty_refuses") == before + 1
+        assert [order.error_code for order in orders] == ["forbidden"] * 3 + ["counterparty_paused"] * 2
+        assert [order.attempts for order in orders] == [1, 1, 0, 0, 0]
+
+    def test_with_others_going_well_in_between_pauses_nobody(self, world: World) -> None:
+        for user in range(4):
+            world.counterparties.script(Action.ADJUST, FORBIDDEN)
+            world.run(world.accept(f"bad-{user}"))
+            assert world.run(world.accept(f"good-{user}")).state == State.CLEARED
+
+        assert breaker("counter") == Breaker.CLOSED
+
+    def test_is_not_disproved_by_questions_that_are_answered(self, world: World) -> None:
+        worker = world.guard
+        error = Retryable("forbidden")
+        error.health = Health.FORBIDDING
+
+        alone = []
+        for number in range(3):
+            worker.heard("fund", f"O{number}:2", None, time.monotonic(), asked=True)
+            alone.append(worker.heard("fund", f"O{number}:2", error, time.monotonic()))
+
+        assert alone == [True, True, False]
 
 
 class TestPause:

@@ -142,7 +142,7 @@ class TestOutcome:
             (HttpAnswer(503, "text/html", None, b""), Health.FAILING),
             (problem(400, "insufficient_funds"), Health.WELL),
             (problem(401, "signature_invalid"), Health.REFUSING),
-            (problem(403, "forbidden"), Health.REFUSING),
+            (problem(403, "forbidden"), Health.FORBIDDING),
             (problem(429, "too_many_requests"), Health.LIMITING),
         ],
     )
