@@ -27,7 +27,7 @@ from base import incarnation
 from clearing import pipeline
 from clearing.models import Clearing
 from clearing.status import ACTIVE
-from ops import intake
+from ops import intake, probe, tasks
 from ops import sweep as sweep_module
 from ops.watcher import Watcher
 from orders import consumer
@@ -58,6 +58,7 @@ def prepare() -> None:
     for step in range(1, 5):
         pipeline.template(step)
     random.SystemRandom.random = _half  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
+    vars(tasks)["in_background"] = probe.at_once  # what a thread does beside the others is no boundary, and its host serves one at a time
     Watcher.start = _not_beside  # type: ignore[method-assign] # a look is made by `sweep` here; a thread's would be in real time
     redis.utils.get_lib_version = cache(redis.utils.get_lib_version)  # read from its package's files for each connection: a sixth of a life
     sweep_module.IDLE_SECONDS_MAX = IDLE_SECONDS_MAX
