@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
@@ -18,14 +16,14 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from base.clock import ServiceNow
 from base.filters import by_field
 from base.readable import amount, text_of
 from base.readonly import ReadOnlyAdmin, column
+from clearing.admin_forms import AskForm, RefuseForm, form_for
 from clearing.evidence import wish
-from clearing.gateways import Action, Counterparty, Exchange, StoredRequest, Transfer
+from clearing.gateways import Action, Counterparty, StoredRequest
 from clearing.interventions import NO_EVIDENCE, Effect, approve, ask, current_operation, effect_of, evidence_of, refuse, standing_of
 from clearing.journey import Journey
 from clearing.models import Clearing, Intervention, Operation
@@ -104,72 +102,6 @@ def person_of(request: HttpRequest) -> Person:
 
 
 # --- asking -------------------------------------------------------------------------------------------------------------------------
-
-
-class AskForm(forms.Form):
-    """Why, and where the evidence lies."""
-
-    reason = forms.CharField(
-        min_length=5,
-        max_length=200,
-        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
-        help_text="Kept with the status change and in the audit log.",
-    )
-    document = forms.CharField(
-        max_length=2_000,
-        required=False,
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
-        label="Evidence",
-        help_text="Who said it, when, and where it is written: an address, a ticket, the words themselves.",
-    )
-
-    def evidence(self) -> OutsideEvidence:
-        """What the form brings forward."""
-        given = self.cleaned_data
-        return OutsideEvidence(
-            given.get("reference") or "", given.get("amount"), given.get("bought"), given.get("min_lot"), (given.get("document") or "").strip()
-        )
-
-
-class EvidentForm(AskForm):
-    """With evidence that can't be left out."""
-
-    field_order = ("reference", "reason", "document")
-    reference = forms.CharField(
-        max_length=200, required=False, widget=UnfoldAdminTextInputWidget(), help_text="The counterparty's own, of what it did or refused."
-    )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["document"].required = True
-
-
-def _decimal(label: str, **options: Any) -> forms.DecimalField:
-    widget = UnfoldAdminDecimalFieldWidget(attrs={"step": "any"})
-    return forms.DecimalField(label=label, min_value=0, max_digits=36, decimal_places=18, widget=widget, **options)
-
-
-def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> AskForm:
-    """The form of a way out; a confirmation asks for what the operation's kind of answer has."""
-    if kind not in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE}:
-        return AskForm(data)
-    form = EvidentForm(data)
-    if kind == K.CONFIRM_DONE:
-        form.fields["reference"].required = True
-        form.fields.update(_amounts(operation))
-        form.order_fields(("reference", "amount", "bought", "min_lot", "reason", "document"))
-    return form
-
-
-def _amounts(operation: Operation) -> dict[str, forms.Field]:
-    if operation.action == Action.TRANSFER:
-        transfer = msgspec.json.decode(bytes(operation.request), type=Transfer)
-        return {"amount": _decimal(f"{transfer.asset} transferred")}
-    if operation.action == Action.EXCHANGE:
-        exchange = msgspec.json.decode(bytes(operation.request), type=Exchange)
-        lot = _decimal(f"Minimum lot, {exchange.sell_asset}", required=False, help_text="The market's; only if not all was sold.")
-        return {"amount": _decimal(f"{exchange.sell_asset} sold"), "bought": _decimal(f"{exchange.buy_asset} bought"), "min_lot": lot}
-    return {}
 
 
 def ask_page(request: HttpRequest, model_admin: "ClearingAdmin", pk: int, kind_name: str) -> HttpResponse:
@@ -361,12 +293,6 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
         "form": RefuseForm(),
         "decide_url": reverse("admin:clearing_intervention_decide", args=[intervention.pk]),
     }
-
-
-class RefuseForm(forms.Form):
-    """Why it is refused or withdrawn."""
-
-    reason = forms.CharField(min_length=5, max_length=200, label="Why not", widget=UnfoldAdminTextInputWidget())
 
 
 def _approve(request: HttpRequest, intervention: Intervention) -> None:

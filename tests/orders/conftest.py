@@ -15,6 +15,7 @@ from pytest_django import Settings
 
 from stack.kafka import Kafka, ensure_topic
 from stack.ports import find_free
+from tests.orders.doors import Doors
 from tests.support.waiting import wait_until
 
 
@@ -102,3 +103,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "METRICS_DIR": "",
         "METRICS_PORT": "0",
     }
+
+
+@pytest.fixture
+def doors() -> Doors:
+    return Doors()

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from django.db import connection
 
 from base.fence import Fence, no_fence
-from orders.arrivals import Item
+from orders.arrivals import Arrival, Item
 from orders.faults import nobody
 from orders.ingest import AcceptedOrder, IngestResult, ingest
-from orders.models import Source
+from orders.models import Quarantined, Source, SyncOrder
 
 
 @dataclass
@@ -51,3 +52,17 @@ class Doors:
 
     def take_from_gap(self, items: Sequence[Item]) -> IngestResult:
         return self.take(items, Source.GAP)
+
+
+def order_ids() -> list[str]:
+    return list(SyncOrder.objects.order_by("order_id").values_list("order_id", flat=True))
+
+
+def reasons() -> list[tuple[str, str]]:
+    return list(Quarantined.objects.order_by("id").values_list("order_id", "reason"))
+
+
+def changed(item: Item, **fields: object) -> Arrival:
+    """The arrival with fields that mapping would never let through."""
+    assert isinstance(item, Arrival)
+    return Arrival(msgspec.structs.replace(item.order, **fields), item.origin)

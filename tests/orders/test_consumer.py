@@ -76,11 +76,6 @@ def running(take: Callable[[Sequence[Item]], IngestResult], **options: Any) -> I
         started.stop()
 
 
-@pytest.fixture
-def doors() -> Doors:
-    return Doors()
-
-
 def orders(*numbers: int) -> list[bytes]:
     return [message(row(f"O{number:04d}", user_id=str(number))) for number in numbers]
 

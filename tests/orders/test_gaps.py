@@ -12,7 +12,7 @@ from orders.arrivals import read_row
 from orders.gaps import GapPass, interface_origin
 from orders.interface import InterfaceFailed, Page, Position, Shards
 from orders.models import Quarantined, SyncOrder, Watermark
-from tests.orders.doors import Doors
+from tests.orders.doors import Doors, order_ids
 from tests.orders.messages import RULES, interface_row, message, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -59,17 +59,8 @@ def counter() -> Counter:
 
 
 @pytest.fixture
-def doors() -> Doors:
-    return Doors()
-
-
-@pytest.fixture
 def gap_pass(counter: Counter, doors: Doors) -> GapPass:
     return GapPass(counter, doors.take_from_gap, RULES, OVERLAP, page_rows=3)
-
-
-def order_ids() -> list[str]:
-    return list(SyncOrder.objects.order_by("order_id").values_list("order_id", flat=True))
 
 
 def scanned(shard: int = 0) -> int | None:

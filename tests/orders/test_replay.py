@@ -47,11 +47,6 @@ def stored() -> list[str]:
 
 
 @pytest.fixture
-def doors() -> Doors:
-    return Doors()
-
-
-@pytest.fixture
 def empty_broker() -> Iterator[None]:
     broker.client().flushdb()
     yield

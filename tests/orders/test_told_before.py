@@ -22,11 +22,6 @@ DELETED = [("O1", "deleted_at_counter")]
 DIFFERS = [("O1", "contents_differ")]
 
 
-@pytest.fixture
-def doors() -> Doors:
-    return Doors()
-
-
 def at(offset: int, raw: bytes) -> list[Item]:
     """The items of a message at this place of the topic's one partition."""
     return read_message(raw, origin(raw, offset=offset), RULES).items
