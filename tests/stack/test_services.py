@@ -59,6 +59,21 @@ def supervise(make_stack: MakeStack, folder: Path, text: str) -> Iterator[Superv
         running.services.down()
 
 
+class TestInterrupted:
+    def test_before_the_supervisor_has_said_who_it_is_nothing_stays(self, supervised: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object) -> bool:
+            parent = int((supervised.stack.run_dir.pids / "supervisor.pid").read_text())
+            wait_until(lambda: len(psutil.Process(parent).children()) == 3, seconds=30)  # its services are up
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("stack.services.wait_until", interrupted)
+
+        with pytest.raises(KeyboardInterrupt):
+            supervised.services.up()
+
+        assert not processes_of(supervised.stack.run_dir.folder)
+
+
 class TestSignals:
     def test_however_many_come_at_whatever_moment_it_still_obeys(self, supervised: Supervised) -> None:
         supervised.services.up()
