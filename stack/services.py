@@ -158,12 +158,13 @@ class Services:
         )
         (self._run_dir.pids / "supervisor.pid").write_text(f"{process.pid}\n")
         try:
-            if not wait_until(lambda: self._supervisor() is not None, OBEY_SECONDS_MAX):
-                raise StackError(f"the supervisor didn't start; the end of {log}:\n{tail(log)}")
+            known = wait_until(lambda: self._supervisor() is not None, OBEY_SECONDS_MAX)
         except BaseException:  # also Ctrl-C: before it has said who it is, `down` doesn't know it, and its services would stay
             process.terminate()
             process.wait(2 * GRACE_SECONDS + OBEY_SECONDS_MAX)
             raise
+        if not known:
+            raise StackError(f"the supervisor didn't start; the end of {log}:\n{tail(log)}")
 
     def _end_leftovers(self) -> None:
         _, statuses = read_status(self._run_dir)
