@@ -5,7 +5,7 @@ from functools import cache
 import structlog
 
 from base import metrics
-from base.webhook import Webhook, from_settings
+from base.webhook import Kind, Webhook, from_settings
 
 log = structlog.get_logger(__name__)
 _webhook = cache(from_settings)
@@ -18,12 +18,25 @@ def alarm(code: str, message: str, **context: object) -> None:
     """
     metrics.ALARMS.labels(code).inc()
     log.error(message, alarm=code, **context)
+    _offer(code, message, context, "alarm")
+
+
+def tell(code: str, message: str, **context: object) -> None:
+    """Says outside the database what must survive the loss of it: a log line at warning with `told=code`, and the webhook with `"kind": "event"`.
+
+    Nothing that wakes anybody: no count, no error. `code` is never that of an alarm. Never waits, never fails.
+    """
+    log.warning(message, told=code, **context)
+    _offer(code, message, context, "event")
+
+
+def _offer(code: str, message: str, context: dict[str, object], kind: Kind) -> None:
     try:
         webhook = _webhook()
         if webhook is not None:
-            webhook.offer(code, message, context)
+            webhook.offer(code, message, context, kind=kind)
     except Exception:  # a process that can't start a thread any more, say: who raises an alarm has worse to do
-        log.exception("an alarm couldn't be handed to the webhook", code=code)
+        log.exception("nothing could be handed to the webhook", code=code)
 
 
 def flush() -> None:

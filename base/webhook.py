@@ -1,8 +1,8 @@
 """Alarms to a webhook: signed as our calls are, from a thread of its own behind a bounded queue, so that raising an alarm never waits or fails.
 
-The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `code`, `message`, `context`, `at` (ISO 8601, UTC); headers `X-Timestamp` and
-`X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY. Any 2xx is success. The same id may come more than once: after an
-answer that was lost, and from several processes that noticed the same thing.
+The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `kind` (`alarm`, or `event`: to be kept, and nobody is woken), `code`,
+`message`, `context`, `at` (ISO 8601, UTC); headers `X-Timestamp` and `X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY.
+Any 2xx is success. The same id may come more than once: after an answer that was lost, and from several processes that noticed the same thing.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import structlog
@@ -31,7 +31,8 @@ REMEMBERED_MAX: Final = 5_000
 DEADLINE_MS: Final = 3_000  # of one try
 PAUSES_SECONDS: Final = (0.5, 2.0)  # between the tries: three of them, 12 s in all at most
 FLUSH_SECONDS: Final = 3.0  # at the process's end
-SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step")  # what an alarm is about, besides its code
+SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step", "intervention")  # what an alarm is about, besides its code
+Kind = Literal["alarm", "event"]
 TRY_AGAIN: Final = frozenset({408, 425, 429})
 
 
@@ -68,8 +69,8 @@ class Webhook:
         self._thread: threading.Thread | None = None
         self._busy = threading.Event()
 
-    def offer(self, code: str, message: str, context: Mapping[str, object]) -> None:
-        """Queues the alarm, unless the same code about the same thing went out less than `repeat_seconds` ago, or the queue is full."""
+    def offer(self, code: str, message: str, context: Mapping[str, object], *, kind: Kind = "alarm") -> None:
+        """Queues the alarm, or the event, unless the same code about the same thing went out less than `repeat_seconds` ago, or the queue is full."""
         subject = "|".join(str(context.get(name, "")) for name in SUBJECTS)
         with self._lock:
             if self._is_repeat(code, subject):
@@ -77,7 +78,7 @@ class Webhook:
                 return
             self._run()
             try:
-                self._queue.put_nowait(_event(code, message, subject, context, self._repeat_seconds))
+                self._queue.put_nowait(_event(kind, code, message, subject, context, self._repeat_seconds))
             except queue.Full:
                 metrics.ALARM_WEBHOOK.labels("dropped").inc()
                 log.warning("alarm not sent: too many wait", code=code, fix="see why the receiver of ALARM_WEBHOOK_URL doesn't take them")
@@ -139,12 +140,12 @@ class Webhook:
         return f"it answered {answer.status}", answer.status >= 500 or answer.status in TRY_AGAIN  # noqa: PLR2004
 
 
-def _event(code: str, message: str, subject: str, context: Mapping[str, object], repeat_seconds: float) -> Event:
+def _event(kind: Kind, code: str, message: str, subject: str, context: Mapping[str, object], repeat_seconds: float) -> Event:
     """Processes that raise the same alarm in the same span of time give it the same id."""
     at = datetime.now(UTC)
     span = int(at.timestamp() // max(repeat_seconds, 1))
     event_id = hashlib.sha256(f"{code}|{subject}|{span}".encode()).hexdigest()[:32]
-    plain = {"id": event_id, "code": code, "message": message, "context": dict(context), "at": at.isoformat(timespec="milliseconds")}
+    plain = {"id": event_id, "kind": kind, "code": code, "message": message, "context": dict(context), "at": at.isoformat(timespec="milliseconds")}
     return Event(event_id, json.dumps(plain, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"), code)
 
 

@@ -27,9 +27,9 @@ from clearing.gateways import Action, Counterparty, StoredRequest
 from clearing.interventions import NO_EVIDENCE, Effect, approve, ask, current_operation, effect_of, evidence_of, refuse, standing_of
 from clearing.journey import Journey
 from clearing.models import Clearing, Intervention, Operation
-from clearing.status import InterventionKind, InterventionState
+from clearing.status import InterventionKind, InterventionState, State
 from clearing.store_people import OutsideEvidence, Person, on_its_way_until
-from clearing.waysout import Busy, NotPossible, ways_out
+from clearing.waysout import VOIDED_BEFORE, Busy, NotPossible, ways_out
 from orders.admin import order_id_in
 from orders.models import SyncOrder
 
@@ -55,6 +55,10 @@ MEANINGS = {
     K.CONFIRM_NOT_DONE: "and never will be: only then may it be sent under a new key, or the order be voided",
     K.VOID: "it is closed for good; what was done already has to be booked back by hand",
 }
+VOIDED_BEFORE_NOTICE = (
+    "It was voided in the time that the restore has forgotten, and its bookings were made by hand then. Void it again: nothing is booked twice."
+    " Only if it was never voided, release the hold."
+)
 VARIANTS = {"requested": "warning", "executed": "success", "refused": "danger", "failed": "danger", "expired": ""}  # colours of a label
 
 
@@ -73,14 +77,19 @@ class Desk:
 
     ways: Sequence[Way]
     interventions: Sequence[tuple[Intervention, str]]  # newest first, each with the colour of its state
+    notice: str = ""  # what to do, where the ways out don't say it
 
 
 def read_desk(request: HttpRequest, clearing: Clearing, journey: Journey) -> Desk:
-    """One query: the rest is read from what the page shows anyway."""
+    """One query, of a restored order two: the rest is read from what the page shows anyway."""
     at_step = [shown.operation for shown in journey.operations if shown.operation.step == clearing.step]
     kinds = ways_out(standing_of(clearing, at_step[-1])) if at_step else []
     ways = [Way(TITLES[kind], MEANINGS[kind], way_url(clearing, kind)) for kind in kinds if may_ask(request, kind)]
-    return Desk(ways, [(shown, VARIANTS[shown.state]) for shown in clearing.interventions.order_by("-pk")[:SHOWN_MAX]])
+    return Desk(ways, [(shown, VARIANTS[shown.state]) for shown in clearing.interventions.order_by("-pk")[:SHOWN_MAX]], _notice(clearing))
+
+
+def _notice(clearing: Clearing) -> str:
+    return VOIDED_BEFORE_NOTICE if clearing.hold_code == VOIDED_BEFORE and clearing.state == State.PARKED else ""
 
 
 def may_ask(request: HttpRequest, kind: InterventionKind) -> bool:

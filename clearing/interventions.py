@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 from django.db import transaction
 
+from base.alarms import tell
 from base.readable import amount
 from clearing import pipeline, store_people
 from clearing.bookings import Booking, DoneOperation, to_make_whole
@@ -19,12 +20,17 @@ from clearing.gateways import Action, Counterparty, Exchanged, StoredRequest, re
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store_people import Decided, OutsideEvidence, Person, Seen
-from clearing.waysout import NotPossible, Standing, check
+from clearing.waysout import VOIDED_BEFORE, NotPossible, Standing, check
 
 CONFIRMED_NOT_DONE = "confirmed_not_done"
 FORGOTTEN_REVISIONS = 100  # more than anybody can have raised a key's revision in the time that a restore has forgotten
 NO_EVIDENCE = OutsideEvidence()
 UNDER_ANY_KEY = " The database was restored since: make sure that it was not done under a later revision of the key either."
+VOIDED_AGAIN = " It was voided before the restore, and that void named what to book: those bookings stay as they are, and none of them is made again."
+NEVER_VOIDED = (
+    "It counts as never voided, and goes on in its lane's order; what was done is asked for first. If it was voided and booked by hand after all,"
+    " it is cleared on top of that."
+)
 CHANGED = "it changed while you looked: load the page again"
 PROBLEMS = {
     "decided": "it was decided already",
@@ -54,7 +60,17 @@ def current_operation(clearing: Clearing) -> Operation:
 
 def standing_of(clearing: Clearing, operation: Operation) -> Standing:
     """How the order stands."""
-    return Standing(State(clearing.state), clearing.step, clearing.error_code, clearing.hold_code, OperationState(operation.state))
+    return Standing(
+        State(clearing.state), clearing.step, clearing.error_code, clearing.hold_code, OperationState(operation.state), _is_settled(clearing)
+    )
+
+
+def _is_settled(clearing: Clearing) -> bool:
+    return clearing.restored and store_people.is_settled(clearing.pk)
+
+
+def _voided_before(clearing: Clearing) -> bool:
+    return clearing.restored and store_people.voided_before(clearing.pk)
 
 
 def _load(clearing_id: int) -> tuple[Clearing, Operation]:
@@ -111,8 +127,8 @@ def _require_forgotten(clearing: Clearing) -> None:
 
 
 def _require_nothing_forgotten(clearing: Clearing, operation: Operation) -> None:
-    """A void is computed from what we hold as done: what a forgotten retry did would be left out."""
-    if not store_people.is_forgotten(clearing.pk):
+    """A void is computed from what we hold as done: what a forgotten retry did would be left out. A void from then hasn't left it out."""
+    if _voided_before(clearing) or not store_people.is_forgotten(clearing.pk):
         return
     try:
         following, _ = _following(clearing, operation)
@@ -186,6 +202,8 @@ def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, 
         case InterventionKind.RETRY:
             return Effect("The order goes on in its lane's order; what may have been applied is asked for first.")
         case InterventionKind.RELEASE_HOLD:
+            if clearing.hold_code == VOIDED_BEFORE:
+                return Effect(NEVER_VOIDED)
             return Effect("The contents that we accepted stand. The hold ends; an order that is parked for it alone goes on in its lane's order.")
         case InterventionKind.CONFIRM_DONE:
             return Effect(_done_text(operation, _next(clearing, operation, _confirmed(operation, evidence, 0, 0))))
@@ -198,7 +216,8 @@ def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, 
         case InterventionKind.VOID:
             _require_nothing_forgotten(clearing, operation)
             bookings = tuple(bookings_of(clearing))
-            return Effect("The order is closed for good. Its user's next orders and those of its contract go on.", bookings)
+            again = VOIDED_AGAIN if _voided_before(clearing) else ""
+            return Effect(f"The order is closed for good. Its user's next orders and those of its contract go on.{again}", bookings)
 
 
 def _done_text(operation: Operation, following: Next) -> str:
@@ -230,8 +249,10 @@ def _next(clearing: Clearing, operation: Operation, confirmed: Confirmed) -> Nex
 
 
 def bookings_of(clearing: Clearing) -> list[Booking]:
-    """The manual bookings that make the order whole again."""
+    """The manual bookings that make the order whole again; of one that was voided before a restore, what was done since, mostly nothing."""
     done = clearing.operations.filter(state=OperationState.DONE).order_by("step", "part")
+    if _voided_before(clearing):
+        done = done.filter(pk__in=store_people.done_since_restore(clearing.pk))
     return to_make_whole(DoneOperation(Action(one.action), bytes(one.request), bytes(one.response or b"")) for one in done)
 
 
@@ -250,7 +271,26 @@ def approve(intervention_id: int, *, person: Person) -> str:
     if decided.outcome in PROBLEMS:
         raise NotPossible(decided.outcome, PROBLEMS[decided.outcome])
     intervention.refresh_from_db()
+    transaction.on_commit(lambda: _tell(intervention))
     return intervention.outcome
+
+
+def _tell(intervention: Intervention) -> None:
+    """A database that comes back from a backup has forgotten it: whoever restores reads it here (docs/runbook.md)."""
+    tell(
+        f"people_{intervention.kind}",
+        "two people decided",
+        order_id=intervention.clearing.order.order_id,
+        intervention=intervention.pk,
+        key=intervention.operation.key,
+        asked_by=intervention.asked_by,
+        approved_by=intervention.decided_by,
+        decided_at=intervention.decided_at,
+        reason=intervention.reason,
+        reference=intervention.reference,
+        outcome=intervention.outcome,
+        bookings=intervention.bookings,
+    )
 
 
 def _time(moment: datetime | None) -> str:

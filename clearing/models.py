@@ -97,6 +97,19 @@ class RestorePoint(models.Model):
         return f"restored {self.at:%Y-%m-%d %H:%M}"
 
 
+class VoidedBefore(models.Model):
+    """An order that people voided in the time that a restore has forgotten, as an operator has told: held when it comes (docs/decisions/0007)."""
+
+    id = models.BigAutoField(primary_key=True)
+    order_id = models.CharField(max_length=64, unique=True)
+    at = models.DateTimeField(db_default=ServiceNow())
+    actor = models.CharField(max_length=150)
+    released_at = models.DateTimeField(null=True, blank=True, help_text="When two people released its hold: it wasn't voided after all.")
+
+    def __str__(self) -> str:
+        return self.order_id
+
+
 class Operation(models.Model):
     """One of the calls of a clearing, with its own idempotency key; written down before its first call."""
 

@@ -196,6 +196,24 @@ def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500)
     return marked
 
 
+def remember_voided(order_ids: Sequence[str], *, actor: str) -> None:
+    """People voided these before the restore: each is held as soon as it is accepted. In the open transaction, which lets no order in meanwhile."""
+    call("SELECT clearing_remember_voided(%s, %s)", [list(order_ids), actor[:150]])
+
+
+def hold_voided(order_id: str, *, actor: str, generation: str) -> tuple[str, ClearingRef | None]:
+    """Holds one that was remembered. Returns (what it was found as, whom to publish): its state, "held" by this already, "released" by two people
+    since, or "" where it hasn't come yet.
+    """
+    rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold_voided(%s, %s, %s)", [order_id, actor, generation])
+    return (str(rows[0][0]), read_ref(rows[0][1:])) if rows else ("", None)
+
+
+def was_ever_restored() -> bool:
+    """Whether any restore was ever said of this database, or of the backup that it comes from."""
+    return bool(call("SELECT EXISTS (SELECT FROM clearing_restorepoint)", [])[0][0])
+
+
 def restore_was_said() -> bool:
     """Whether `mark_restored` ran on this very database within a day: a restore point that came with the backup is another restore's."""
     return bool(call(_RESTORE_SAID, [])[0][0])

@@ -7,7 +7,7 @@ retry              parked, retrying            not held, not `key_expired` or `k
 release_hold       parked                      held
 confirm_done       parked, pending, unknown    planned, pending, unknown or rejected
 confirm_not_done   parked, pending, unknown    pending or unknown
-void               parked                      planned, rejected or done; but not all four done
+void               parked                      planned, rejected or done, or settled; but not all four done
 =================  ==========================  ==========================================================================
 """
 
@@ -20,6 +20,7 @@ from clearing.status import InterventionKind, OperationState, State
 
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)
 CONFIRMABLE_STATES = (State.PARKED, State.PENDING, State.UNKNOWN)
+VOIDED_BEFORE = "voided_before_restore"  # the hold of an order that people voided in the time that a restore has forgotten
 UNSURE = (OperationState.PENDING, OperationState.UNKNOWN)
 K = InterventionKind
 
@@ -48,6 +49,7 @@ class Standing:
     error_code: str
     hold_code: str
     operation_state: OperationState
+    settled: bool = False  # voided before a restore, and nothing was sent since
 
 
 def ways_out(standing: Standing) -> list[InterventionKind]:
@@ -79,6 +81,8 @@ def _obstacle(kind: InterventionKind, standing: Standing) -> tuple[str, str] | N
 def _no_retry(standing: Standing) -> tuple[str, str] | None:
     if standing.state not in RETRYABLE_STATES:
         return "wrong_state", f"it is {standing.state}: only parked and retrying orders are retried by hand"
+    if standing.hold_code == VOIDED_BEFORE:
+        return "held", "it was voided before the restore: void it again, nothing is booked twice; or release the hold, if it never was"
     if standing.hold_code:
         return "held", f"it is held ({standing.hold_code}): the order's contents changed at the counter; a hold is released, not retried"
     if standing.error_code == KEY_REUSED:
@@ -107,7 +111,7 @@ def _no_confirming(standing: Standing, operation_states: tuple[OperationState, .
 def _no_void(standing: Standing) -> tuple[str, str] | None:
     if standing.state != State.PARKED:
         return "wrong_state", f"it is {standing.state}: only a parked order is voided"
-    if standing.operation_state in {*UNSURE, OperationState.OPEN}:
+    if standing.operation_state in {*UNSURE, OperationState.OPEN} and not standing.settled:
         return "unfinished", "nobody knows whether its operation was done: confirm that first"
     if standing.step == LAST_STEP and standing.operation_state == OperationState.DONE:
         return "finished", "all its steps are done"

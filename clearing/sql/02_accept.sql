@@ -10,6 +10,7 @@ DECLARE
     v_behind text[];
     v_queued clearing_ref[];
     v_now timestamptz;
+    v_order text;
     v_restored_through bigint := (SELECT max(through_ms) FROM clearing_restorepoint);
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM orders_syncorder WHERE id = ANY (p_orders)));
@@ -56,6 +57,13 @@ BEGIN
     FOREACH v_user IN ARRAY v_behind LOOP
         RETURN QUERY SELECT * FROM clearing_promote(v_user, p_actor, p_generation);
     END LOOP;
+    -- those that people voided before the restore: what was returned above for such a one is a hint that nobody can claim any more
+    IF EXISTS (SELECT FROM clearing_voidedbefore) THEN
+        FOR v_order IN SELECT o.order_id FROM orders_syncorder o JOIN clearing_voidedbefore m ON m.order_id = o.order_id
+                WHERE o.id = ANY (p_orders) AND m.released_at IS NULL ORDER BY o.id LOOP
+            RETURN QUERY SELECT (h.next).* FROM clearing_hold_voided(v_order, p_actor, p_generation) h WHERE (h.next).id IS NOT NULL;
+        END LOOP;
+    END IF;
 END
 $$;
 

@@ -232,6 +232,7 @@ CREATE OR REPLACE FUNCTION clearing_release(
 DECLARE
     b record;
     v_state text;
+    v_left text := ''; -- the hold that comes to light behind this one
     v_next clearing_ref;
 BEGIN
     b := clearing_begin(p_intervention, 'release_hold', p_person, p_person_id);
@@ -239,10 +240,17 @@ BEGIN
         RETURN QUERY SELECT b.problem, NULL::timestamptz, NULL::clearing_ref;
         RETURN;
     END IF;
-    v_state := CASE WHEN (b.c).error_code = (b.c).hold_code AND (b.o).state NOT IN ('rejected', 'done') THEN 'waiting' ELSE 'parked' END;
-    UPDATE clearing_clearing SET state = v_state, hold_code = '', held_at = NULL, changed_at = service_now(),
+    IF (b.c).hold_code = 'voided_before_restore' THEN
+        UPDATE clearing_voidedbefore m SET released_at = service_now() FROM orders_syncorder s WHERE s.id = (b.c).order_id AND m.order_id = s.order_id;
+    ELSIF clearing_voided_before((b.c).id) THEN
+        v_left := 'voided_before_restore';
+    END IF;
+    v_state := CASE WHEN v_left = '' AND (b.c).error_code = (b.c).hold_code AND (b.o).state NOT IN ('rejected', 'done') THEN 'waiting'
+        ELSE 'parked' END;
+    UPDATE clearing_clearing SET state = v_state, hold_code = v_left, held_at = CASE WHEN v_left <> '' THEN service_now() END,
+            changed_at = service_now(),
             attempts = CASE v_state WHEN 'waiting' THEN 0 ELSE attempts END, tries = CASE v_state WHEN 'waiting' THEN 0 ELSE tries END,
-            error_code = CASE WHEN v_state = 'waiting' THEN '' WHEN error_code <> hold_code THEN error_code
+            error_code = CASE WHEN v_state = 'waiting' THEN '' WHEN error_code <> hold_code THEN error_code WHEN v_left <> '' THEN v_left
                 ELSE coalesce(nullif((b.o).error_code, ''), error_code) END
         WHERE id = (b.c).id AND state = 'parked' AND epoch = (b.c).epoch;
     PERFORM clearing_note((b.c).id, 'parked', v_state, (b.c).step, (b.c).epoch, b.reason, b.actor); -- to: waiting parked
@@ -326,7 +334,7 @@ END
 $$;
 
 -- The order is closed. Never while an operation is open, pending or unknown, and never while a request may be on its way. p_bookings: what people
--- must book by hand. `outcome` is voided, too_early, says_done, unfinished (an operation is), finished (all are done) or begin's problem.
+-- must book by hand. One that was voided before a restore may have an operation pending or unknown: that void has settled it. `outcome` is voided, too_early, says_done, unfinished (an operation is), finished (all are done) or begin's problem.
 CREATE OR REPLACE FUNCTION clearing_void(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_bookings jsonb, p_generation text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -339,7 +347,8 @@ BEGIN
     v_until := clearing_on_its_way_until((b.c).id, p_claim_seconds, p_transit_seconds);
     IF b.problem = '' THEN
         b.problem := CASE
-            WHEN EXISTS (SELECT FROM clearing_operation WHERE clearing_id = (b.c).id AND state IN ('open', 'pending', 'unknown')) THEN 'unfinished'
+            WHEN NOT clearing_is_settled((b.c).id)
+                AND EXISTS (SELECT FROM clearing_operation WHERE clearing_id = (b.c).id AND state IN ('open', 'pending', 'unknown')) THEN 'unfinished'
             WHEN (b.c).step = 4 AND (b.o).state = 'done' THEN 'finished'
             WHEN clearing_says_done((b.c).id) THEN 'says_done'
             WHEN v_until > service_now() THEN 'too_early'
@@ -357,8 +366,12 @@ BEGIN
         WHERE id = (b.c).id AND state = 'parked' AND epoch = (b.c).epoch;
     UPDATE clearing_intervention SET bookings = p_bookings WHERE id = p_intervention;
     PERFORM clearing_note((b.c).id, 'parked', 'voided', (b.c).step, (b.c).epoch, b.reason, b.actor);
-    PERFORM clearing_decide(p_intervention, 'executed', p_person, CASE jsonb_array_length(p_bookings)
-        WHEN 0 THEN 'voided; nothing was done, nothing is to be booked' ELSE 'voided; these bookings are to be made by hand' END);
+    PERFORM clearing_decide(p_intervention, 'executed', p_person, CASE
+        WHEN clearing_voided_before((b.c).id) THEN CASE jsonb_array_length(p_bookings)
+            WHEN 0 THEN 'voided again; the void before the restore named its bookings, nothing is to be booked on top of them'
+            ELSE 'voided again; these bookings, of what was done since the restore, come on top of those of the void before it' END
+        WHEN jsonb_array_length(p_bookings) = 0 THEN 'voided; nothing was done, nothing is to be booked'
+        ELSE 'voided; these bookings are to be made by hand' END);
     SELECT * INTO v_next FROM clearing_promote((b.c).user_id, b.actor, p_generation);
     RETURN QUERY SELECT 'voided', NULL::timestamptz, v_next;
 END

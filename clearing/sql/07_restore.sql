@@ -17,3 +17,75 @@ BEGIN
     RETURN NEXT;
 END
 $$;
+
+-- Whether an order counts as voided in the forgotten time: told so, and not released since. Its void has named the bookings of all that was done then.
+CREATE OR REPLACE FUNCTION clearing_voided_before(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM clearing_voidedbefore m JOIN orders_syncorder o ON o.order_id = m.order_id JOIN clearing_clearing c ON c.order_id = o.id
+        WHERE c.id = p_id AND m.released_at IS NULL);
+END
+$$;
+
+-- Whether that void leaves nothing of the order open: whatever isn't known of its operations was before the restore, since nothing was sent after it.
+CREATE OR REPLACE FUNCTION clearing_is_settled(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN clearing_voided_before(p_id) AND NOT EXISTS (
+        SELECT FROM clearing_operation o WHERE o.clearing_id = p_id AND (o.state = 'open' OR (o.state IN ('pending', 'unknown') AND EXISTS (
+            SELECT FROM clearing_attempt a WHERE a.operation_id = o.id AND NOT a.asked AND a.sent_at > (SELECT max(r.at) FROM clearing_restorepoint r)))));
+END
+$$;
+
+-- The operations that were done since the restore, for which no void of the forgotten time has named bookings: they were sent since, and answered,
+-- or their key was not known when it was asked for.
+CREATE OR REPLACE FUNCTION clearing_done_since_restore(p_id bigint) RETURNS SETOF bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY SELECT o.id FROM clearing_operation o WHERE o.clearing_id = p_id AND o.state = 'done' AND EXISTS (
+        SELECT FROM clearing_attempt a WHERE a.operation_id = o.id AND a.sent_at > (SELECT max(r.at) FROM clearing_restorepoint r)
+            AND CASE WHEN a.asked THEN a.code = 'unknown_key' ELSE a.outcome <> 'lost' END);
+END
+$$;
+
+-- Remembers orders that were voided in the forgotten time. What two people released stays so, unless the database was restored since. The caller lets
+-- no order in meanwhile (orders/storing.py), so that each is seen here by who accepts it, or by clearing_hold_voided.
+CREATE OR REPLACE FUNCTION clearing_remember_voided(p_orders text[], p_actor text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO clearing_voidedbefore (order_id, at, actor) SELECT DISTINCT v, service_now(), p_actor FROM unnest(p_orders) v ORDER BY v
+        ON CONFLICT (order_id) DO UPDATE SET at = EXCLUDED.at, actor = EXCLUDED.actor, released_at = NULL
+            WHERE clearing_voidedbefore.released_at <= (SELECT max(r.at) FROM clearing_restorepoint r);
+END
+$$;
+
+-- Holds such an order and parks it at once, whatever is or isn't known of its operation: no question is left that its void hasn't answered. One that
+-- a worker has is parked before its next step, a hold that stands already stays, and this one takes its place when it is released (clearing_release).
+-- `found_state`: its state before, held (by this already), released (two people said that it wasn't voided); no row: no such order yet.
+CREATE OR REPLACE FUNCTION clearing_hold_voided(p_order text, p_actor text, p_generation text)
+RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    v_code text := 'voided_before_restore';
+    v_now timestamptz;
+    v_next clearing_ref;
+BEGIN
+    SELECT l.* INTO c FROM clearing_clearing l JOIN orders_syncorder o ON o.id = l.order_id WHERE o.order_id = p_order;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM clearing_lock_lanes(ARRAY[c.user_id]);
+    v_now := service_now();
+    SELECT * INTO c FROM clearing_clearing WHERE id = c.id FOR UPDATE;
+    IF c.state IN ('cleared', 'voided') OR c.hold_code = v_code OR NOT clearing_voided_before(c.id) THEN
+        RETURN QUERY SELECT CASE WHEN c.state IN ('cleared', 'voided') THEN c.state WHEN c.hold_code = v_code THEN 'held' ELSE 'released' END::text,
+            NULL::clearing_ref;
+        RETURN;
+    END IF;
+    -- held_at: what was asked for before the order was told of, a void with bookings above all, is no longer what it was
+    UPDATE clearing_clearing l SET hold_code = CASE l.hold_code WHEN '' THEN v_code ELSE l.hold_code END, held_at = v_now
+        WHERE l.id = c.id AND (l.hold_code = '' OR l.held_at < (SELECT m.at FROM clearing_voidedbefore m WHERE m.order_id = p_order));
+    IF c.state IN ('waiting', 'queued', 'retrying', 'pending', 'unknown') THEN
+        UPDATE clearing_clearing l SET state = 'parked', error_code = l.hold_code, due_at = NULL, waits_for = '', changed_at = v_now WHERE l.id = c.id;
+        PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_code, p_actor); -- from: waiting queued retrying pending unknown
+        SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
+    END IF;
+    RETURN QUERY SELECT c.state::text, v_next;
+END
+$$;

@@ -3,7 +3,10 @@
 import argparse
 import getpass
 import json
+import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -13,17 +16,23 @@ from base import logs
 from base.db import call
 from clearing import store_recovery
 from ops.arguments import whole
+from ops.voided import Told, Unreadable, hold_all, read_list
 
 EXIT_NOT_DONE: Final = 2
 WATCH_SECONDS: Final = 2.5  # a process that lost its connection comes back within
 MARGIN_MINUTES: Final = 60
-EPILOG = f"""example:
-  manage.py mark_restored --reason "disk of db-1 lost, backup of 02:00"
+EPILOG = f"""examples:
+  manage.py mark_restored --reason "disk of db-1 lost, backup of 02:00" --voided voided.txt
+  manage.py mark_restored --voided more.txt
 
 Run it after PostgreSQL was restored from a backup and before any process of the service is started: docs/runbook.md has all the steps. From then on
 no step of an unfinished order, nor of any order made before this moment that comes in again, is sent before the counterparty was asked whether
 it was done. It may be repeated, and is to be, when it failed. It refuses to run while anybody else is connected to this database
 under the service's account.
+
+--voided names the orders that people voided since the backup, one order id a line (# begins a comment; - reads stdin): docs/runbook.md says where
+to find them. Each is held before any step, now or when it comes in; the database has forgotten its void, and the bookings that were made by hand
+for it. Without --reason it only adds orders to that list, at any time, also while the service runs. The same list again changes nothing.
 
 exit code: 0 marked; {EXIT_NOT_DONE} not done"""
 _SESSIONS = (
@@ -38,7 +47,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog = EPILOG
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.add_argument("--reason", required=True, help="what happened; it is kept with the restore point")
+        parser.add_argument("--reason", help="what happened; it is kept with the restore point. May be left out with --voided, after the first run")
+        parser.add_argument("--voided", metavar="FILE", help="the ids of the orders that people voided since the backup, one a line; - is stdin")
         parser.add_argument(
             "--margin-minutes",
             type=whole,
@@ -51,17 +61,70 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         logs.leave_stdout()
         try:
-            if others := _connected():
-                fix = "stop every process of the service first (manage.py stack services down …, or your supervisor), then repeat"
-                raise CommandError(f"others work on this database ({', '.join(sorted(others))}): {fix}", returncode=EXIT_NOT_DONE)
-            through_ms, marked = _mark(options["margin_minutes"], options["reason"])
+            order_ids = _listed(options["voided"])
+            marks = _check(options)
+            through_ms, marked = _mark(options["margin_minutes"], options["reason"]) if marks else (None, 0)
+            told = hold_all(order_ids, actor=_actor())
         except DatabaseError as error:
-            raise CommandError(f"the database doesn't serve us: {str(error).strip()}", returncode=EXIT_NOT_DONE) from error
+            fix = "repeat the command, which is harmless"
+            raise CommandError(f"the database doesn't serve us: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
         if options["json"]:
-            self.stdout.write(json.dumps({"marked": marked, "through_ms": through_ms}))
-        else:
+            said = {"marked": marked, "through_ms": through_ms} if marks else {}
+            self.stdout.write(json.dumps(said | {"voided": asdict(told)}))
+            return
+        if marks:
             self.stdout.write(f"{marked:,} unfinished orders of the backup are asked for first, and so is every order made before now that comes in")
+        if options["voided"] is not None:
+            self._print(told)
+        if marks:
             self.stdout.write("next: manage.py replay --from-time <the backup's time, and an hour before> --restored")
+
+    def _print(self, told: Told) -> None:
+        """Counts, and the ids of those that somebody has to look at."""
+        self.stdout.write(
+            f"voided before: {len(told.held):,} held, {len(told.awaited):,} held when they come, {len(told.voided):,} voided in the backup"
+        )
+        for order_id in told.awaited:
+            self.stdout.write(f"  {order_id}: not here yet")
+        for order_id in told.released:
+            self.stdout.write(f"  {order_id}: two people released its hold since: left alone")
+        for order_id in told.cleared:
+            self.stdout.write(
+                f"  {order_id}: cleared already, on top of what was booked by hand: its counterparties' people have to undo one of the two"
+            )
+
+
+def _listed(name: str | None) -> list[str]:
+    """The order ids of the file that is named. Raises CommandError."""
+    if name is None:
+        return []
+    try:
+        lines = (sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")).splitlines()
+        return read_list(lines)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--voided {name} can't be read: {error}; nothing was changed", returncode=EXIT_NOT_DONE) from error
+    except Unreadable as unreadable:
+        raise CommandError(f"--voided {name}: {unreadable}", returncode=EXIT_NOT_DONE) from unreadable
+
+
+def _check(options: dict[str, Any]) -> bool:
+    """Whether a restore is said, or only orders are added to the list of an earlier one. Raises CommandError where neither can be."""
+    wrong = ""
+    if options["reason"] is None:
+        if options["voided"] is None:
+            wrong = "say what happened: --reason; or name further voided orders: --voided"
+        elif not store_recovery.was_ever_restored():
+            wrong = "no restore was said yet: give --reason as well"
+    elif others := _connected():
+        fix = "stop every process of the service first (manage.py stack services down …, or your supervisor), then repeat"
+        wrong = f"others work on this database ({', '.join(sorted(others))}): {fix}"
+    if wrong:
+        raise CommandError(wrong, returncode=EXIT_NOT_DONE)
+    return options["reason"] is not None
+
+
+def _actor() -> str:
+    return f"{getpass.getuser()} (mark_restored)"
 
 
 def _connected() -> set[str]:
@@ -74,4 +137,4 @@ def _connected() -> set[str]:
 def _mark(margin_minutes: int, reason: str) -> tuple[int, int]:
     now_ms: int = call("SELECT clearing_ms(service_now())", [])[0][0]
     through_ms = now_ms + margin_minutes * 60_000
-    return through_ms, store_recovery.mark_restored(through_ms, reason=reason, actor=f"{getpass.getuser()} (mark_restored)")
+    return through_ms, store_recovery.mark_restored(through_ms, reason=reason, actor=_actor())

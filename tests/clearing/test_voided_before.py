@@ -1,0 +1,370 @@
+"""After a restore: an order that people voided in the forgotten time isn't cleared on top of what was booked by hand for it."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
+from structlog.testing import capture_logs
+
+from base.clock import shift_clock
+from clearing import store, store_recovery
+from clearing.gateways import Action
+from clearing.gateways.fake import Fault, FaultKind
+from clearing.interventions import approve, ask, bookings_of, retry_by_hand, standing_of
+from clearing.models import Clearing, Intervention, RestorePoint, VoidedBefore
+from clearing.status import InterventionKind, OperationState, State
+from clearing.waysout import NotPossible, ways_out
+from ops.management.commands import mark_restored
+from ops.voided import Told, hold_all
+from tests.clearing.test_restore import NUMBER, forgotten, now_ms, to_the_end
+from tests.clearing.test_ways_out import ANN, BEN, LATER, REASON, asked, done_by_two
+from tests.support.orders import World, operation, outcomes
+
+K = InterventionKind
+HELD = "voided_before_restore"
+ORDER_ID = f"T{NUMBER:06d}"
+
+
+def tell(*order_ids: str) -> Told:
+    return hold_all(list(order_ids), actor="operator")
+
+
+def parked_at_2(world: World, settings: Settings, created_ms: int) -> Clearing:
+    """A CLOSE whose first step is done, and whose second surely isn't."""
+    settings.CLEARING_ATTEMPTS_MAX = 1
+    world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.UNREACHABLE), times=2)
+    clearing = to_the_end(world, world.accept(direction="CLOSE", number=NUMBER, created_ms=created_ms))
+    assert (clearing.state, clearing.step) == (State.PARKED, 2)
+    return clearing
+
+
+def void(clearing: Clearing) -> Intervention:
+    pk = ask(clearing.pk, K.VOID, person=ANN, reason=REASON)
+    shift_clock(LATER)
+    approve(pk, person=BEN)
+    shift_clock(0)
+    return Intervention.objects.get(pk=pk)
+
+
+@pytest.fixture
+def voided(world: World, settings: Settings) -> int:
+    """Parked at step 2 and voided after the backup, with bookings: when the order was made. It comes again by `world.accept`."""
+    created = now_ms()
+    with forgotten():
+        assert void(parked_at_2(world, settings, created)).bookings
+    return created
+
+
+def come_again(world: World, created_ms: int) -> Clearing:
+    return world.accept(direction="CLOSE", number=NUMBER, created_ms=created_ms)
+
+
+class TestAVoidThatARestoreHasForgotten:
+    def test_holds_its_order_when_it_comes_again(self, world: World, voided: int) -> None:
+        applied = list(world.counterparties.applied)
+        assert tell(ORDER_ID).awaited == [ORDER_ID]
+
+        clearing = to_the_end(world, come_again(world, voided))
+
+        assert (clearing.state, clearing.error_code, clearing.hold_code) == (State.PARKED, HELD, HELD)
+        assert (world.counterparties.applied, outcomes(clearing)) == (applied, [])
+
+    def test_lets_its_users_other_orders_go_on(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        come_again(world, voided)
+
+        assert world.run(world.accept(created_ms=now_ms())).state == State.CLEARED
+
+    @pytest.mark.parametrize("first", ["held", "waiting"])
+    def test_holds_an_order_that_is_here(self, world: World, voided: int, first: str) -> None:
+        before = world.accept(created_ms=voided - 1) if first == "waiting" else None
+        clearing = come_again(world, voided)
+
+        told = tell(ORDER_ID)
+
+        clearing.refresh_from_db()
+        assert (told.held, clearing.state, clearing.hold_code) == ([ORDER_ID], State.PARKED, HELD)
+        assert before is None or world.run(before).state == State.CLEARED
+
+    def test_holds_one_whose_worker_asks_before_its_next_step(self, world: World, voided: int) -> None:
+        clearing = come_again(world, voided)
+        work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "test-worker", gives_up=lambda: True)
+        assert work is not None
+
+        tell(ORDER_ID)
+
+        clearing.refresh_from_db()
+        assert (clearing.state, clearing.hold_code) == (State.RUNNING, HELD)
+        clearing = world.when_due(clearing)
+        assert (clearing.state, clearing.step, clearing.error_code) == (State.PARKED, 2, HELD)
+        assert world.keys_applied(clearing) == ["1"]
+
+    def test_names_no_booking_again_and_needs_no_confirmation(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = come_again(world, voided)
+
+        again = void(clearing)
+
+        clearing.refresh_from_db()
+        assert (clearing.state, again.bookings) == (State.VOIDED, [])
+        assert "nothing is to be booked on top" in again.outcome
+
+    def test_of_an_order_of_the_backup_names_no_booking_again(self, world: World, settings: Settings) -> None:
+        clearing = parked_at_2(world, settings, now_ms())
+        with forgotten():
+            assert void(clearing).bookings
+        assert tell(ORDER_ID).held == [ORDER_ID]
+        clearing = Clearing.objects.get(pk=clearing.pk)
+        assert operation(clearing, 1).state == OperationState.DONE
+
+        again = void(clearing)
+
+        assert (again.bookings, Clearing.objects.get(pk=clearing.pk).state) == ([], State.VOIDED)
+
+    def test_leaves_what_was_done_since_the_restore_to_be_booked(self, world: World, settings: Settings, voided: int) -> None:
+        world.counterparties.script(Action.EXCHANGE, Fault(kind=FaultKind.UNREACHABLE), times=2)
+        clearing = to_the_end(world, come_again(world, voided))
+        assert (clearing.state, clearing.step, world.keys_applied(clearing)) == (State.PARKED, 3, ["1", "2"])  # told too late
+
+        tell(ORDER_ID)
+
+        clearing.refresh_from_db()
+        assert {(one.account, one.asset) for one in bookings_of(clearing)} == {("system", "BTC"), ("fund", "BTC")}
+
+    def test_does_not_settle_what_was_sent_since_the_restore(self, world: World, voided: int) -> None:
+        world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.RESET))
+        clearing = to_the_end(world, come_again(world, voided))
+        assert (clearing.state, clearing.step) == (State.UNKNOWN, 2)
+
+        tell(ORDER_ID)
+
+        clearing.refresh_from_db()
+        assert (clearing.state, clearing.error_code) == (State.PARKED, HELD)
+        with pytest.raises(NotPossible, match="confirm that first"):
+            asked(clearing, K.VOID)
+
+    def test_is_checked_again_at_the_approval(self, world: World, voided: int) -> None:
+        clearing = come_again(world, voided)
+        tell(ORDER_ID)
+        clearing.refresh_from_db()
+        pk = asked(clearing, K.VOID)
+        VoidedBefore.objects.update(released_at="2026-01-01T00:00:00Z")
+        shift_clock(LATER)
+
+        with pytest.raises(NotPossible, match="isn't finished"):
+            approve(pk, person=BEN)
+
+    def test_is_what_a_rejection_needs_no_question_after(self, world: World) -> None:
+        created = now_ms()
+        with forgotten():
+            world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
+            void(world.run(come_again(world, created)))
+        clearing = world.run(come_again(world, created))
+        assert operation(clearing, 2).state == OperationState.REJECTED
+        with pytest.raises(NotPossible, match="asked for first"):
+            asked(clearing, K.VOID)
+
+        tell(ORDER_ID)
+
+        clearing.refresh_from_db()
+        assert void(clearing).bookings == []
+
+    def test_that_was_never_made_is_released_and_the_order_cleared(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = come_again(world, voided)
+        assert K.RETRY not in ways_out(standing_of(clearing, operation(clearing, 1)))
+        with pytest.raises(NotPossible, match="void it again"):
+            retry_by_hand(clearing.pk, actor="ann", reason="no")
+
+        done_by_two(clearing, K.RELEASE_HOLD)
+
+        assert world.run(clearing).state == State.CLEARED
+        assert [one.bookings for one in Intervention.objects.all()] == [[]]
+
+    def test_makes_what_was_asked_for_before_fail(self, world: World, settings: Settings) -> None:
+        clearing = parked_at_2(world, settings, now_ms())
+        with forgotten():
+            void(clearing)
+        clearing = Clearing.objects.get(pk=clearing.pk)
+        pk = asked(clearing, K.CONFIRM_NOT_DONE)
+        tell(ORDER_ID)
+        shift_clock(LATER)
+
+        with pytest.raises(NotPossible, match="changed since"):
+            approve(pk, person=BEN)
+
+    def test_of_an_order_that_is_cleared_raises_the_alarm(self, world: World, voided: int) -> None:
+        assert to_the_end(world, come_again(world, voided)).state == State.CLEARED
+
+        with capture_logs() as lines:
+            told = tell(ORDER_ID)
+
+        assert told.cleared == [ORDER_ID]
+        assert [line["order_id"] for line in lines if line.get("alarm") == HELD] == [ORDER_ID]
+
+
+class TestBesideAnotherHold:
+    def held_otherwise(self, world: World, created_ms: int) -> Clearing:
+        clearing = come_again(world, created_ms)
+        store.hold(ORDER_ID, "contents_differ", actor="test", generation="")
+        return world.run(clearing)
+
+    def test_it_comes_to_light_when_the_other_is_released(self, world: World, voided: int) -> None:
+        clearing = self.held_otherwise(world, voided)
+        assert tell(ORDER_ID).held == [ORDER_ID]
+        clearing.refresh_from_db()
+        assert clearing.hold_code == "contents_differ"
+
+        clearing = done_by_two(clearing, K.RELEASE_HOLD)
+
+        assert (clearing.state, clearing.hold_code, clearing.error_code) == (State.PARKED, HELD, HELD)
+        assert void(clearing).bookings == []
+
+    def test_it_survives_one_that_comes_after_it(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = self.held_otherwise(world, voided)
+        assert clearing.hold_code == "contents_differ"
+
+        clearing = done_by_two(clearing, K.RELEASE_HOLD)
+
+        assert (clearing.state, clearing.hold_code) == (State.PARKED, HELD)
+
+
+class TestTheSameListAgain:
+    def test_changes_nothing(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = come_again(world, voided)
+        first = tell(ORDER_ID)
+        held_at = Clearing.objects.get(pk=clearing.pk).held_at
+
+        second = tell(ORDER_ID, ORDER_ID)
+
+        assert first.held == second.held[:1] == [ORDER_ID]
+        assert (Clearing.objects.get(pk=clearing.pk).held_at, VoidedBefore.objects.count()) == (held_at, 1)
+        assert clearing.history.filter(to_state=State.PARKED).count() == 1
+
+    def test_does_not_hold_what_two_people_released(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = done_by_two(come_again(world, voided), K.RELEASE_HOLD)
+
+        assert tell(ORDER_ID).released == [ORDER_ID]
+        assert Clearing.objects.get(pk=clearing.pk).hold_code == ""
+
+    def test_holds_it_after_another_restore(self, world: World, voided: int) -> None:
+        tell(ORDER_ID)
+        clearing = done_by_two(come_again(world, voided), K.RELEASE_HOLD, later=LATER)
+        VoidedBefore.objects.update(released_at=RestorePoint.objects.latest("at").at)
+        store_recovery.mark_restored(now_ms(), reason="another", actor="test")
+
+        assert tell(ORDER_ID).held == [ORDER_ID]
+        assert Clearing.objects.get(pk=clearing.pk).hold_code == HELD
+
+    def test_leaves_one_that_the_backup_holds_as_voided(self, world: World, settings: Settings) -> None:
+        clearing = parked_at_2(world, settings, now_ms())
+        void(clearing)
+
+        assert tell(ORDER_ID).voided == [ORDER_ID]
+
+
+class TestWhatPeopleDecide:
+    def test_is_told_outside_the_database(
+        self, world: World, settings: Settings, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+    ) -> None:
+        clearing = parked_at_2(world, settings, now_ms())
+
+        with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True):
+            done = void(clearing)
+
+        (line,) = [line for line in lines if "told" in line]
+        assert (line["told"], line["log_level"], line["order_id"]) == ("people_void", "warning", ORDER_ID)
+        assert (line["asked_by"], line["approved_by"], line["reason"]) == ("ann", "ben", REASON)
+        assert (line["bookings"], line["decided_at"]) == (done.bookings, done.decided_at)
+        assert line["bookings"]
+
+    def test_is_not_told_where_it_was_refused(
+        self, world: World, settings: Settings, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+    ) -> None:
+        clearing = parked_at_2(world, settings, now_ms())
+        pk = asked(clearing, K.VOID)
+
+        with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True), pytest.raises(NotPossible):
+            approve(pk, person=ANN)
+
+        assert [line for line in lines if "told" in line] == []
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is connected."""
+    monkeypatch.setattr(mark_restored, "_connected", set)
+
+
+def said(*arguments: str) -> Any:
+    out = StringIO()
+    call_command("mark_restored", *arguments, "--json", stdout=out)
+    return json.loads(out.getvalue())
+
+
+@pytest.mark.usefixtures("alone", "world")
+class TestTheCommand:
+    def test_marks_and_takes_the_list(self, tmp_path: Path) -> None:
+        listed = tmp_path / "voided.txt"
+        listed.write_text("\ufeff# from the log of web-1\r\nO-1  # the fund is gone\r\n\r\n  O#2\nO-1\n", encoding="utf-8")
+
+        found = said("--reason=test", f"--voided={listed}")
+
+        assert found["voided"]["awaited"] == ["O-1", "O#2"]
+        assert RestorePoint.objects.count() == 1
+        assert sorted(VoidedBefore.objects.values_list("order_id", flat=True)) == ["O#2", "O-1"]
+
+    def test_takes_further_ones_later_without_another_restore_point_while_others_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        said("--reason=test")
+        monkeypatch.setattr(mark_restored, "_connected", lambda: {"web"})
+        monkeypatch.setattr("sys.stdin", StringIO("O-3\n"))
+
+        found = said("--voided=-")
+
+        assert (found["voided"]["awaited"], RestorePoint.objects.count()) == (["O-3"], 1)
+
+    def test_says_what_became_of_each(self, world: World, tmp_path: Path) -> None:
+        (tmp_path / "voided.txt").write_text("O-1\n")
+        out = StringIO()
+
+        call_command("mark_restored", "--reason=test", f"--voided={tmp_path / 'voided.txt'}", stdout=out)
+
+        assert "0 held, 1 held when they come" in out.getvalue()
+        assert "O-1: not here yet" in out.getvalue()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"O-1\nO 2\n", "line 2: 'O 2'"),
+            (b"O-1\n\xff\n", "can't be read"),
+            (b"O" * 65, "line 1"),
+            (b"O-1,O-2\x00", "line 1"),
+            (None, "can't be read"),
+        ],
+    )
+    def test_changes_nothing_for_a_list_that_it_can_not_read(self, tmp_path: Path, content: bytes | None, message: str) -> None:
+        listed = tmp_path / "voided.txt"
+        if content is not None:
+            listed.write_bytes(content)
+
+        with pytest.raises(CommandError, match=message) as refused:
+            said("--reason=test", f"--voided={listed}")
+
+        assert refused.value.returncode == 2
+        assert (RestorePoint.objects.count(), VoidedBefore.objects.count()) == (0, 0)
+
+    @pytest.mark.parametrize(("arguments", "message"), [((), "say what happened"), (("--voided=-",), "no restore was said")])
+    def test_refuses_a_list_without_a_restore(self, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str) -> None:
+        monkeypatch.setattr("sys.stdin", StringIO("O-3\n"))
+
+        with pytest.raises(CommandError, match=message):
+            said(*arguments)
+
+        assert VoidedBefore.objects.count() == 0
