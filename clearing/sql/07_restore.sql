@@ -81,7 +81,7 @@ BEGIN
     -- held_at: what was asked for before the order was told of, a void with bookings above all, is no longer what it was
     UPDATE clearing_clearing l SET hold_code = CASE l.hold_code WHEN '' THEN v_code ELSE l.hold_code END, held_at = v_now
         WHERE l.id = c.id AND (l.hold_code = '' OR l.held_at < (SELECT m.at FROM clearing_voidedbefore m WHERE m.order_id = p_order));
-    IF c.state IN ('waiting', 'queued', 'retrying', 'pending', 'unknown') THEN
+    IF c.state NOT IN ('running', 'parked') THEN
         UPDATE clearing_clearing l SET state = 'parked', error_code = l.hold_code, due_at = NULL, waits_for = '', changed_at = v_now WHERE l.id = c.id;
         PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_code, p_actor); -- from: waiting queued retrying pending unknown
         SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);

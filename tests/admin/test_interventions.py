@@ -72,6 +72,24 @@ def told(answer: Any) -> str:
     return " ".join(str(message) for message in answer.context["messages"])
 
 
+class TestAnOrderThatWasVoidedBeforeARestore:
+    def test_says_what_to_do_and_names_no_bookings_twice(self, world: World, asker: Client) -> None:
+        store_recovery.mark_restored(2_000_000_000_000, reason="test", actor="test")
+        clearing = world.accept()
+        plain = asker.get(f"{LIST}{clearing.pk}/change/").content.decode()
+
+        hold_all([clearing.order.order_id], actor="operator")
+
+        page = asker.get(f"{LIST}{clearing.pk}/change/").content.decode()
+        assert "nothing is booked twice" in page
+        assert "nothing is booked twice" not in plain
+        assert ways(asker, clearing) == ["Release the hold", "Confirm the step as done", "Confirm that the step did not happen", "Void the order"]
+        void = asker.get(f"{LIST}{clearing.pk}/ask/void/").content.decode()
+        assert "none of them is made again" in void
+        assert "goes on in its lane" in asker.get(f"{LIST}{clearing.pk}/ask/release_hold/").content.decode()
+        assert "counts as never voided" in asker.get(f"{LIST}{clearing.pk}/ask/release_hold/").content.decode()
+
+
 class TestWhatIsOffered:
     def test_of_a_held_order(self, asker: Client, held: Clearing) -> None:
         assert ways(asker, held) == ["Release the hold", "Confirm the step as done", "Void the order"]
