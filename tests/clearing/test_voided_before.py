@@ -1,6 +1,9 @@
 """After a restore: an order that people voided in the forgotten time isn't cleared on top of what was booked by hand for it."""
 
 import json
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,17 +14,25 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from structlog.testing import capture_logs
 
 from base.clock import shift_clock
-from clearing import store, store_recovery
+from clearing import store, store_people, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
+from clearing.intake import hold, open_clearings
 from clearing.interventions import approve, ask, bookings_of, retry_by_hand, standing_of
-from clearing.models import Clearing, Intervention, RestorePoint, VoidedBefore
-from clearing.status import InterventionKind, OperationState, State
+from clearing.models import Attempt, Clearing, Intervention, RestorePoint, VoidedBefore
+from clearing.status import InterventionKind, OperationState, Outcome, State
+from clearing.store import ClearingRef
 from clearing.waysout import NotPossible, ways_out
 from ops.management.commands import mark_restored
 from ops.voided import Told, hold_all
+from orders.arrivals import read_row
+from orders.gaps import interface_origin
+from orders.ingest import AcceptedOrder, ingest
+from orders.models import Source
 from tests.clearing.test_restore import NUMBER, forgotten, now_ms, to_the_end
 from tests.clearing.test_ways_out import ANN, BEN, LATER, REASON, asked, done_by_two
+from tests.orders.messages import RULES, interface_row
+from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 
 K = InterventionKind
@@ -134,6 +145,30 @@ class TestAVoidThatARestoreHasForgotten:
 
         clearing.refresh_from_db()
         assert {(one.account, one.asset) for one in bookings_of(clearing)} == {("system", "BTC"), ("fund", "BTC")}
+
+    @pytest.mark.parametrize(
+        ("attempts", "since"),
+        [
+            ([(True, Outcome.DONE, "", 1)], False),
+            ([(False, Outcome.UNKNOWN, "", -1), (True, Outcome.DONE, "", 1)], False),
+            ([(False, Outcome.LOST, "claim_lost", 1), (True, Outcome.DONE, "", 1)], False),
+            ([(False, Outcome.UNKNOWN, "timeout", 1), (True, Outcome.DONE, "", 1)], True),
+            ([(True, Outcome.RETRYABLE, "unknown_key", 1), (False, Outcome.LOST, "", 1), (True, Outcome.DONE, "", 1)], True),
+            ([(False, Outcome.DONE, "", 1)], True),
+        ],
+    )
+    def test_knows_what_was_done_since_by_its_attempts(self, world: World, attempts: list[tuple[bool, Outcome, str, int]], since: bool) -> None:
+        store_recovery.mark_restored(now_ms(), reason="test", actor="test")
+        restored_at = RestorePoint.objects.get().at
+        clearing = world.accept()
+        current = operation(clearing, 1)
+        Attempt.objects.bulk_create(
+            Attempt(operation=current, epoch=1, worker="w", asked=asked, outcome=outcome, code=code, sent_at=restored_at + timedelta(seconds=seconds))
+            for asked, outcome, code, seconds in attempts
+        )
+        clearing.operations.update(state=OperationState.DONE)
+
+        assert store_people.done_since_restore(clearing.pk) == ([current.pk] if since else [])
 
     def test_does_not_settle_what_was_sent_since_the_restore(self, world: World, voided: int) -> None:
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.RESET))
@@ -268,6 +303,32 @@ class TestTheSameListAgain:
         void(clearing)
 
         assert tell(ORDER_ID).voided == [ORDER_ID]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestAnOrderThatComesAtTheSameMoment:
+    def test_is_waited_for_and_held(self) -> None:
+        inside, go_on = threading.Event(), threading.Event()
+        columns = interface_row("O1")
+        items = [read_row(columns, interface_origin("gap:", 2, columns), RULES)]
+
+        def hesitate(accepted: Sequence[AcceptedOrder]) -> list[ClearingRef]:
+            inside.set()
+            go_on.wait(20)
+            return open_clearings(accepted, restored=True)
+
+        storing, _ = beside(lambda: ingest(items, source=Source.GAP, open_clearings=hesitate, hold=hold, publish=lambda _: True))
+        assert inside.wait(20)
+        telling, told = beside(lambda: tell("O1"))
+        try:
+            until_somebody_waits_for_a_lock()
+        finally:
+            go_on.set()
+            storing.join(20)
+            telling.join(20)
+
+        assert told == [Told(held=["O1"])]
+        assert Clearing.objects.get().hold_code == HELD
 
 
 class TestWhatPeopleDecide:

@@ -107,12 +107,12 @@ def tables() -> list[Found]:
     """Codes that stand in tables, enums and constants."""
     from base import http
     from clearing import guard, outcomes
-    from orders import arrivals, ingest, mapping
+    from orders import arrivals, faults, ingest, mapping
 
     found = [Found(code, "clearing.outcomes") for _, code in outcomes.TABLE if code not in {"", outcomes.ANY}]
     found += [Found(code, "base.http") for code in (*http._UNCONNECTED.values(), *http._LOST.values(), "transfer_failed")]
     found += [Found(code.value, "orders.mapping") for code in mapping.RefusalCode]
-    for module in (arrivals, guard, ingest):
+    for module in (arrivals, faults, guard, ingest):
         values = {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
         found += [Found(value, module.__name__) for value in values.values() if re.fullmatch(r"[a-z]+(_[a-z]+)+|unreadable", value)]
     return found
