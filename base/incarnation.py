@@ -99,7 +99,7 @@ class Life:
 
     def _beat(self) -> None:
         shown = threading.Thread(target=self._stay_shown, name="membership", daemon=True)
-        shown.start()
+        _survive(shown.start)  # without it the process still beats
         _survive(lambda: call(_FORGET, []))
         due = monotonic()
         while not self._stopping.is_set():
@@ -107,7 +107,8 @@ class Life:
             due = max(due + BEAT_SECONDS, monotonic())
             self._stopping.wait(due - monotonic())
         connection.close()
-        shown.join(END_SECONDS_MAX)
+        if shown.ident is not None:
+            shown.join(END_SECONDS_MAX)
 
     def _stay_shown(self) -> None:
         """A thread of its own: a ZooKeeper that is slow or away costs no beat."""

@@ -76,7 +76,8 @@ def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer 
     if answer is None:
         return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
-        answer = UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
+        alone, answer = answer.alone, UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
+        answer.alone = alone
     return _evidence(answer, sent_at, asked=True), answer
 
 
@@ -93,8 +94,10 @@ def _answer(work: Work, guard: Guard, call: Callable[[], T], *, asked: bool = Fa
         except GatewayError as error:
             answer = error
         alone = guard.heard(counterparty, work.stored.key, answer, made_at, asked=asked)
-        if alone and isinstance(answer, Retryable):
-            answer.counted = True
+        if alone and isinstance(answer, GatewayError):
+            answer.alone = True
+            if isinstance(answer, Retryable):
+                answer.counted = True
     if isinstance(answer, Blocked):
         raise answer
     return answer

@@ -224,8 +224,10 @@ class Guard:
         return False
 
     def _is_alone(self, counterparty: str, key: str, code: str) -> bool:
+        known = self._known
+        still = known.breaker(counterparty) == Breaker.HALF_OPEN and counterparty in known.refusing  # a trial: we are refused as before
         with self._lock:
-            all_are = self._window(counterparty).forbid(key, monotonic())
+            all_are = self._window(counterparty).forbid(key, monotonic()) or still
         if all_are:
             self._change(lambda: standing.open_breaker(counterparty, code, refuses=True, actor=self._actor()))
         return not all_are

@@ -42,7 +42,8 @@ from clearing.underway import UnderWay
 log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
 FLOW_UNKNOWN = "flow_unknown"
-FORBIDDEN_ATTEMPTS_MAX = 10  # some minutes: time enough for people to allow it
+FORBIDDEN_ATTEMPTS_MAX = 10
+FORBIDDEN_SECONDS_MIN = 600.0  # since its first try: time enough for people to allow it
 
 
 def _nothing(_step: int) -> None:
@@ -224,20 +225,29 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
         # An earlier sending may still be on its way: only the counterparty's answer for the key makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
+    # a question that isn't allowed would be asked for ever, and nobody told
+    unheard = isinstance(error, UnknownOutcome) and error.alone and _is_worn_out(work, work.tries + 1)
     return react(
         outcome_of(error),
         tries=work.tries,
         attempts=work.attempts + counted,
-        attempts_max=_attempts_max(error, policy) if counted else 2**31,
+        attempts_max=_attempts_max(work, error, policy) if counted else 2**31,
         backoff=policy.backoff(),
         wish_ms=wish_ms,
-        overdue=policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds,
+        overdue=unheard or (policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds),
     )
 
 
-def _attempts_max(error: GatewayError, policy: Policy) -> int:
+def _attempts_max(work: Work, error: GatewayError, policy: Policy) -> int:
     """What isn't allowed to one order alone isn't tried hundreds of times, unless people want that."""
-    return policy.attempts() if error.health != Health.FORBIDDING else policy.attempts_max or min(policy.attempts(), FORBIDDEN_ATTEMPTS_MAX)
+    if error.health != Health.FORBIDDING or policy.attempts_max or not _is_worn_out(work, work.attempts + 1):
+        return policy.attempts()
+    return min(policy.attempts(), FORBIDDEN_ATTEMPTS_MAX)
+
+
+def _is_worn_out(work: Work, times: int) -> bool:
+    """Whether it was forbidden often, and for long."""
+    return times >= FORBIDDEN_ATTEMPTS_MAX and work.tried_seconds() >= FORBIDDEN_SECONDS_MIN
 
 
 def _parked(work: Work, recorded: Recorded, code: str) -> Recorded:

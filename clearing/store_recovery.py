@@ -27,7 +27,7 @@ CLOSED_SECONDS: Final = 10.0  # after its breaker closed; by then nobody waits a
 _OUTLASTING: Final = """
     SELECT c.id FROM clearing_standing s
     JOIN clearing_clearing c ON c.state IN ('retrying', 'unknown') AND c.waits_for = ANY (%s) AND split_part(c.waits_for, ':', 1) = s.name
-    WHERE s.breaker = 'closed' AND s.changed_at > (SELECT service_now()) - %s * interval '1 second'
+    WHERE s.breaker = 'closed' AND s.changed_at BETWEEN (SELECT service_now()) - %s * interval '1 second' AND (SELECT service_now())
         AND c.changed_at < s.changed_at AND c.due_at > (SELECT service_now()) AND c.error_code = ANY (%s)
         AND NOT EXISTS (SELECT FROM clearing_errorpolicy p WHERE p.counterparty = s.name AND p.code = c.error_code
             AND (p.backoff_base_ms IS NOT NULL OR p.backoff_cap_ms IS NOT NULL))

@@ -21,6 +21,7 @@ from clearing.status import InterventionKind, OperationState, State
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)
 CONFIRMABLE_STATES = (State.PARKED, State.PENDING, State.UNKNOWN)
 VOIDED_BEFORE = "voided_before_restore"  # the hold of an order that people voided in the time that a restore has forgotten
+ONLY_ASKED = "only_asked"
 UNSURE = (OperationState.PENDING, OperationState.UNKNOWN)
 K = InterventionKind
 
@@ -78,13 +79,18 @@ def _obstacle(kind: InterventionKind, standing: Standing) -> tuple[str, str] | N
             return _no_void(standing)
 
 
+HELD = {
+    VOIDED_BEFORE: "it was voided before the restore: void it again, nothing is booked twice; or release the hold, if it never was",
+    ONLY_ASKED: "its next key was asked for, and nothing sent: release the hold, or confirm that the step did not happen",
+}
+HELD_OTHERWISE = "the order's contents changed at the counter; a hold is released, not retried"
+
+
 def _no_retry(standing: Standing) -> tuple[str, str] | None:
     if standing.state not in RETRYABLE_STATES:
         return "wrong_state", f"it is {standing.state}: only parked and retrying orders are retried by hand"
-    if standing.hold_code == VOIDED_BEFORE:
-        return "held", "it was voided before the restore: void it again, nothing is booked twice; or release the hold, if it never was"
     if standing.hold_code:
-        return "held", f"it is held ({standing.hold_code}): the order's contents changed at the counter; a hold is released, not retried"
+        return "held", HELD.get(standing.hold_code, f"it is held ({standing.hold_code}): {HELD_OTHERWISE}")
     if standing.error_code == KEY_REUSED:
         return KEY_REUSED, "the counterparty knows its key with other bytes than ours: confirm first whether the step was done"
     if standing.error_code == KEY_EXPIRED:

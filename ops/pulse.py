@@ -48,7 +48,8 @@ class Watch:
             watched = min(gap, WATCHED_SECONDS_MAX) if gap < self._dead_seconds else 0.0
             self._looked_at = now
             self._forget(gap)
-            self._pulses = {name: self._pulse(name, beat, watched, appeared=not first_look) for name, beat in beats.items()}
+            looked_on = not first_look and gap <= WATCHED_SECONDS_MAX
+            self._pulses = {name: self._pulse(name, beat, watched, looked_on=looked_on) for name, beat in beats.items()}
             return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
 
     def _forget(self, gap: float) -> None:
@@ -65,12 +66,10 @@ class Watch:
         patience = self._dead_seconds if pulse.seen_alive else self._unseen_seconds
         return min(GONE_SECONDS, patience) if missing else patience
 
-    def _pulse(self, name: str, beat: datetime, watched: float, *, appeared: bool) -> _Pulse:
+    def _pulse(self, name: str, beat: datetime, watched: float, *, looked_on: bool) -> _Pulse:
         known = self._pulses.get(name)
-        if known is None:
-            return _Pulse(beat, seen_alive=appeared)  # its row wasn't there at the last look: it wrote it since, as it writes its beats
-        if known.beat != beat:
-            return _Pulse(beat, seen_alive=True)
+        if known is None or known.beat != beat:  # it wrote it since the last look; if that is long ago, perhaps before what made the gap
+            return _Pulse(beat, seen_alive=looked_on)
         return _Pulse(beat, known.silent + watched, known.seen_alive)
 
 

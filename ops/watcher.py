@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 import structlog
+from django.db import connection
 
 from base.db import drop_broken_connection
 from ops import pulse
@@ -25,6 +26,7 @@ class Watcher:
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
+    _sweeping: threading.Thread | None = None
 
     def start(self, sweep: Callable[[], object]) -> None:
         """Begins, unless it has begun; it ends with the process. `sweep` is called when somebody died."""
@@ -36,7 +38,26 @@ class Watcher:
     def _look_on(self, sweep: Callable[[], object]) -> None:
         pause = threading.Event()
         while not pause.wait(LOOK_SECONDS):
-            look(sweep)
+            look(self._sweep_beside(sweep))
+
+    def _sweep_beside(self, sweep: Callable[[], object]) -> Callable[[], object]:
+        """In a thread of its own: a sweep that takes longer than the silence that counts would make us forget whom we saw alive."""
+
+        def begin() -> None:
+            if self._sweeping is None or not self._sweeping.is_alive():
+                self._sweeping = threading.Thread(target=_survive, args=(sweep,), name="watcher-sweep", daemon=True)
+                self._sweeping.start()
+
+        return begin
+
+
+def _survive(sweep: Callable[[], object]) -> None:
+    try:
+        sweep()
+    except Exception as error:
+        log.warning("a sweep after a death failed", error=str(error).strip(), fix="nothing: the next look has another made")
+    finally:
+        connection.close()
 
 
 def look(sweep: Callable[[], object]) -> None:

@@ -40,6 +40,7 @@ class Origin:
     partition: int
     offset: int
     whole: bytes | Row
+    written_ms: int | None = None  # when it was written to the log, where the log says so
 
     @property
     def message(self) -> bytes:
@@ -55,9 +56,13 @@ class Origin:
         """SHA-256 of the bytes, in hex."""
         return sha256(self.message).hexdigest()
 
-    def is_before(self, place: Place) -> bool:
-        """Whether this is known to have been written before that: it lies before it in the same partition."""
-        return (self.topic, self.partition) == place[:2] and self.offset < place[2]
+    def is_before(self, place: Place, known_ms: int) -> bool:
+        """Whether this is known to have been written before that, which was read by then: it lies before it in the same partition of the same log.
+
+        A log that was made anew counts from 0 again: what was written to it after that had been read isn't its past, whatever the offset.
+        """
+        lies_before = (self.topic, self.partition) == place[:2] and self.offset < place[2]
+        return lies_before and (self.written_ms is None or self.written_ms <= known_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ class BinlogConsumer:
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
                 while_away()
                 failures += 1
-                if isinstance(error, InternalError) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:  # no server that is away answers so
+                if _is_fault(error) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:
                     alarm(INTAKE_FAULT, "the database fails with what was read", error=str(error).strip(), rows=len(items), fix=FAULT_FIX)
                 self._last_round = time.monotonic()
                 if self._stopping.wait(_backoff(failures)):
@@ -285,7 +285,7 @@ def _items(polled: Polled, rules: Rules) -> list[Item]:
     items: list[Item] = []
     for partition, records in polled.items():
         for record in records:
-            origin = Origin(partition.topic, partition.partition, record.offset, record.value or b"")
+            origin = Origin(partition.topic, partition.partition, record.offset, record.value or b"", record.timestamp or None)
             reading = read_message(record.value, origin, rules)
             items.extend(reading.items)
             _report(reading.operations, origin)
@@ -313,6 +313,11 @@ def _show_whole_lag(consumer: KafkaConsumer) -> None:
         for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
             behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
             metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
+
+
+def _is_fault(error: Exception) -> bool:
+    """No server that is away answers so, but for class 25: a primary that was demoted, and a session's time limits."""
+    return isinstance(error, InternalError) and not (getattr(error.__cause__, "pgcode", None) or "").startswith("25")
 
 
 def _backoff(failures: int) -> float:

@@ -60,6 +60,11 @@ class PutOff(Generic[Result]):
             self._waiting.append(items)
             return None
 
+    @property
+    def waits(self) -> bool:
+        """Whether a batch was put off."""
+        return bool(self._waiting)
+
     def take_again(self) -> list[Result]:
         """At the end: what became of those that waited. Raises IntakeFault where still nothing speaks against the release."""
         return [self._take(items) for items in self._waiting]

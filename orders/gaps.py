@@ -98,7 +98,11 @@ class GapPass:
         reads: list[_ShardRead] = []
         for shard in sorted(there.shards) if only is None else [only]:
             with _failing(result, shard):
-                reads.append(self._read(shard, self._start_ms(shard, since_ms, there.now_ms), result))
+                read = self._read(shard, self._start_ms(shard, since_ms, there.now_ms), result)
+                if read.put_off.waits:
+                    reads.append(read)
+                else:
+                    self._finish(read, result)
         for read in reads:
             with _failing(result, read.shard):
                 self._finish(read, result)

@@ -324,10 +324,12 @@ class _Stored(Generic[Ref]):
     held: dict[str, str]  # canonical hashes by order id
 
 
-def _concerns(suspect: Suspect, places: Mapping[str, Place]) -> bool:
+def _concerns(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
     """Whether it tells of an order that we hold, and of nothing that was past already when we accepted it."""
-    accepted_at = places.get(suspect.order_id)
-    return accepted_at is not None and not suspect.origin.is_before(accepted_at)
+    if suspect.order_id not in places:
+        return False
+    place, at_ms = places[suspect.order_id]
+    return not suspect.origin.is_before(place, at_ms + int(settings.CLOCK_SKEW_SECONDS_MAX * 1000))
 
 
 def _fault(error: Exception, order_ids: Sequence[str]) -> IntakeFault:

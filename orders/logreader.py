@@ -89,7 +89,7 @@ class LogReader:
         with _explained(self._topic):
             polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=batch_messages)
             found = [
-                (record.value, Origin(place.topic, place.partition, record.offset, record.value or b""))
+                (record.value, Origin(place.topic, place.partition, record.offset, record.value or b"", record.timestamp or None))
                 for place, records in polled.items()
                 for record in records
                 if record.offset < ends.get(place, 0)

@@ -11,6 +11,7 @@ from orders.models import Source
 
 # Who stores orders shares it, who quarantines a message about an order that isn't stored has it alone: so one of the two sees the other's row.
 ACCEPTING_LOCK: Final = 0x6F72646572735F69  # "orders_i"
+KEPT_OUT_MS_MAX: Final = "2000"  # whoever waits for it alone keeps all who accept waiting behind it, and so does whoever freezes with it
 
 # The lock is a statement of its own: rows that were stored while it was waited for are seen by what follows.
 _INSERT = """
@@ -24,7 +25,9 @@ _INSERT = """
     RETURNING id, order_id, EXISTS (SELECT FROM orders_quarantined q WHERE q.order_id = orders_syncorder.order_id AND q.replayed_at IS NULL)
 """
 _HASHES = "SELECT order_id, canonical_hash FROM orders_syncorder WHERE order_id = ANY (%s)"
-_PLACES = 'SELECT order_id, topic, partition, "offset" FROM orders_syncorder WHERE order_id = ANY (%s)'
+_PLACES = """
+    SELECT order_id, topic, partition, "offset", (extract(epoch FROM received_at) * 1000)::bigint FROM orders_syncorder WHERE order_id = ANY (%s)
+"""
 _NEWEST = "SELECT shard, newest_ms FROM orders_watermark WHERE shard = ANY (%s)"
 _RAISE_NEWEST = """
     INSERT INTO orders_watermark (shard, newest_ms, scanned_through_ms, found_by_gap)
@@ -75,18 +78,21 @@ def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:
         return dict(cursor.fetchall())
 
 
-def stored_places(order_ids: Collection[str]) -> dict[str, Place]:
-    """Where those that are stored came from."""
+def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
+    """Where those that are stored came from, and when they were stored, in milliseconds."""
     if not order_ids:
         return {}
     with connection.cursor() as cursor:
         cursor.execute(_PLACES, [sorted(order_ids)])
-        return {order_id: (topic, partition, offset) for order_id, topic, partition, offset in cursor.fetchall()}
+        return {order_id: ((topic, partition, offset), at_ms) for order_id, topic, partition, offset, at_ms in cursor.fetchall()}
 
 
 def let_none_in() -> None:
     """To the end of the transaction: waits for orders that are being stored, and lets no further ones in."""
     with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)", [KEPT_OUT_MS_MAX] * 2
+        )
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ACCEPTING_LOCK])
 
 

@@ -53,7 +53,7 @@ BEGIN
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
             -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept
-            PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, extract(epoch FROM v_now - c.changed_at) * 1000, 0,
+            PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, greatest(extract(epoch FROM v_now - c.changed_at), 0) * 1000, 0,
                 'lost', 'claim_lost', '', NULL);
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
         END IF;

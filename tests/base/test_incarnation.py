@@ -70,6 +70,24 @@ class TestLife:
         over.set()
         life.end()
 
+    def test_a_thread_that_does_not_start_ends_no_heart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def no_more_threads(thread: threading.Thread) -> None:
+            if thread.name == "membership":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+        life = Life("worker")
+
+        life.start()
+        wait_until(Incarnation.objects.exists)
+        born = Incarnation.objects.get().beat_at
+
+        wait_until(lambda: Incarnation.objects.get().beat_at > born)
+        life.end()
+
     def test_beats_are_a_second_apart_however_long_one_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = Clock(ends_after=6)
         monkeypatch.setattr(incarnation, "monotonic", lambda: clock.now)

@@ -12,7 +12,7 @@ from base import metrics
 from base.clock import ServiceNow, shift_clock
 from base.db import call
 from clearing import guard as guard_module
-from clearing import standing
+from clearing import standing, steps
 from clearing.gateways import Action, Blocked, Retryable, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.guard import Guard
@@ -459,7 +459,9 @@ class TestForbidden:
         assert (other.state, breaker("counter")) == (State.CLEARED, Breaker.CLOSED)
         assert outcomes(turned_away) == [(1, "retryable", "forbidden")]  # not once more in place
 
-    def test_again_and_again_parks_it(self, world: World) -> None:
+    @pytest.mark.parametrize(("seconds_min", "ends"), [(0, State.PARKED), (600, State.RETRYING)])
+    def test_again_and_again_and_for_long_parks_it(self, world: World, monkeypatch: pytest.MonkeyPatch, seconds_min: float, ends: State) -> None:
+        monkeypatch.setattr(steps, "FORBIDDEN_SECONDS_MIN", seconds_min)
         clearing = world.accept("1")
         world.counterparties.script(Action.ADJUST, FORBIDDEN, times=FORBIDDEN_ATTEMPTS_MAX)
 
@@ -468,7 +470,34 @@ class TestForbidden:
             assert clearing.state == State.RETRYING
             world.when_due(clearing)
 
-        assert (clearing.state, clearing.error_code, breaker("counter")) == (State.PARKED, "forbidden", Breaker.CLOSED)
+        assert (clearing.state, clearing.error_code, breaker("counter")) == (ends, "forbidden", Breaker.CLOSED)
+
+    def test_questions_park_it_too_with_the_outcome_unknown(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steps, "FORBIDDEN_SECONDS_MIN", 0)
+        clearing = world.accept("1")
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.APPLY_THEN_RESET))
+        world.counterparties.script("status", FORBIDDEN, times=FORBIDDEN_ATTEMPTS_MAX)
+
+        world.run(clearing)
+        for _ in range(FORBIDDEN_ATTEMPTS_MAX - 1):
+            assert clearing.state == State.UNKNOWN
+            world.when_due(clearing)
+
+        assert (clearing.state, clearing.error_code) == (State.PARKED, "forbidden")
+        assert clearing.operations.get().state == "unknown"
+
+    def test_in_a_trial_after_a_pause_it_is_nobody_s_own_affair(self, world: World) -> None:
+        world.counterparties.script(Action.ADJUST, FORBIDDEN, times=3)
+        for user in range(3):
+            world.run(world.accept(str(user)))
+        probe_is_due("counter")
+        probe.probe_all(world.counterparties.gateways())
+        world.guard = a_worker()  # which has seen none of the three
+        world.counterparties.script(Action.ADJUST, FORBIDDEN)
+
+        trial = world.run(world.accept("9"))
+
+        assert (trial.error_code, trial.attempts, breaker("counter")) == ("forbidden", 0, Breaker.OPEN)
 
     def test_to_three_in_a_row_pauses_the_counterparty_with_one_alarm(self, world: World) -> None:
         before = alarms("counterparty_refuses")

@@ -92,6 +92,15 @@ class TestWatch:
 
         assert found.index(True) == 12
 
+    def test_a_beat_of_just_before_an_outage_does_not_count_as_one_after_it(self) -> None:
+        watch = Watch(unseen_seconds=12)
+        for second in range(5):
+            watch.dead({"w": later(second)}, now=second)
+
+        found = [bool(watch.dead({"w": later(4.1)}, now=14 + second)) for second in range(14)]
+
+        assert found.index(True) == 12
+
     def test_whoever_beats_again_after_an_outage_is_seen_alive(self) -> None:
         watch = Watch(unseen_seconds=12)
         watch.dead({"w": BEAT}, now=0)

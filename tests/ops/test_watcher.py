@@ -16,6 +16,7 @@ from ops import sweep as sweeping
 from ops.pulse import Watch
 from ops.watcher import Watcher, look
 from tests.support.orders import World
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -110,6 +111,25 @@ class TestWatcher:
         assert len(watchers() - before) == 1
         over.set()
         assert looked.acquire(timeout=10)
+
+    def test_looks_on_while_a_sweep_is_under_way(self) -> None:
+        begun, over = threading.Semaphore(0), threading.Event()
+
+        def slow() -> None:
+            begun.release()
+            over.wait(60)
+
+        begin = Watcher()._sweep_beside(slow)
+
+        begin()
+        begin()
+
+        assert begun.acquire(timeout=20)
+        over.set()
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "watcher-sweep"])
+        assert not begun.acquire(blocking=False)  # one at a time
+        begin()
+        assert begun.acquire(timeout=20)
 
 
 def watchers() -> set[threading.Thread]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as configured
-from django.db import InternalError, OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 from pytest_django import Settings
@@ -165,19 +165,27 @@ class TestInterruptions:
             topic.send(*orders(*range(10)))
             wait_until(lambda: stored() == 10)
 
-    def test_a_database_that_fails_again_and_again_raises_an_alarm(self, topic: Topic, doors: Doors) -> None:
+    @pytest.mark.parametrize(
+        ("sql", "alarms"),
+        [
+            ("DO $$ BEGIN RAISE EXCEPTION 'could not read block 7' USING ERRCODE = 'XX001'; END $$", ["intake_fault"]),
+            ("SET TRANSACTION READ ONLY; DELETE FROM orders_watermark", []),  # as a primary that was demoted says it
+        ],
+    )
+    def test_a_database_that_fails_again_and_again_raises_an_alarm(self, topic: Topic, doors: Doors, sql: str, alarms: list[str]) -> None:
         failures = iter(range(consumer.INTERNAL_ERRORS_BEFORE_ALARM))
 
         def broken(items: Sequence[Item]) -> IngestResult:
             if next(failures, None) is not None:
-                raise InternalError("could not read block 7")
+                with transaction.atomic(), connection.cursor() as cursor:
+                    cursor.execute(sql)
             return doors.take(items)
 
         with capture_logs() as lines, running(broken):
             topic.send(*orders(1))
             wait_until(lambda: stored() == 1)
 
-        assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
+        assert [line["alarm"] for line in lines if "alarm" in line] == alarms
 
     def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, doors: Doors) -> None:
         asked, back = threading.Event(), threading.Event()

@@ -1,5 +1,5 @@
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,9 +7,11 @@ import pytest
 from django.conf import settings
 from structlog.testing import capture_logs
 
+from base.fence import TermOutdated
 from orders import faults
-from orders.arrivals import read_row
+from orders.arrivals import Item, read_row
 from orders.gaps import GapPass, interface_origin
+from orders.ingest import IngestResult
 from orders.interface import InterfaceFailed, Page, Position, Shards
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.doors import Doors, order_ids
@@ -309,6 +311,20 @@ class TestFailures:
         assert result.failed == {"0": "status 500"}
         assert (scanned(0), scanned(1)) == (None, NOW - OVERLAP)
         assert order_ids() == ["O1"]
+
+    def test_that_end_the_pass_keep_what_earlier_shards_reached(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+        counter.commit("O1", SINCE + 5, shard=0)
+        counter.commit("O2", SINCE + 5, shard=7)
+
+        def take(items: Sequence[Item]) -> IngestResult:
+            if doors.opened:
+                raise TermOutdated
+            return doors.take_from_gap(items)
+
+        with pytest.raises(TermOutdated):
+            replace(gap_pass, take=take).run()
+
+        assert (scanned(0), scanned(7)) == (NOW - OVERLAP, None)
 
     def test_in_the_middle_of_a_shard_keep_what_was_found(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
         for number in range(7):

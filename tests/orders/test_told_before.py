@@ -1,17 +1,20 @@
 """What is told of an order before it is accepted, or again after a person has judged it: none of it is cleared in silence, none is held twice."""
 
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
 from orders.arrivals import Item, read_message, read_row
 from orders.gaps import interface_origin
 from orders.ingest import AcceptedOrder
 from orders.models import Quarantined, Source, SyncOrder
 from orders.replay import replay_quarantined
+from orders.storing import let_none_in
 from orders.verdicts import Verdict
 from tests.orders.doors import Doors
 from tests.orders.messages import RULES, interface_row, message, origin, row, updated
@@ -91,6 +94,16 @@ class TestADeletion:
         doors.take(at(5, message(row("O1"), kind="DELETE")) + at(6, message(row("O1"))))
 
         assert (doors.held, reasons()) == ([], ["deleted_unknown"])
+
+    @pytest.mark.parametrize(("hours", "held"), [(1, DELETED), (-1, [])])
+    def test_of_a_log_that_was_made_anew_is_not_past_though_its_offset_is_lower(self, doors: Doors, hours: int, held: list[tuple[str, str]]) -> None:
+        doors.take(at(4_900, message(row("O1"))))
+        raw = message(row("O1"), kind="DELETE")
+        written_ms = int((time.time() + 3_600 * hours) * 1_000)
+
+        doors.take(read_message(raw, replace(origin(raw, offset=4_501), written_ms=written_ms), RULES).items)
+
+        assert doors.held == held
 
     def test_of_an_order_that_we_held_before_holds_it(self, doors: Doors) -> None:
         doors.take(at(4, message(row("O1"))))
@@ -190,6 +203,14 @@ class TestAHoldThatWasSet:
         doors.take(at(3, message(row("O1"))) + at(4, message(row("O1"), kind="DELETE")))
 
         assert doors.held == DELETED * 2
+
+
+def test_who_keeps_others_from_accepting_does_not_do_it_for_long() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        let_none_in()
+
+        cursor.execute("SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')")
+        assert cursor.fetchone() == ("2s", "2s")
 
 
 def broken_hold(order_id: str, code: str) -> None:
