@@ -234,6 +234,16 @@ class TestRaisingAnAlarm:
         assert received.headers["x-signature"] == received.signature_under(KEY)
         assert json.loads(received.body)["context"] == {"order_id": "o-1"}
 
+    def test_is_told_from_an_event_which_counts_as_none(self, server: list[Any]) -> None:
+        alarms.alarm("trial", "somebody should look", order_id="o-1")
+        alarms.tell("people_void", "two people decided", order_id="o-1", intervention=1)
+        alarms.tell("people_void", "two people decided", order_id="o-1", intervention=2)
+        alarms.flush()
+
+        bodies = [json.loads(received.body) for received in server]
+        assert [(body["kind"], body["code"]) for body in bodies] == [("alarm", "trial"), ("event", "people_void"), ("event", "people_void")]
+        assert REGISTRY.get_sample_value("acceptance_alarms_total", {"code": "people_void"}) is None
+
     def test_never_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(alarms, "_webhook", lambda: 1 / 0)
 

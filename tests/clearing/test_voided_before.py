@@ -14,7 +14,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from structlog.testing import capture_logs
 
 from base.clock import shift_clock
-from clearing import store, store_people, store_recovery
+from clearing import pipeline, store, store_people, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.intake import hold, open_clearings
@@ -90,9 +90,20 @@ class TestAVoidThatARestoreHasForgotten:
 
         assert world.run(world.accept(created_ms=now_ms())).state == State.CLEARED
 
-    @pytest.mark.parametrize("first", ["held", "waiting"])
-    def test_holds_an_order_that_is_here(self, world: World, voided: int, first: str) -> None:
-        before = world.accept(created_ms=voided - 1) if first == "waiting" else None
+    def test_publishes_whom_that_lets_go_on(self, world: World, voided: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        published: list[ClearingRef] = []
+        come_again(world, voided)
+        following = world.accept(created_ms=now_ms())
+        monkeypatch.setattr(pipeline, "publish", published.extend)
+
+        tell(ORDER_ID)
+
+        following.refresh_from_db()
+        assert ([ref.id for ref in published], following.state) == ([following.pk], State.QUEUED)
+
+    @pytest.mark.parametrize("behind_another", [False, True])
+    def test_holds_an_order_that_is_here(self, world: World, voided: int, behind_another: bool) -> None:
+        before = world.accept(created_ms=voided - 1) if behind_another else None
         clearing = come_again(world, voided)
 
         told = tell(ORDER_ID)
