@@ -79,8 +79,8 @@ rolling: setup ## replace every process one by one while orders flow (RATE=40 SE
 fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
 
-crashpoints: setup ## processes die at every boundary between two effects (SAMPLE=1000 SEED=7: some; SCENARIO=sweep: one kind; MUTATIONS=1: can it fail?)
-	@$(PY) -m tests.crashpoints $(if $(MUTATIONS),--mutations) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO))
+crashpoints: setup ## processes die at every boundary between two effects (SAMPLE=1000 SEED=7; SCENARIO=sweep; RECOVERIES=all; MUTATIONS=1: can it fail?)
+	@$(PY) -m tests.crashpoints $(if $(MUTATIONS),--mutations) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(RECOVERIES),--recoveries $(RECOVERIES))
 
 lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders and delays (ORDERS=100000 RATE=300 SEED=1): each gets in once, in time
 	@$(PY) -m tests.endurance.lossy --orders $(or $(ORDERS),100000) --rate $(or $(RATE),300) --seed $(or $(SEED),1) $(if $(JSON),--json)

@@ -22,7 +22,8 @@ from stack.rundir import default_folder, take
 from tests.support.servers import forget_durability, forget_messages
 
 EPILOG = """examples:
-  python -m tests.crashpoints                                    everything
+  python -m tests.crashpoints                                    every boundary, and a thousand of the recoveries after them
+  python -m tests.crashpoints --recoveries all                   those all, too (some 8,000: an hour and more)
   python -m tests.crashpoints --sample 600 --seed 7              so many of them, of every kind at least one
   python -m tests.crashpoints --scenario sweep                   the scenarios whose names begin so
   python -m tests.crashpoints --scenario steps/in_place/reset@2 --point 12,3    one case: dies at 12, the recovery at 3
@@ -41,7 +42,8 @@ def arguments() -> argparse.Namespace:
         prog="python -m tests.crashpoints", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sample", type=int, metavar="N", help="about so many boundaries; every kind is among them")
-    parser.add_argument("--seed", type=int, help="of the sample; printed when it isn't given")
+    parser.add_argument("--recoveries", type=_number_or_all, default=1_000, metavar="N", help="boundaries of recoveries, or `all` (%(default)s)")
+    parser.add_argument("--seed", type=int, help="of the samples; printed when it isn't given")
     parser.add_argument("--scenario", action="append", metavar="NAME", help="only scenarios whose names begin so; may be repeated")
     parser.add_argument("--point", metavar="K[,J]", help="only this boundary of one scenario, and J of the recovery after it")
     parser.add_argument("--mutate", metavar="NAME", help="break a guard on purpose (tests/crashpoints/mutations.py)")
@@ -50,6 +52,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the scenarios and, of each, its boundaries")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     return parser.parse_args()
+
+
+def _number_or_all(text: str) -> int | None:
+    """None for all."""
+    return None if text == "all" else int(text)
 
 
 @contextmanager

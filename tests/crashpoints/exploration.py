@@ -43,7 +43,7 @@ class Exploration:
         seconds = self._through(self._chosen(firsts, 0, None if size is None else int(size * SINGLES_SHARE)))
         if seconds:
             self._say(f"{self._report.total} done; {len(seconds)} boundaries of the recoveries after them")
-        self._through(self._chosen(seconds, 1, None if size is None else size - self._report.total))
+        self._through(self._chosen(seconds, 1, self._options.recoveries if size is None else size - self._report.total))
 
     def _through(self, cases: Sequence[Case]) -> list[Case]:
         """Runs the cases. Returns those that die one boundary further, in the order of the cases, whichever came to its end first."""
