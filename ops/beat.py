@@ -68,6 +68,10 @@ class LeaderScheduler(Scheduler):
         self._candidate.resign()
         super().close()
 
+    def _ensure_connected(self) -> Any:
+        """Celery's waits here for a broker that is away, with pauses of up to 30 s; the publish tells it as well, and the next tick tries again."""
+        return self.connection
+
     def _make_all_due(self) -> None:
         for entry in self.schedule.values():
             entry.last_run_at = LONG_AGO

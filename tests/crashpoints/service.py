@@ -80,7 +80,7 @@ class _LogConsumer:
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         found = self._process.ask("read", (self._position, max_records))
         self._position += len(found)
-        records: list[Any] = [SimpleNamespace(value=value, offset=offset) for offset, value in found]
+        records: list[Any] = [SimpleNamespace(value=value, offset=offset, timestamp=0) for offset, value in found]
         return {PARTITION: records} if records else {}
 
     def commit(self, offsets: Mapping[TopicPartition, Any], timeout_ms: int) -> None:

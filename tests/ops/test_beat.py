@@ -48,6 +48,16 @@ def tasks() -> list[str]:
     return sorted(header["task"] for header in headers())
 
 
+class TestBrokerAway:
+    def test_who_begins_to_lead_waits_for_nothing(self, beat: Callable[[int | None], LeaderScheduler], monkeypatch: pytest.MonkeyPatch) -> None:
+        scheduler = beat(1)
+        monkeypatch.setattr(scheduler.connection, "ensure_connection", lambda *_, **__: pytest.fail("it stands still until the broker is back"))
+
+        scheduler.tick()
+
+        assert tasks()
+
+
 @pytest.fixture
 def beat() -> Iterator[Callable[[int | None], LeaderScheduler]]:
     broker.client().flushdb()
