@@ -88,7 +88,7 @@ class _Log:
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Any]]:
         found = self._messages[self._position : self._position + max_records]
         self._position += len(found)
-        return {PARTITION: [SimpleNamespace(value=value, offset=offset) for offset, value in found]}
+        return {PARTITION: [SimpleNamespace(value=value, offset=offset, timestamp=0) for offset, value in found]}
 
     def position(self, _place: TopicPartition, timeout_ms: int) -> int:
         return self._position
