@@ -19,14 +19,13 @@ from tests.crashpoints.mutations import MUTATIONS
 from tests.crashpoints.points import Event, Phase, Point, apart, points_of
 from tests.crashpoints.scenarios import GROUPS
 
-SECONDS_MAX = 150
-MUTATIONS_SECONDS_MAX = 1_500  # a minute where nothing else runs
+SECONDS_MAX = 170
 
 
-def explore(*arguments: str, seconds_max: float = SECONDS_MAX) -> tuple[int, str]:
+def explore(*arguments: str) -> tuple[int, str]:
     """(exit code, last line) of a run on the tests' own servers."""
     command = [sys.executable, "-m", "tests.crashpoints", "--jobs", "1", *arguments]
-    ended = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=seconds_max, check=False)
+    ended = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert ended.stdout, ended.stderr
     return ended.returncode, ended.stdout.splitlines()[-1]
 
@@ -36,12 +35,6 @@ class TestItSees:
         code, last_line = explore("--scenario", "steps/close/done@1")
 
         assert (code, last_line) == (0, "crash points: 24/24 covered, 0 violations")
-
-    @pytest.mark.timeout(MUTATIONS_SECONDS_MAX)
-    def test_every_guard_that_is_broken_on_purpose(self) -> None:
-        code, last_line = explore("--mutations", seconds_max=MUTATIONS_SECONDS_MAX)
-
-        assert (code, last_line) == (0, f"mutations: {len(MUTATIONS)}/{len(MUTATIONS)} found")
 
     def test_a_guard_that_is_broken_fails_a_run(self) -> None:
         code, last_line = explore("--scenario", "steps/close/done@1", "--mutate", "never_asks")
