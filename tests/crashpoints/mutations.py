@@ -194,10 +194,9 @@ def nobody_is_reminded() -> None:
 
 
 @_found_in("breaker/probed/done@1")
-def a_probe_is_taken_for_ever() -> None:
-    """Who takes the right to probe a counterparty keeps it, dead or alive."""
-    real = standing.take_probes
-    _replace(standing, "take_probes", lambda _seconds: real(1e7))
+def nobody_probes() -> None:
+    """No process ever takes the right to probe a counterparty."""
+    _replace(standing, "take_probes", lambda _seconds: [])
 
 
 @_found_in("pause/by_people/done@1")
