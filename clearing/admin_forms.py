@@ -14,15 +14,16 @@ from clearing.store_people import OutsideEvidence
 K = InterventionKind
 
 
+def reason_field(help_text: str) -> forms.CharField:
+    """Why, in a person's words; the first that is asked for."""
+    widget = UnfoldAdminTextInputWidget(attrs={"autofocus": True})
+    return forms.CharField(min_length=5, max_length=200, widget=widget, help_text=help_text)
+
+
 class AskForm(forms.Form):
     """Why, and where the evidence lies."""
 
-    reason = forms.CharField(
-        min_length=5,
-        max_length=200,
-        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
-        help_text="Kept with the status change and in the audit log.",
-    )
+    reason = reason_field("Kept with the status change and in the audit log.")
     document = forms.CharField(
         max_length=2_000,
         required=False,

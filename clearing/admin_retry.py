@@ -11,9 +11,10 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
+from unfold.widgets import UnfoldBooleanWidget
 
 from clearing import pipeline
+from clearing.admin_forms import reason_field
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
 from clearing.waysout import RETRYABLE_STATES, NotPossible
@@ -33,12 +34,7 @@ def may_retry(request: HttpRequest) -> bool:
 class RetryForm(forms.Form):
     """Why, in a person's words."""
 
-    reason = forms.CharField(
-        min_length=5,
-        max_length=200,
-        widget=UnfoldAdminTextInputWidget(attrs={"autofocus": True}),
-        help_text="Kept with the status change and in the audit log: what was wrong, and why may it run again?",
-    )
+    reason = reason_field("Kept with the status change and in the audit log: what was wrong, and why may it run again?")
     only_ask = forms.BooleanField(
         required=False,
         widget=UnfoldBooleanWidget(),

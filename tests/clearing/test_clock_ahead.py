@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from base.clock import shift_clock
+from base.clock import ServiceNow, shift_clock
 from clearing import pipeline, standing, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Clearing
+from clearing.models import Attempt, Clearing
 from clearing.retry import WISH_MS_MAX
 from clearing.status import State
 from tests.support.orders import World, interrupted
@@ -43,6 +43,7 @@ class TestAnOrder:
 
         assert interrupted() == [clearing.pk]
         assert [one.found for one in store_recovery.requeue([clearing.pk], actor="test", generation="")] == [State.RUNNING]
+        assert not Attempt.objects.filter(sent_at__gt=ServiceNow()).exists()
 
     def test_that_was_queued_meanwhile_is_looked_after(self, world: World) -> None:
         clearing, generation = world.accept(), pipeline.generation()

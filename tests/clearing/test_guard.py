@@ -273,6 +273,14 @@ class TestOrdersThatOutlastAnOutage:
         standing.half_open("fund", actor="test")
         standing.close("fund", actor="test")
 
+    def test_keep_their_backoff_where_the_clock_was_ahead_when_it_was_back(self, world: World) -> None:
+        self.waiting(world)
+        shift_clock(7_200)
+        self.outage()
+        shift_clock(0)
+
+        assert sweep()["brought_forward"] == 0
+
     def test_are_due_as_soon_as_it_is_back(self, world: World) -> None:
         self.waiting(world)
         assert sweep()["brought_forward"] == 0
