@@ -73,11 +73,16 @@ def judged(world: World) -> Judged:
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:
     """Of the broken orders, the one to which the least happened: its changes, its attempts and its effects, by time.
 
-    One that only waits is the victim of another, and comes last.
+    One that only waits is the victim of another, and comes last. After it that of the order which came in between, where one did.
     """
     causes = {order_id: what for order_id, what in broken.items() if what != "is waiting"} or broken
-    histories = [_history(world, order_id, what) for order_id, what in sorted(causes.items())[:LOOKED_AT_MAX]]
+    histories = [_with_the_other(world, order_id, what) for order_id, what in sorted(causes.items())[:LOOKED_AT_MAX]]
     return min(histories, key=len, default=[])
+
+
+def _with_the_other(world: World, order_id: str, what: str) -> list[str]:
+    other = what.rpartition(" by ")[2]
+    return _history(world, order_id, what) + (_history(world, other, "came in between") if other in world.counter.placed else [])
 
 
 def _history(world: World, order_id: str, what: str) -> list[str]:
