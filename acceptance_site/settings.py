@@ -271,7 +271,6 @@ COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.
 # A breaker opens when so many calls of one process failed within the window, and half of all, or one after another; fewer would open it by chance.
 BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
 BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
-KEY_RETENTION_SECONDS = env.int("KEY_RETENTION_SECONDS", 6 * 24 * 3600)  # a day less than the contract's (docs/contracts/README.md)
 
 # --- Clearing ---------------------------------------------------------------------------------------------------------------------
 CLEARING_LANES = env.int("CLEARING_LANES", 16)
@@ -292,6 +291,9 @@ RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
 SIGNATURE_VALIDITY_SECONDS = env.float("SIGNATURE_VALIDITY_SECONDS", 30.0)
 CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", 10.0)
 REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + GATEWAY_DEADLINE_MS / 1000
+# A key older than this isn't sent again: a day less than the contract's (docs/contracts/README.md). An order that parks for it steps aside, so that
+# its last request must have been applied by then, or never.
+KEY_RETENTION_SECONDS = int(at_least("KEY_RETENTION_SECONDS", 6 * 24 * 3600, least=CLEARING_CLAIM_SECONDS + REQUEST_TRANSIT_SECONDS))
 INTERVENTION_HOURS = env.float("INTERVENTION_HOURS", 24.0)  # an intervention that nobody approves for so long expires
 PARKED_REMINDER_SECONDS = env.float("PARKED_REMINDER_SECONDS", 900.0)  # an order that waits for a person for so long raises its alarm again
 SWEEP_SECONDS = env.float("SWEEP_SECONDS", 1.0)

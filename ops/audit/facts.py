@@ -44,7 +44,8 @@ class Effect:
 class Held:
     """An order and its clearing as our database holds them. `promoted_ms`: when it first became the head of its lane.
 
-    `parked`: the spans (from, until) in which it was parked; the last may be open (until None).
+    `parked`: the spans (from, until) in which it was parked; the last may be open (until None). `in_doubt`: the steps at which it was parked while a
+    request of that step could still be applied, one for each time.
     """
 
     order_id: str
@@ -59,6 +60,7 @@ class Held:
     slippage_usdt: Decimal | None
     promoted_ms: float | None = None
     parked: tuple[tuple[float, float | None], ...] = ()
+    in_doubt: tuple[int, ...] = ()
 
     def parked_at(self, moment: float) -> bool:
         """Whether it was parked at that time."""

@@ -3,6 +3,8 @@
 Two things can be wrong. An order that had begun was interrupted by another one of its user without having been parked. Or a younger order began
 before an older one, although the older one was accepted, not late, not parked and not waiting behind a parked one of its contract when the younger
 became the head of the lane. Only the second needs times, and those are all of our database's one clock.
+
+A request that was on its way when its order was parked isn't an interruption: it was sent in its turn, and an order that is parked steps aside.
 """
 
 from collections import defaultdict
@@ -46,12 +48,31 @@ def out_of_order(held: Mapping[str, Held], effects: Iterable[Effect]) -> list[Ou
 
 def interrupted(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[OutOfOrder]:
     """Orders that others of the user came between more often than they were parked. An order whose last step was applied is out of the way."""
-    runs = [(order_id, list(run)) for order_id, run in groupby(effects, key=lambda effect: effect.order_id)]
+    runs = _runs(_without_late(held, effects))
     left: dict[str, list[str]] = defaultdict(list)
     for (order_id, run), (following, _) in pairwise(runs):
         if not any(effect.place and effect.place[0] == LAST_STEP for effect in run):
             left[order_id].append(following)
     return [OutOfOrder(order_id, others[-1], "interrupted") for order_id, others in left.items() if len(others) > len(held[order_id].parked)]
+
+
+def _runs(effects: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:
+    return [(order_id, list(run)) for order_id, run in groupby(effects, key=lambda effect: effect.order_id)]
+
+
+def _without_late(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[Effect]:
+    """Leaves out, once for each time that an order was parked in doubt, an effect of that step that stands alone after others had begun."""
+    doubts = {order_id: list(held[order_id].in_doubt) for order_id in {effect.order_id for effect in effects}}
+    begun: set[str] = set()
+    kept: list[Effect] = []
+    for order_id, run in _runs(effects):
+        step = run[0].place[0] if len(run) == 1 and run[0].place else None
+        if begun - {order_id} and step in doubts[order_id]:
+            doubts[order_id].remove(step)
+        else:
+            kept += run
+        begun.add(order_id)
+    return kept
 
 
 def passed(orders: Sequence[Held], effects: Sequence[Effect]) -> list[OutOfOrder]:

@@ -49,3 +49,7 @@ class TestProduction:
     @pytest.mark.parametrize("variable", ["FENCE_MS_MAX", "LEADER_LEASE_SECONDS"])
     def test_limits_that_would_limit_nothing_are_refused(self, variable: str) -> None:
         assert f"{variable} is 0: set it to" in started_with({**COMPLETE, variable: "0"}).stderr
+
+    def test_a_key_that_is_too_old_before_its_last_request_can_have_ended_is_refused(self) -> None:
+        """A claim of 12 s, a signature valid for 30, clocks 10 s apart and a call of 5 s."""
+        assert "KEY_RETENTION_SECONDS is 56: set it to 57 or more" in started_with({**COMPLETE, "KEY_RETENTION_SECONDS": "56"}).stderr

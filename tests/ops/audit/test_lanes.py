@@ -58,6 +58,31 @@ class TestInterrupted:
         assert breaches([OLD, other], applied((OLD, "12"), (other, "1234"), (OLD, "34"))) == []
 
 
+class TestRequestsStillOnTheirWay:
+    """An order that was parked while a call of step 2 could still be applied, which it then is while the next one clears."""
+
+    PARKED = replace(OLD, parked=((150, 300),), in_doubt=(2,))
+    LATE = applied((OLD, "1"), (NEW, "123"), (OLD, "2"), (NEW, "4"), (OLD, "34"))
+
+    def test_neither_of_the_two_was_interrupted(self) -> None:
+        assert breaches([self.PARKED, NEW], self.LATE) == []
+
+    def test_each_was_without_the_doubt(self) -> None:
+        certain = replace(self.PARKED, in_doubt=())
+
+        assert breaches([certain, NEW], self.LATE) == ["old was interrupted by new", "new was interrupted by old"]
+
+    def test_only_a_call_of_the_step_in_doubt(self) -> None:
+        other = applied((OLD, "12"), (NEW, "123"), (OLD, "3"), (NEW, "4"), (OLD, "4"))
+
+        assert breaches([self.PARKED, NEW], other) == ["old was interrupted by new", "new was interrupted by old"]
+
+    def test_only_once_for_each_time_that_it_was_parked(self) -> None:
+        twice = applied((OLD, "1"), (NEW, "12"), (OLD, "2"), (NEW, "3"), (OLD, "2"), (NEW, "4"), (OLD, "34"))
+
+        assert breaches([self.PARKED, NEW], twice) == ["old was interrupted by new", "new was interrupted by old"]
+
+
 class TestPassed:
     FIRST_NEW = applied((NEW, "1234"), (OLD, "1234"))
 
