@@ -33,10 +33,16 @@ class LeaderScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._candidate = make_candidate(stall_seconds=STALL_SECONDS)  # stands from the first tick on: after every fork
         self._term: int | None = None
+        self._closed = False
         super().__init__(*args, **kwargs)
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Sends one job that is due, if we lead; seconds until the next look."""
+        """Sends one job that is due, if we lead; seconds until the next look. Raises SystemExit once it is closed.
+
+        The handler of SIGTERM raises it as well, but where it interrupts a finaliser Python drops that, and this beat would stand again.
+        """
+        if self._closed:
+            raise SystemExit
         self._candidate.campaign()
         self._candidate.touch()
         term = self._candidate.term
@@ -65,6 +71,7 @@ class LeaderScheduler(Scheduler):
 
     def close(self) -> None:
         """First of all hands over; also from the handler of SIGTERM, which may interrupt this thread anywhere."""
+        self._closed = True
         self._candidate.resign()
         super().close()
 

@@ -90,7 +90,8 @@ class Candidate(ABC):
         """Acts no more from this very moment, and hands over at once. Returns when that is done, or after RESIGN_SECONDS_MAX."""
         self._resigning = True
         self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        # One that `campaign` has made and not yet started, where the handler interrupts just there, never will be.
+        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(RESIGN_SECONDS_MAX)
 
     def touch(self) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import redis
+from celery import signals
+from celery.apps.beat import Beat
+from celery.beat import Service
 from django.db import connection
 
 from acceptance_site.celery import OPS_QUEUE, app
@@ -46,6 +49,42 @@ def headers() -> list[dict[str, Any]]:
 
 def tasks() -> list[str]:
     return sorted(header["task"] for header in headers())
+
+
+class Dying:
+    """Sends this process a SIGTERM in its finaliser, where Python drops what the handler raises."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+class TestStopping:
+    def test_a_signal_in_a_finaliser_ends_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Celery's handler raises SystemExit, which is lost there; without the flag this beat would go on, and stand for leadership again."""
+        service = Service(app=app, scheduler_cls=LeaderScheduler)
+        elected = Elected(None)
+        service.scheduler._candidate = elected  # type: ignore[attr-defined]
+        looked: list[int] = []
+
+        def touch() -> None:
+            looked.append(len(looked))
+            if len(looked) == 1:
+                Dying()
+            assert len(looked) < 5, "it goes on"
+
+        monkeypatch.setattr(elected, "touch", touch)
+        monkeypatch.setattr(signals.beat_init, "receivers", [])  # no heart in the tests' own process
+        monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        Beat(app=app).install_sync_handler(service)
+        try:
+            service.start()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        assert len(looked) == 1
+        assert elected.resigned
 
 
 class TestBrokerAway:
