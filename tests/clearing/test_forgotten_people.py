@@ -11,13 +11,11 @@ from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, bookings_of, retry_by_hand
 from clearing.models import Clearing, Intervention
-from clearing.status import InterventionKind, InterventionState, OperationState, State
+from clearing.status import InterventionState, OperationState, State
 from clearing.waysout import NotPossible
-from tests.clearing.test_restore import HOUR_MS, NUMBER, forgotten, now_ms
-from tests.clearing.test_ways_out import ANN, BEN, LATER, REASON, asked, done_by_two
+from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two
+from tests.clearing.restored import HOUR_MS, NUMBER, forgotten, now_ms
 from tests.support.orders import World, operation
-
-K = InterventionKind
 
 
 def only_asked(world: World, clearing: Clearing) -> Clearing:

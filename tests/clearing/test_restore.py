@@ -3,13 +3,10 @@
 The test's transaction goes back to a savepoint, as the database goes back to its backup, while the counterparties' books stay as they are.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 
 import pytest
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from pytest_django import Settings
 
 from base import db
@@ -18,32 +15,11 @@ from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing, RestorePoint
 from clearing.status import OperationState, State
+from tests.clearing.restored import HOUR_MS, NUMBER, forgotten, now_ms, to_the_end
 from tests.support.orders import World, operation, outcomes
 
-HOUR_MS = 3_600_000
 ASKED = [(step, "?done", "") for step in (1, 2, 3, 4)]
 SENT = [(step, "done", "") for step in (1, 2, 3, 4)]
-NUMBER = 900_001
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def to_the_end(world: World, clearing: Clearing) -> Clearing:
-    """Runs it as often as it is handed back."""
-    while world.run(clearing).state == State.QUEUED:
-        pass
-    return clearing
-
-
-@contextmanager
-def forgotten() -> Iterator[None]:
-    """What happens in the block happens after the backup: the database forgets it, and is marked as restored."""
-    backup = transaction.savepoint()
-    yield
-    transaction.savepoint_rollback(backup)
-    store_recovery.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
 
 
 class TestAnOrderThatTheBackupDoesNotHold:

@@ -3,7 +3,6 @@
 import gc
 import itertools
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -25,11 +24,11 @@ from orders.arrivals import Item
 from orders.consumer import BinlogConsumer, ExitCode, connect
 from orders.ingest import IngestResult
 from orders.logreader import LogNotReadable, open_reader
-from orders.models import SyncOrder
 from tests.kafka.broker import PASSWORD, USER, Broker
 from tests.orders.conftest import Topic, environment  # noqa: F401 - a fixture
+from tests.orders.consumers import orders, process, stored
 from tests.orders.doors import Doors
-from tests.orders.messages import RULES, message, row
+from tests.orders.messages import RULES
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
@@ -104,24 +103,6 @@ def member() -> Iterator[Member]:
         yield started
     finally:
         started.stop()
-
-
-def orders(*numbers: int) -> list[bytes]:
-    return [message(row(f"O{number:04d}", user_id=str(number))) for number in numbers]
-
-
-def stored() -> int:
-    return SyncOrder.objects.count()
-
-
-@contextmanager
-def process(environment: dict[str, str], *options: str) -> Iterator["subprocess.Popen[str]"]:  # noqa: F811
-    command = [sys.executable, "manage.py", "consume_binlog", *options]
-    with subprocess.Popen(command, cwd=configured.BASE_DIR, env=environment, stdout=subprocess.PIPE, text=True) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
 
 
 class TestGroup:

@@ -1,0 +1,73 @@
+"""Counterparties that are down or refuse us, and workers' guards that have noticed, as the tests of both need them."""
+
+import time
+
+import pytest
+
+from base import metrics
+from clearing import standing
+from clearing.gateways import Blocked, Retryable
+from clearing.gateways.fake import Fault, FaultKind
+from clearing.guard import Guard
+from clearing.models import Clearing, Standing
+from clearing.outcomes import Health
+
+UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
+FORBIDDEN = Fault(kind=FaultKind.STATUS, status=403, code="forbidden")
+UNAUTHORIZED = Fault(kind=FaultKind.STATUS, status=401, code="unauthorized")
+ALARMS = "acceptance_alarms_total"
+
+
+def a_worker(name: str = "w") -> Guard:
+    return Guard(lambda: name)
+
+
+def refused() -> Retryable:
+    error = Retryable("connection_refused")
+    error.health = Health.FAILING
+    return error
+
+
+def fail(worker: Guard, counterparty: str = "fund", times: int = 5) -> None:
+    for number in range(times):
+        with worker.admitted(counterparty, 2):
+            worker.heard(counterparty, f"O{number}:2", refused(), time.monotonic())
+
+
+def breaker(counterparty: str = "fund") -> str:
+    return Standing.objects.filter(pk=counterparty).values_list("breaker", flat=True).first() or "closed"
+
+
+def blocked_by(worker: Guard, counterparty: str = "fund", step: int = 2) -> str:
+    """What stands in the way of a call; empty: nothing."""
+    try:
+        with worker.admitted(counterparty, step):
+            return ""
+    except Blocked as blocked:
+        return blocked.code
+
+
+def alarms(code: str) -> float:
+    return metrics.REGISTRY.get_sample_value(ALARMS, {"code": code}) or 0
+
+
+def probe_is_due(counterparty: str = "fund") -> None:
+    Standing.objects.filter(pk=counterparty).update(probe_at="2020-01-01T00:00:00Z")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Of a function of `standing`: each of its calls from now on."""
+    calls: list[object] = []
+    real = getattr(standing, name)
+
+    def counting(*arguments: object) -> object:
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(standing, name, counting)
+    return calls
+
+
+def make_due(*clearings: Clearing) -> None:
+    """So that the sweep would dispatch them now, if nothing stood in the way."""
+    Clearing.objects.filter(pk__in=[clearing.pk for clearing in clearings]).update(due_at="2020-01-01T00:00:00Z")
