@@ -218,3 +218,21 @@ class Waiting:
 def remind(*, limit: int, window: int) -> list[Waiting]:
     """Orders that people are to be reminded of, CLOSE first, marked as reminded."""
     return [Waiting(*row) for row in call("SELECT * FROM clearing_remind(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An order of which nobody has known for long what became of its operation."""
+
+    order_id: str
+    direction: str
+    counterparty: str
+    error_code: str
+    step: int
+    state: str
+    unknown_seconds: float
+
+
+def remind_unknown(*, limit: int, window: int) -> list[Unknown]:
+    """Orders that are unknown or pending for longer than people should hear of, CLOSE first, marked as reminded."""
+    return [Unknown(*row) for row in call("SELECT * FROM clearing_remind_unknown(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]

@@ -64,7 +64,7 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind):
+    for stage in (_bury_the_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind, _remind_unknown):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -209,3 +209,24 @@ def _remind(_generation: str, fence: Fence) -> Counter[str]:
             waiting_seconds=round(order.waiting_seconds),
         )
     return Counter(reminded=len(waiting))
+
+
+def _remind_unknown(_generation: str, fence: Fence) -> Counter[str]:
+    """Orders whose outcome nobody has known for PARKED_REMINDER_SECONDS: nothing parks them, and where every answer is just unreadable no breaker
+    opens either. They hold their users' lanes.
+    """
+    with fenced(fence):
+        unknown = store_people.remind_unknown(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
+    for order in unknown:
+        alarm(
+            "outcome_unknown",
+            "it still isn't known what became of an operation",
+            order_id=order.order_id,
+            direction=order.direction,
+            counterparty=order.counterparty,
+            error_code=order.error_code,
+            step=order.step,
+            state=order.state,
+            unknown_seconds=round(order.unknown_seconds),
+        )
+    return Counter(reminded_unknown=len(unknown))

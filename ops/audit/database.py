@@ -23,13 +23,13 @@ PARKED_SQL = """
     SELECT clearing_id, to_state = 'parked', extract(epoch FROM at) * 1000 FROM clearing_statuschange
     WHERE (to_state = 'parked') <> (from_state = 'parked') ORDER BY id
 """
-# Parked although a call of the step was sent of which nobody knew what became: poison, a key older than its retention.
+# Parked although a call of the step was sent of which nobody knew what became (poison, a key older than its retention), and not sent since.
 IN_DOUBT_SQL = """
-    SELECT h.clearing_id, h.step FROM clearing_statuschange h
-    WHERE h.to_state = 'parked' AND EXISTS (
-        SELECT FROM clearing_attempt a JOIN clearing_operation o ON o.id = a.operation_id
-        WHERE o.clearing_id = h.clearing_id AND o.step = h.step AND NOT a.asked AND a.outcome IN ('unknown', 'lost') AND a.sent_at <= h.at)
-    ORDER BY h.id
+    SELECT h.clearing_id, o.key FROM clearing_statuschange h JOIN clearing_operation o ON o.clearing_id = h.clearing_id AND o.step = h.step
+    WHERE h.to_state = 'parked' AND h.from_state <> 'parked' AND EXISTS (
+        SELECT FROM clearing_attempt a
+        WHERE a.operation_id = o.id AND NOT a.asked AND a.outcome IN ('unknown', 'lost') AND a.sent_at <= h.at)
+        AND NOT EXISTS (SELECT FROM clearing_attempt a WHERE a.operation_id = o.id AND NOT a.asked AND a.sent_at > h.at)
 """
 STATEMENT_SECONDS_MAX = 60  # an audit reads everything; it is run by hand, on stacks of a sandbox
 LIMITS_SQL = "SELECT set_config('statement_timeout', %s, true), set_config('transaction_timeout', '0', true)"
@@ -50,9 +50,9 @@ def read_orders() -> dict[str, Held]:
         cursor.execute(PARKED_SQL)
         parked = parked_spans(cursor.fetchall())
         cursor.execute(IN_DOUBT_SQL)
-        in_doubt: dict[int, list[int]] = defaultdict(list)
-        for pk, step in cursor.fetchall():
-            in_doubt[pk].append(step)
+        in_doubt: dict[int, set[str]] = defaultdict(set)
+        for pk, key in cursor.fetchall():
+            in_doubt[pk].add(key)
         cursor.execute(ORDERS_SQL)
         return {row[1]: _held(row, promoted, parked, in_doubt) for row in cursor.fetchall()}
 
@@ -75,7 +75,7 @@ def parked_spans(changes: Sequence[tuple[int, bool, Decimal | float]]) -> dict[i
     return {pk: tuple(found) for pk, found in spans.items()}
 
 
-def _held(row: Sequence[Any], promoted: Mapping[int, float], parked: Mapping[int, tuple[Span, ...]], in_doubt: Mapping[int, Sequence[int]]) -> Held:
+def _held(row: Sequence[Any], promoted: Mapping[int, float], parked: Mapping[int, tuple[Span, ...]], in_doubt: Mapping[int, set[str]]) -> Held:
     pk, order_id, user_id, contract_id, created_ms, shard, sequence, state, late, accepted, started, cleared, slippage = row
     return Held(
         order_id=order_id,
@@ -90,7 +90,7 @@ def _held(row: Sequence[Any], promoted: Mapping[int, float], parked: Mapping[int
         slippage_usdt=slippage,
         promoted_ms=promoted.get(pk),
         parked=parked.get(pk, ()),
-        in_doubt=tuple(in_doubt.get(pk, ())),
+        in_doubt=frozenset(in_doubt.get(pk, ())),
     )
 
 

@@ -25,13 +25,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An operation that was applied at a counterparty, in the order of application. `sold`, `bought`: of an exchange."""
+    """An operation that was applied at a counterparty, in the order of application. `sold`, `bought`, `min_lot` (of what is sold): of an exchange."""
 
     order_id: str
     user_id: str
     key: str
     sold: Decimal | None = None
     bought: Decimal | None = None
+    min_lot: Decimal | None = None
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -44,8 +45,8 @@ class Effect:
 class Held:
     """An order and its clearing as our database holds them. `promoted_ms`: when it first became the head of its lane.
 
-    `parked`: the spans (from, until) in which it was parked; the last may be open (until None). `in_doubt`: the steps at which it was parked while a
-    request of that step could still be applied, one for each time.
+    `parked`: the spans (from, until) in which it was parked; the last may be open (until None). `in_doubt`: the keys
+    of operations of which a request could still be applied when it was parked, and that weren't sent again after that.
     """
 
     order_id: str
@@ -60,7 +61,7 @@ class Held:
     slippage_usdt: Decimal | None
     promoted_ms: float | None = None
     parked: tuple[tuple[float, float | None], ...] = ()
-    in_doubt: tuple[int, ...] = ()
+    in_doubt: frozenset[str] = frozenset()
 
     def parked_at(self, moment: float) -> bool:
         """Whether it was parked at that time."""

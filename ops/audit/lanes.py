@@ -1,8 +1,9 @@
 """Rule 8: one user's orders clear one after another. Judged by the order in which the counterparties applied their operations. Pure.
 
 Two things can be wrong. An order that had begun was interrupted by another one of its user without having been parked. Or a younger order began
-before an older one, although the older one was accepted, not late, not parked and not waiting behind a parked one of its contract when the younger
-became the head of the lane. Only the second needs times, and those are all of our database's one clock.
+before an older one, although the older one was accepted, not parked and not waiting behind a parked one of its contract when the younger became the
+head of the lane; a late one, too, goes before whatever becomes the head after it came. Only the second needs times, and those are all of our
+database's one clock.
 
 A request that was on its way when its order was parked isn't an interruption: it was sent in its turn, and an order that is parked steps aside.
 """
@@ -61,15 +62,11 @@ def _runs(effects: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:
 
 
 def _without_late(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[Effect]:
-    """Leaves out, once for each time that an order was parked in doubt, an effect of that step that stands alone after others had begun."""
-    doubts = {order_id: list(held[order_id].in_doubt) for order_id in {effect.order_id for effect in effects}}
+    """Leaves out an effect that was in doubt when its order was parked, where it stands alone after others had begun."""
     begun: set[str] = set()
     kept: list[Effect] = []
     for order_id, run in _runs(effects):
-        step = run[0].place[0] if len(run) == 1 and run[0].place else None
-        if begun - {order_id} and step in doubts[order_id]:
-            doubts[order_id].remove(step)
-        else:
+        if not (begun - {order_id} and len(run) == 1 and run[0].key in held[order_id].in_doubt):
             kept += run
         begun.add(order_id)
     return kept
@@ -104,7 +101,7 @@ def _earliest_after(starts: Sequence[float]) -> list[float]:
 def _passes(younger: Held, older: Held, began: Mapping[str, float], lane: Sequence[Held]) -> bool:
     if began.get(younger.order_id, NEVER) >= began.get(older.order_id, NEVER) or younger.promoted_ms is None:
         return False
-    return not (older.late or older.accepted_ms > younger.promoted_ms or _steps_aside(older, younger.promoted_ms, lane))
+    return not (older.accepted_ms > younger.promoted_ms or _steps_aside(older, younger.promoted_ms, lane))
 
 
 def _steps_aside(order: Held, moment: float, lane: Sequence[Held]) -> bool:

@@ -88,7 +88,8 @@ class SandboxReader:
 
 def _effect(row: dict[str, Any]) -> Effect:
     result = row["result"]
-    return Effect(row["order_id"], row["user_id"] or "", row["key"], _amount(result.get("sold")), _amount(result.get("bought")))
+    amounts = (_amount(result.get(name)) for name in ("sold", "bought", "min_lot"))
+    return Effect(row["order_id"], row["user_id"] or "", row["key"], *amounts)
 
 
 def _amount(text: str | None) -> Decimal | None:

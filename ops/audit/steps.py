@@ -39,6 +39,29 @@ def lacking(effects: Sequence[Effect]) -> list[int]:
     return sorted(STEPS - {place[0] for effect in effects if (place := effect.place)})
 
 
+def disordered(effects: Sequence[Effect]) -> list[str]:
+    """The keys of effects that came after one of a later step, or of a later part (rule 4)."""
+    found, furthest = [], (0, 0)
+    for effect in effects:
+        place = effect.place or (0, 0)
+        if place < furthest:
+            found.append(effect.key)
+        furthest = max(furthest, place)
+    return found
+
+
+def badly_exchanged(order: Placed, effects: Sequence[Effect]) -> list[str]:
+    """Where the exchange sold more than the order has, or left what the market would have taken: a minimum lot or more."""
+    parts = [effect for effect in effects if effect.place and effect.place[0] == EXCHANGE_STEP]
+    whole = order.quoted_usdt if order.direction == "OPEN" else order.quantity
+    left = whole - exchanged(effects)[0]
+    if left < 0:
+        return [f"{-left} more than the order's {whole} was sold"]
+    if left and parts and (parts[-1].min_lot is None or left >= parts[-1].min_lot):
+        return [f"{left} of {whole} wasn't sold, and the market's minimum lot is {parts[-1].min_lot}"]
+    return []
+
+
 def exchanged(effects: Sequence[Effect]) -> tuple[Decimal, Decimal]:
     """(sold, bought) over all parts of step 3."""
     parts = [effect for effect in effects if effect.place and effect.place[0] == EXCHANGE_STEP]
@@ -107,6 +130,8 @@ def _in(residue: Residue, account: str, asset: str) -> Decimal:
 def faults_of(order: Placed, effects: Sequence[Effect], residue: Residue, stored_slippage: Decimal | None) -> list[str]:
     """What rule 12 finds wrong with a cleared order; empty when it holds."""
     faults = [f"step {step} was never applied" for step in lacking(effects)]
+    faults += [f"{key} was applied after a later step" for key in disordered(effects)]
+    faults += badly_exchanged(order, effects)
     faults += differences(expected_residue(order, effects), residue)
     in_ledger = slippage_of(order, residue)
     if in_ledger != stored_slippage:

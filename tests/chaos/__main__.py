@@ -117,7 +117,9 @@ class Run:
         return found
 
     def _report(self, audit: dict[str, Any]) -> dict[str, Any]:
-        verdict = judge(audit, self._stage.halted)
+        faulty_answers = sum(self._answers.counts.values())
+        told = faulty_answers if self._options.faulty_share else None
+        verdict = judge(audit, self._stage.halted, orders=self._options.orders, faulty_answers=told)
         if not verdict.passed:
             self._show_violations(verdict, audit)
         for line in recovery.slow(self._faults.affected):
@@ -130,7 +132,7 @@ class Run:
             **verdict.as_json(),
             "faults": sum(count for kind, count in kinds.items() if kind not in EXTRAS),
             "faults_by_kind": dict(sorted((kind.name, count) for kind, count in kinds.items())),
-            "faulty_answers": sum(self._answers.counts.values()),
+            "faulty_answers": faulty_answers,
             "faulty_answers_by_kind": self._answers.counts,
             "recovery_ms": recovery.measure(self._faults.affected, self._faults.spans),
             "seconds": round(time.monotonic() - self._began, 1),

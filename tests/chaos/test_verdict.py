@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.recovery import summary
-from tests.chaos.verdict import judge
+from tests.chaos.verdict import Verdict, judge
 
 NONE = {"count": 0, "examples": []}
 ONE = {"count": 1, "examples": ["x"]}
@@ -13,17 +13,22 @@ ONE = {"count": 1, "examples": ["x"]}
 
 def audit(**fields: Any) -> dict[str, Any]:
     good = dict.fromkeys(("missing", "unplaced", "doubled", "out_of_order", "broken"), NONE)
-    return {**good, "balanced": True, "by_state": {"cleared": 10}, **fields}
+    return {**good, "balanced": True, "placed": 10, "by_state": {"cleared": 10}, **fields}
+
+
+def judged(found: dict[str, Any], halted: list[str] | None = None, *, faulty_answers: int | None = 5) -> Verdict:
+    return judge(found, halted or [], orders=10, faulty_answers=faulty_answers)
 
 
 class TestVerdict:
     def test_a_good_run_passes(self) -> None:
-        assert judge(audit(), []).passed
+        assert judged(audit()).passed
 
     @pytest.mark.parametrize(
         ("fields", "name"),
         [
             ({"missing": ONE}, "lost"),
+            ({"placed": 9}, "not_placed"),
             ({"unplaced": ONE}, "unplaced"),
             ({"doubled": ONE}, "doubled"),
             ({"out_of_order": ONE}, "out_of_order"),
@@ -36,16 +41,21 @@ class TestVerdict:
         ],
     )
     def test_each_violation_fails_it(self, fields: dict[str, Any], name: str) -> None:
-        verdict = judge(audit(**fields), [])
+        verdict = judged(audit(**fields))
 
         assert not verdict.passed
         assert {key for key, value in verdict.as_json().items() if value} == {name}
 
     def test_a_process_that_ended_for_good_fails_it(self) -> None:
-        verdict = judge(audit(), ["consumer"])
+        verdict = judged(audit(), ["consumer"])
 
         assert not verdict.passed
         assert verdict.as_json()["halted"] == ["consumer"]
+
+    def test_a_run_without_a_faulty_answer_fails_where_some_were_to_come(self) -> None:
+        assert judged(audit(), faulty_answers=0).as_json()["no_faults"]
+        assert not judged(audit(), faulty_answers=0).passed
+        assert judged(audit(), faulty_answers=None).passed
 
 
 class TestFigures:

@@ -157,7 +157,7 @@ class TestSweep:
         assert left == before
         assert everything() != before
 
-    @pytest.mark.parametrize("stage", [sweep._expire, sweep._remind])
+    @pytest.mark.parametrize("stage", [sweep._expire, sweep._remind, sweep._remind_unknown])
     def test_of_an_old_term_neither_expires_nor_reminds(self, stage: Callable[[str, Fence], object], world: World) -> None:
         with pytest.raises(TermOutdated):
             stage("", fence_of(CURRENT - 1))

@@ -1,5 +1,7 @@
 """The sweep: what was interrupted runs again, and nothing is sent twice for being slow."""
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import ServiceNow, shift_clock
 from base.models import Incarnation
 from clearing import broker, pipeline, store, store_recovery
+from clearing.gateways import Action
+from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Attempt, Clearing
 from clearing.routing import lane_of
 from clearing.status import State
@@ -247,6 +251,17 @@ class TestReminders:
 
         assert [raised["direction"] for raised in alarms] == ["CLOSE", "OPEN", "OPEN"]
 
+    def test_so_does_what_a_close_waits_behind(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 1)
+        self.parked(world, "1")
+        opened = self.parked(world, "2")
+        world.accept("2", direction="CLOSE", contract_id=opened.contract_id)
+        shift_clock(3_600)
+
+        sweep()
+
+        assert [raised["order_id"] for raised in alarms] == [opened.order.order_id]
+
     def test_one_that_was_retried_and_parks_anew_has_its_time_again(self, world: World, alarms: list[dict[str, object]]) -> None:
         clearing = self.parked(world, "1")
         shift_clock(3_600)
@@ -262,3 +277,57 @@ class TestReminders:
         shift_clock(3_600)
 
         assert sweep()["reminded"] == 0
+
+
+class TestUnknownForLong:
+    """An order that nobody knows about never parks: people hear of it all the same."""
+
+    @pytest.fixture
+    def alarms(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+        raised: list[dict[str, object]] = []
+        monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
+        return raised
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ops.sweep._queue_due", lambda *_: Counter())
+
+    def unknown(self, world: World, user_id: str, kind: FaultKind = FaultKind.GARBAGE, direction: str = "OPEN") -> Clearing:
+        world.counterparties.script(Action.ADJUST, Fault(kind=kind))
+        return world.run(world.accept(user_id, direction=direction, created_ms=int(time.time() * 1000) - 7_200_000))
+
+    @pytest.mark.parametrize(("kind", "state"), [(FaultKind.GARBAGE, "unknown"), (FaultKind.IN_PROGRESS, "pending")])
+    def test_raises_its_alarm_after_the_setting_s_time_and_then_at_its_interval(
+        self, world: World, alarms: list[dict[str, object]], settings: Settings, kind: FaultKind, state: str
+    ) -> None:
+        clearing = self.unknown(world, "1", kind)
+        counts = []
+
+        for seconds in (settings.PARKED_REMINDER_SECONDS + at for at in (-60, 1, 60, settings.PARKED_REMINDER_SECONDS + 2)):
+            shift_clock(seconds)
+            counts.append(sweep()["reminded_unknown"])
+
+        assert counts == [0, 1, 0, 1]
+        assert {(raised["code"], raised["order_id"], raised["counterparty"], raised["step"], raised["state"]) for raised in alarms} == {
+            ("outcome_unknown", clearing.order.order_id, "counter", 1, state)
+        }
+        assert alarms[0]["unknown_seconds"] == pytest.approx(settings.PARKED_REMINDER_SECONDS + 1, abs=5)
+
+    def test_a_close_comes_first(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 1)
+        self.unknown(world, "1")
+        self.unknown(world, "2", direction="CLOSE")
+        shift_clock(3_600)
+
+        sweep()
+        sweep()
+
+        assert [raised["direction"] for raised in alarms] == ["CLOSE", "OPEN"]
+
+    def test_one_that_became_known_is_left_alone(self, world: World, alarms: list[dict[str, object]]) -> None:
+        clearing = self.unknown(world, "1")
+        world.when_due(clearing)
+        assert clearing.state == State.CLEARED
+        shift_clock(7_200)
+
+        assert sweep()["reminded_unknown"] == 0

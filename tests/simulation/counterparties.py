@@ -147,7 +147,8 @@ class _Far:
 
 def effects(applied: Iterable[Applied], user_of: Mapping[str, str]) -> tuple[Effect, ...]:
     """As the audit wants them."""
-    return tuple(Effect(one.order_id, user_of[one.order_id], one.key, _amount(one.result, "sold"), _amount(one.result, "bought")) for one in applied)
+    names = ("sold", "bought", "min_lot")
+    return tuple(Effect(one.order_id, user_of[one.order_id], one.key, *(_amount(one.result, name) for name in names)) for one in applied)
 
 
 def _amount(result: Mapping[str, Any], name: str) -> Decimal | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clearing.flows import OrderFacts, cut, slippage
 from clearing.gateways import Exchanged
 from ops.audit.facts import Effect, Placed
-from ops.audit.steps import differences, doubled, expected_residue, faults_of, lacking, slippage_of
+from ops.audit.steps import badly_exchanged, differences, disordered, doubled, expected_residue, faults_of, lacking, slippage_of
 
 OPEN = Placed("o-1", "1001", "OPEN", "BTC", Decimal("0.05"), Decimal(3000), 0)
 CLOSE = Placed("o-2", "1001", "CLOSE", "ETH", Decimal("1.5"), Decimal(4000), 0)
@@ -44,8 +44,37 @@ class TestOnce:
     def test_order_ids_may_have_colons(self) -> None:
         assert Effect("a:b:1", "1", "a:b:1:3.2:r4").place == (3, 2)
 
+    def test_steps_and_parts_in_their_order_are_right(self) -> None:
+        assert disordered(effects(OPEN, "1", "2", "3", "3.2", "4")) == []
+
+    def test_one_after_a_later_one_is_not(self) -> None:
+        assert disordered(effects(OPEN, "4", "3", "2", "1")) == ["o-1:3", "o-1:2", "o-1:1"]
+        assert disordered(effects(OPEN, "1", "2", "3.2", "3", "4")) == ["o-1:3"]
+
     def test_what_was_never_applied_is_lacking(self) -> None:
         assert lacking(effects(OPEN, "1", "3", sold="1", bought="1")) == [2, 4]
+
+
+class TestExchange:
+    """All of what the order has is sold, but for less than the market's minimum lot."""
+
+    def found(self, *sold: str, lot: str | None = "0.001") -> list[str]:
+        min_lot = None if lot is None else Decimal(lot)
+        parts = [Effect("o-2", "1001", f"o-2:3.{n}", Decimal(one), Decimal(1), min_lot) for n, one in enumerate(sold, 1)]
+        return badly_exchanged(CLOSE, parts)
+
+    def test_all_of_it_in_parts_is_right(self) -> None:
+        assert self.found("1", "0.5") == self.found("1.5", lot=None) == []
+
+    def test_so_is_dust(self) -> None:
+        assert self.found("1", "0.4991") == []
+
+    def test_a_lot_left_over_is_not(self) -> None:
+        assert self.found("1", "0.499") == ["0.001 of 1.5 wasn't sold, and the market's minimum lot is 0.001"]
+        assert len(self.found("1.4999", lot=None)) == 1
+
+    def test_twice_is_not(self) -> None:
+        assert self.found("1.5", "1.5") == ["1.5 more than the order's 1.5 was sold"]
 
 
 class TestResidue:
