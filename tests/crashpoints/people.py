@@ -4,11 +4,12 @@ done, and does the rest.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 
+import msgspec
 from django.contrib.auth.models import User
 from django.db import transaction
 
@@ -25,7 +26,7 @@ from tests.crashpoints.process import Process
 ANN, BEN = Person("ann", 1), Person("ben", 2)
 REASON: Final = "the fund's people said so by phone"
 BY_PHONE: Final = OutsideEvidence(reference="phone-17", document="call of 10:32 with Ms. Wu, recorded as 4711")
-TRANSFERRED: Final = Decimal("3050.12")  # by step 2 of A1
+PRICE: Final = Decimal(60_000)  # at which the trading service's books have a coin
 LATER_SECONDS: Final = 120  # beyond any request that may be on its way
 
 
@@ -112,5 +113,14 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
 
 def _asked(clearing: Clearing, kind: InterventionKind) -> int:
     with transaction.atomic():
-        evidence = replace(BY_PHONE, amount=TRANSFERRED) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
+        evidence = _by_phone(clearing) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
         return interventions.ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+
+
+def _by_phone(clearing: Clearing) -> OutsideEvidence:
+    """What the counterparty's people say of the current operation: all of it was done."""
+    wish = msgspec.json.decode(bytes(interventions.current_operation(clearing).request))
+    if "sell_amount" not in wish:
+        return replace(BY_PHONE, amount=Decimal(wish["amount"]))
+    sold = Decimal(wish["sell_amount"])
+    return replace(BY_PHONE, amount=sold, bought=(sold / PRICE).quantize(Decimal("1e-8"), rounding=ROUND_DOWN))

@@ -8,7 +8,7 @@ from clearing.models import Intervention
 from clearing.status import InterventionKind, InterventionState
 from tests.crashpoints import people, service
 from tests.crashpoints.outcomes import CLEARED
-from tests.crashpoints.scenario import ONE_A_MESSAGE, PAIR, WORKED, Life, Scenario
+from tests.crashpoints.scenario import A1, ONE_A_MESSAGE, PAIR, WORKED, Life, Scenario
 from tests.crashpoints.scenes.recovery import sweep_later
 
 K = InterventionKind
@@ -29,6 +29,16 @@ def _people() -> list[Scenario]:
         Scenario(name="people/retry_partial", before=(("partial_thrice", 3),), **common),
         Scenario(name="people/retry_retrying", before=(("busy", 2),), **common),
         _intervention(K.CONFIRM_DONE, before=(("timeout", 2),)),
+        _intervention(K.CONFIRM_DONE, name="people/confirm_exchange", before=(("timeout", 3),)),
+        _intervention(K.CONFIRM_DONE, name="people/confirm_last_step", before=(("timeout", 4),)),
+        Scenario(
+            name="people/finish_confirmed",
+            orders=(A1,),
+            lives=(*WORKED, Life(people.intervention(K.CONFIRM_DONE))),
+            act=service.work_one,
+            before=(("timeout", 4),),
+            settings=ONE_A_MESSAGE,
+        ),
         _intervention(K.CONFIRM_NOT_DONE, before=(("reset", 2),), then_retry=True),
         _intervention(K.VOID, before=(("rejected_once", 2),), ends={"A1": frozenset({"voided"})}),
         _intervention(K.RELEASE_HOLD, lives=(Life(service.consume), Life(people.hold))),

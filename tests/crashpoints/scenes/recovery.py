@@ -67,7 +67,15 @@ def _sweeps() -> list[Scenario]:
         Scenario(name="sweep/wiped_broker", orders=(A1, B1), lives=(Life(service.consume), Life(_wipe)), act=service.sweep, double=True),
         Scenario(name="sweep/stalled_lane", orders=PAIR, lives=(*unpublished, Life(_stall)), act=service.sweep, double=True),
         Scenario(name="sweep/due", orders=PAIR, lives=WORKED, before=(("reset", 2),), act=partial(sweep_later, seconds=60), double=True),
-        Scenario(name="sweep/back", orders=PAIR, lives=(*WORKED, Life(_outage)), before=(("reset", 2),), act=service.sweep, double=True),
+        Scenario(
+            name="sweep/back",
+            orders=PAIR,
+            lives=(*WORKED, Life(_outage)),
+            before=(("reset", 2),),
+            act=service.sweep,
+            settings={"RETRY_BASE_MS": 30_000},  # not due by itself before the sweep, however slow the machine
+            double=True,
+        ),
         Scenario(name="sweep/everything", orders=(A1, A2, B1), lives=everything, act=late, double=True),
     ]
 
