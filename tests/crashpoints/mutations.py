@@ -25,10 +25,10 @@ from tests.crashpoints.clock import clock
 
 Planted = Callable[[], None]
 _ANEW: Final = (
-    "INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request, state)"
+    "WITH old AS (UPDATE clearing_operation SET state = 'rejected' WHERE state = 'pending' AND clearing_id = ANY (%s) RETURNING *)"
+    " INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request)"
     " SELECT clearing_id, step, part, revision + 1, counterparty, action, key || ':r1',"
-    " convert_to(replace(convert_from(request, 'UTF8'), key, key || ':r1'), 'UTF8'), 'planned'"
-    " FROM clearing_operation WHERE state = 'pending' AND clearing_id = ANY (%s) RETURNING id"
+    " convert_to(replace(convert_from(request, 'UTF8'), key, key || ':r1'), 'UTF8') FROM old RETURNING id"
 )
 _TURN_ROUND: Final = "UPDATE clearing_clearing SET created_ms = -created_ms WHERE user_id = %s RETURNING id"
 _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
