@@ -86,7 +86,7 @@ class Seen:
 
     sent: int = 0
     asked: int = 0
-    doubtful: bool = False  # the last sending may have been applied, and nobody has asked and was told since
+    doubtful: bool = False  # the last sending may have been applied, and nobody who asked was told since
 
 
 class Books(FakeCounterparties):
@@ -145,7 +145,7 @@ class Books(FakeCounterparties):
         seen.asked += call.method == "GET"
         if call.method == "POST":
             if seen.doubtful:
-                self.broken.append(f"{call.key} was sent again, and nobody had asked and was told what became of it")
+                self.broken.append(f"{call.key} was sent again, and nobody had been told what became of it")
             self._held_against_the_database(call)
         return seen
 

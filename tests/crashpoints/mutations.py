@@ -14,7 +14,7 @@ from base import db, fence
 from base.clock import ServiceNow
 from clearing import calls, pipeline, standing, steps, store, store_people, store_recovery
 from clearing.gateways import Blocked, Rejected, UnknownOutcome, http
-from clearing.outcomes import LOST, UNSENT, Rule
+from clearing.outcomes import LOST, UNSENT, Rule, rule_of
 from clearing.retry import Reaction
 from clearing.status import OperationState, State
 from ops import intake, jobs, pulse
@@ -245,12 +245,11 @@ def the_newest_is_next() -> None:
 @_found_in("retry/due/timeout@2")
 def unanswered_is_unsent() -> None:
     """A call whose answer was lost counts as one that never left, and is tried again as that is."""
-    real = http.rule_of
 
-    def rule_of(came: int | str, code: str) -> Rule:
-        return real(UNSENT, "connect_timeout") if came == LOST else real(came, code)
+    def mistaken(came: int | str, code: str) -> Rule:
+        return rule_of(UNSENT, "connect_timeout") if came == LOST else rule_of(came, code)
 
-    _replace(http, "rule_of", rule_of)
+    _replace(http, "rule_of", mistaken)
 
 
 @_found_in("unknown/silent/done@3")
