@@ -7,6 +7,7 @@ the database: an operation is written down before its first call, and no step is
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -85,7 +86,7 @@ class Seen:
 
     sent: int = 0
     asked: int = 0
-    doubtful: bool = False  # the last sending may have been applied, and nobody has asked since
+    doubtful: bool = False  # the last sending may have been applied, and nobody who asked was told since
 
 
 class Books(FakeCounterparties):
@@ -128,7 +129,7 @@ class Books(FakeCounterparties):
             return self._interface(call)
         seen = self._note(call)
         answer = self._serve(call)
-        seen.doubtful = call.method == "POST" and not _surely_nothing(answer)
+        seen.doubtful = not _surely_nothing(answer) if call.method == "POST" else seen.doubtful and not _tells(answer)
         self._arrive([late for late in self._late if late.key == call.key])
         return answer
 
@@ -144,13 +145,16 @@ class Books(FakeCounterparties):
         seen.asked += call.method == "GET"
         if call.method == "POST":
             if seen.doubtful:
-                self.broken.append(f"{call.key} was sent again, and nobody had asked what became of it")
+                self.broken.append(f"{call.key} was sent again, and nobody had been told what became of it")
             self._held_against_the_database(call)
         return seen
 
     def arrive_all(self) -> None:
-        """Whatever is on its way arrives now."""
+        """Whatever is on its way arrives now, and what was accepted is done, whether or not anybody still asks for it."""
         self._arrive(list(self._late))
+        for service in self._services.values():
+            for key in service._keys:
+                service._settled(key)
 
     def _arrive(self, calls: Sequence[Call]) -> None:
         for call in calls:
@@ -217,6 +221,11 @@ def _operation(key: str) -> Sequence[Any] | None:
 def _surely_nothing(answer: Answer) -> bool:
     """Whether the answer says that the call wasn't applied, and may simply be made again."""
     return isinstance(answer, NotSent) or (isinstance(answer, HttpAnswer) and answer.status in {401, 403, 429})
+
+
+def _tells(answer: Answer) -> bool:
+    """Whether the answer to a question says what became of the call, or that nobody knows of it."""
+    return isinstance(answer, HttpAnswer) and answer.status in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}
 
 
 def _json(content: Mapping[str, Any]) -> HttpAnswer:

@@ -8,12 +8,13 @@ from typing import Any
 
 from django.db import connection
 
-from clearing.models import Attempt, Clearing, Operation, StatusChange
-from clearing.status import TRANSITIONS, OperationState, Outcome, State
+from clearing.models import Attempt, Clearing, Intervention, Operation, StatusChange
+from clearing.status import TRANSITIONS, InterventionKind, InterventionState, OperationState, Outcome, State
 from orders.models import SyncOrder
 from tests.crashpoints.books import Books, step_of
 from tests.crashpoints.scenario import Group
 
+DOUBTFUL = frozenset({Outcome.UNKNOWN, Outcome.LOST, Outcome.PENDING})
 _EVIDENCE = (
     "SELECT 'attempt ' || a.id, md5(a::text) FROM clearing_attempt a UNION ALL SELECT 'change ' || s.id, md5(s::text) FROM clearing_statuschange s"
 )
@@ -78,6 +79,7 @@ def violations(group: Group, books: Books, snapshots: Sequence[Snapshot]) -> lis
             *_operations(clearing, operations),
             *_effects(clearing, operations, books),
             *_evidence_of_calls(operations, facts, books),
+            *_rejections(operations, facts),
         ]
         found += [f"{clearing.order.order_id}: {problem}" for problem in problems]
     return found
@@ -179,6 +181,21 @@ def _evidence_of_calls(operations: Sequence[Operation], facts: Facts, books: Boo
             yield f"{operation.key} was called and no attempt says so"
         if seen.sent and operation.first_sent_at is None:
             yield f"{operation.key} was sent and doesn't say when"
+
+
+def _rejections(operations: Sequence[Operation], facts: Facts) -> Iterator[str]:
+    """Rule 7: where an earlier sending may have been applied, only what the counterparty says of the key, or two people, make a rejection final."""
+    for operation in operations:
+        attempts = facts.attempts[operation.pk]
+        doubtful = any(attempt.outcome in DOUBTFUL for attempt in attempts if not attempt.asked)
+        told = any(attempt.outcome == Outcome.REJECTED for attempt in attempts if attempt.asked)
+        if operation.state == OperationState.REJECTED and doubtful and not told and not _confirmed_as_not_done(operation):
+            yield f"{operation.key} counts as rejected, and an earlier sending of it may have been applied"
+
+
+def _confirmed_as_not_done(operation: Operation) -> bool:
+    decided = Intervention.objects.filter(kind=InterventionKind.CONFIRM_NOT_DONE, state=InterventionState.EXECUTED)
+    return decided.filter(operation=operation).exists()
 
 
 def _evidence_kept(snapshots: Sequence[Snapshot]) -> Iterator[str]:

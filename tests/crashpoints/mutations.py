@@ -13,7 +13,10 @@ from django.db import transaction
 from base import db, fence
 from base.clock import ServiceNow
 from clearing import calls, pipeline, standing, steps, store, store_people, store_recovery
-from clearing.status import OperationState
+from clearing.gateways import Blocked, Rejected, UnknownOutcome, http
+from clearing.outcomes import LOST, UNSENT, Rule, rule_of
+from clearing.retry import Reaction
+from clearing.status import OperationState, State
 from ops import intake, jobs, pulse
 from ops.management.commands import replay as replay_command
 from orders import gaps
@@ -21,6 +24,13 @@ from orders.models import Quarantined
 from tests.crashpoints.clock import clock
 
 Planted = Callable[[], None]
+_ANEW: Final = (
+    "WITH old AS (UPDATE clearing_operation SET state = 'rejected' WHERE state = 'pending' AND clearing_id = ANY (%s) RETURNING *)"
+    " INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request)"
+    " SELECT clearing_id, step, part, revision + 1, counterparty, action, key || ':r1',"
+    " convert_to(replace(convert_from(request, 'UTF8'), key, key || ':r1'), 'UTF8') FROM old RETURNING id"
+)
+_TURN_ROUND: Final = "UPDATE clearing_clearing SET created_ms = -created_ms WHERE user_id = %s RETURNING id"
 _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
 
 
@@ -215,3 +225,79 @@ def blocked_for_ever() -> None:
 def a_fence_without_a_term() -> None:
     """Whatever was the leader's job once is let through."""
     _replace(jobs, "fence_of", lambda _term: fence.no_fence)
+
+
+@_found_in("handover/in_place/done@1")
+def the_newest_is_next() -> None:
+    """A user's lane is handed over to the newest order."""
+    real = store.finish
+
+    def finish(work: store.Work, *others: Any, **more: Any) -> Any:
+        with transaction.atomic():
+            db.call(_TURN_ROUND, [work.order.user_id])
+            recorded = real(work, *others, **more)
+            db.call(_TURN_ROUND, [work.order.user_id])
+        return recorded
+
+    _replace(store, "finish", finish)
+
+
+@_found_in("retry/due/timeout@2")
+def unanswered_is_unsent() -> None:
+    """A call whose answer was lost counts as one that never left, and is tried again as that is."""
+
+    def mistaken(came: int | str, code: str) -> Rule:
+        return rule_of(UNSENT, "connect_timeout") if came == LOST else rule_of(came, code)
+
+    _replace(http, "rule_of", mistaken)
+
+
+@_found_in("unknown/silent/done@3")
+def silence_is_a_no() -> None:
+    """Who doesn't answer the question doesn't know the operation."""
+    real = calls.ask
+
+    def ask(*args: Any) -> Any:
+        evidence, answer = real(*args)
+        return evidence, None if isinstance(answer, UnknownOutcome) else answer
+
+    _replace(calls, "ask", ask)
+
+
+@_found_in("unknown/nothing/rejected@2")
+def any_rejection_is_final() -> None:
+    """A rejection is the end of its operation, though an earlier sending may still be on its way."""
+    real = steps._reaction
+
+    def reaction(work: store.Work, error: Any, *others: Any, **more: Any) -> Reaction:
+        if isinstance(error, Rejected):
+            return Reaction(State.PARKED, OperationState.REJECTED)
+        return real(work, error, *others, **more)
+
+    _replace(steps, "_reaction", reaction)
+
+
+@_found_in("pending/due/done@2")
+def pending_is_given_up() -> None:
+    """What was still under way when its time had come is done anew, under the next revision of its key."""
+    real = store_recovery.requeue
+
+    def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
+        db.call(_ANEW, [list(ids)])
+        return real(ids, actor=actor, generation=generation)
+
+    _replace(store_recovery, "requeue", requeue)
+
+
+@_found_in("handback/mid_step/done@1")
+def handed_back_as_untried() -> None:
+    """A worker that is told to stop during a call hands the order back without what the call brought."""
+    real = calls.make_call
+
+    def make_call(work: store.Work, *others: Any) -> Any:
+        brought = real(work, *others)
+        if others[-1]():
+            raise Blocked(calls.WORKER_STOPPING)
+        return brought
+
+    _replace(steps, "make_call", make_call)
