@@ -12,7 +12,7 @@ from django.db import transaction
 
 from base import db, fence
 from base.clock import ServiceNow
-from clearing import calls, pipeline, standing, steps, store, store_people, store_recovery
+from clearing import calls, flows, pipeline, standing, steps, store, store_people, store_recovery
 from clearing.gateways import Blocked, Rejected, UnknownOutcome, http
 from clearing.outcomes import LOST, UNSENT, Rule, rule_of
 from clearing.retry import Reaction
@@ -31,6 +31,7 @@ _ANEW: Final = (
     " convert_to(replace(convert_from(request, 'UTF8'), key, key || ':r1'), 'UTF8') FROM old RETURNING id"
 )
 _TURN_ROUND: Final = "UPDATE clearing_clearing SET created_ms = -created_ms WHERE user_id = %s RETURNING id"
+_REWRITE: Final = "UPDATE clearing_attempt SET detail = 'all is well' RETURNING id"
 _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
 
 
@@ -301,3 +302,21 @@ def handed_back_as_untried() -> None:
         return brought
 
     _replace(steps, "make_call", make_call)
+
+
+@_found_in("steps/in_place/partial@3")
+def only_the_first_part_is_paid_out() -> None:
+    """What the exchange bought with the remainder isn't moved on (rule 12)."""
+    _replace(flows, "bought", lambda parts: flows.cut(parts[0].bought, parts[0].buy_asset))
+
+
+@_found_in("sweep/expired_claim/done@1")
+def evidence_is_rewritten() -> None:
+    """The sweep changes attempts that were written down."""
+    real = store_recovery.requeue
+
+    def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
+        db.call(_REWRITE, [])
+        return real(ids, actor=actor, generation=generation)
+
+    _replace(store_recovery, "requeue", requeue)
