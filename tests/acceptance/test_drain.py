@@ -13,7 +13,7 @@ from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each of 40 orders
+DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each order it holds
 SLOW_MS = 4_500  # nearly a call's deadline
 
 
