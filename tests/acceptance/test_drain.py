@@ -13,7 +13,7 @@ from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each of 40 orders
+DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each order it holds
 SLOW_MS = 4_500  # nearly a call's deadline
 
 
@@ -47,6 +47,7 @@ def stop(service: LiveService, name: str) -> None:
 
 class TestWorker:
     def test_it_ends_in_time_in_the_middle_of_slow_calls_and_holds_no_claim(self, service: LiveService) -> None:
+        """The steps in flight are finished and the rest handed back, which the history says: how long it took would tell only by luck."""
         with slow_calls(service):
             service.place(40, users=40, rate=100)
             [life] = lives_of(service, "worker")
@@ -56,14 +57,10 @@ class TestWorker:
 
             assert service.query("SELECT count(*) FROM clearing_clearing WHERE claimed_by = %s", life) == [(0,)]
             assert service.query('SELECT "end" FROM base_incarnation WHERE name = %s', life) == [("stopped",)]
+            handed_back = service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'handed back' AND actor = %s", life)
+            assert handed_back[0][0] > 0
         assert service.audit()["cleared"] == 40
-
-    def test_the_steps_in_flight_were_finished_and_the_rest_handed_back(self, service: LiveService) -> None:
-        handed_back = service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'handed back'")[0][0]
-        taken_back = service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'claim lost'")[0][0]
-
-        assert handed_back > 0
-        assert taken_back == 0
+        assert service.query("SELECT count(*) FROM clearing_statuschange WHERE reason = 'claim lost'") == [(0,)]
 
 
 class TestOthers:

@@ -3,10 +3,12 @@
 Each test starts workers of its own; nothing is timed: what happened before what, and how often, says it all.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -70,6 +72,12 @@ def count(service: LiveService, sql: str, *values: object) -> int:
     return int(service.query(sql, *values)[0][0])
 
 
+def hours_ahead(log: bytes) -> set[int]:
+    """By how many hours the clocks of those who wrote these lines are ahead, a moment after."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+    return {round((datetime.fromisoformat(line["at"]) - datetime.now(UTC)).total_seconds() / 3_600) for line in lines}
+
+
 class TestASlowCounterparty:
     def test_keeps_no_step_of_the_others_waiting(self, service: LiveService) -> None:
         users = [str(710_000 + number) for number in range(40)]
@@ -116,15 +124,20 @@ class TestMessagesThatWaitBehindSlowCalls:
         service.audit()
 
 
-class TestAWorkerWhoseClockIsAnHourAhead:
-    def test_clears_like_any_other(self, service: LiveService) -> None:
-        users = [str(730_000 + number) for number in range(5)]
+class TestAWorkerWhoseClockIsWrong:
+    @pytest.mark.parametrize(("hours", "first_user"), [(1, 730_000), (-1, 731_000)], ids=["ahead", "behind"])
+    def test_clears_like_any_other(self, service: LiveService, hours: int, first_user: int) -> None:
+        users = [str(first_user + number) for number in range(5)]
+        clock = str(CHECKOUT / "tests" / "support" / "wrong_clock")
+        log = service.folder / "logs" / "worker.log"
+        logged_before = log.stat().st_size if log.exists() else 0
 
-        with workers(service, threads=4, PYTHONPATH=str(CHECKOUT / "tests" / "support" / "hour_ahead")):
+        with workers(service, threads=4, PYTHONPATH=clock, CLOCK_AHEAD_SECONDS=str(hours * 3_600)):
             for user in users:
                 place(service, user, 2)
             wait_until(lambda: count(service, CLEARED, users) == 2 * len(users), seconds=60)
 
+        assert hours_ahead(log.read_bytes()[logged_before:]) == {hours}  # it really was wrong
         refused = service.query("SELECT DISTINCT code FROM clearing_attempt WHERE outcome <> 'done'")
         assert "signature_stale" not in {code for (code,) in refused}
         assert count(service, APART, users) < 1_800

@@ -15,7 +15,8 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
 from clearing.status import ACTIVE, Outcome, State
 from clearing.store import Evidence, Recorded
-from tests.support.beside import beside
+from clearing.store_recovery import Requeued
+from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, history, interrupted, outcomes
 from tests.support.waiting import wait_until
 
@@ -272,6 +273,26 @@ class TestLocks:
         thread.join(10)
 
         assert (found, states(clearing)) == ([[]], [State.CLEARED])
+
+    def test_a_sweep_that_waits_for_another_takes_back_nothing_that_it_took_back(self, busy_world: World) -> None:
+        clearing = busy_world.accept("1")
+        store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until=clearing.accepted_at)
+
+        def sweep() -> list[Requeued]:
+            return store_recovery.requeue(interrupted(), actor="sweep", generation="")
+
+        with transaction.atomic():
+            first = sweep()
+            thread, second = beside(sweep)  # it finds the claim where it was: nothing is committed yet
+            until_somebody_waits_for_a_lock()
+            assert not second
+        thread.join(10)
+
+        assert ([taken.found for taken in first], second) == ([State.RUNNING], [[]])
+        clearing.refresh_from_db()
+        assert (clearing.state, clearing.epoch, outcomes(clearing)) == (State.QUEUED, 2, [(1, "lost", "claim_lost")])
+        assert history(clearing)[-2:] == [("queued", "running", 1), ("running", "queued", 1)]
 
     def test_a_sweep_that_parks_an_order_lets_the_one_that_is_being_accepted_be_queued(self, busy_world: World) -> None:
         busy_world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.UNREACHABLE), times=2)
