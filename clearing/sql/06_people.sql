@@ -501,11 +501,11 @@ BEGIN
     ), first AS (
         SELECT due.id, o.counterparty, o.first_sent_at
         FROM due JOIN orders_syncorder s ON s.id = due.order_id
-            JOIN clearing_operation o ON o.clearing_id = due.id AND o.state IN ('unknown', 'pending') AND o.first_sent_at <= v_due
+            JOIN clearing_operation o ON o.clearing_id = due.id AND o.state IN ('pending', 'unknown') AND o.first_sent_at <= v_due
         ORDER BY s.direction = 'CLOSE' DESC, o.first_sent_at LIMIT p_limit
     ), mine AS (
         SELECT l.id, first.counterparty, first.first_sent_at FROM clearing_clearing l JOIN first ON first.id = l.id
-        WHERE l.state IN ('unknown', 'pending') AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
+        WHERE l.state IN ('pending', 'unknown') AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
         ORDER BY l.id FOR UPDATE OF l SKIP LOCKED
     ), reminded AS (
         UPDATE clearing_clearing r SET reminded_at = v_now FROM mine WHERE r.id = mine.id
