@@ -7,7 +7,7 @@ another one, or the clearing has been unclaimed for a while and both queues that
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from time import monotonic
 from typing import TypeVar
@@ -199,15 +199,7 @@ def _remind(_generation: str, fence: Fence) -> Counter[str]:
         waiting = store_people.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
     for order in waiting:
         message = "a closed order still needs a person: its user isn't paid" if order.direction == "CLOSE" else "an order still needs a person"
-        alarm(
-            "parked",
-            message,
-            order_id=order.order_id,
-            direction=order.direction,
-            error_code=order.error_code,
-            step=order.step,
-            waiting_seconds=round(order.waiting_seconds),
-        )
+        alarm("parked", message, **{**asdict(order), "waiting_seconds": round(order.waiting_seconds)})
     return Counter(reminded=len(waiting))
 
 
@@ -218,15 +210,6 @@ def _remind_unknown(_generation: str, fence: Fence) -> Counter[str]:
     with fenced(fence):
         unknown = store_people.remind_unknown(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
     for order in unknown:
-        alarm(
-            "outcome_unknown",
-            "it still isn't known what became of an operation",
-            order_id=order.order_id,
-            direction=order.direction,
-            counterparty=order.counterparty,
-            error_code=order.error_code,
-            step=order.step,
-            state=order.state,
-            unknown_seconds=round(order.unknown_seconds),
-        )
+        seconds = round(order.unknown_seconds)
+        alarm("outcome_unknown", "it still isn't known what became of an operation", **{**asdict(order), "unknown_seconds": seconds})
     return Counter(reminded_unknown=len(unknown))

@@ -451,7 +451,8 @@ END
 $$;
 
 -- Orders that have waited for a person for longer than p_seconds, and since the last reminder; first a CLOSE, or an order that a CLOSE of its
--- contract waits behind: a user isn't paid. Marks them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest, so that its cost doesn't grow with what is parked.
+-- contract waits behind: a user isn't paid. Marks them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest, so
+-- that its cost doesn't grow with what is parked.
 CREATE OR REPLACE FUNCTION clearing_remind(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, error_code text, step int, waiting_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
@@ -482,8 +483,8 @@ END
 $$;
 
 -- Orders whose operation has been unknown or pending for longer than p_seconds, and since the last reminder: they never park (rule 7), and hold their
--- users' lanes. A CLOSE first. Marks them as reminded; two sweeps at once share them. Looks at the p_window oldest of each state, by an index, so that
--- an outage costs no more. One that is just being asked for is left to a later pass.
+-- users' lanes. A CLOSE first. Marks them as reminded; two sweeps at once share them. Looks at the p_window oldest of each state that weren't
+-- reminded of, by an index; it passes over no more than were within p_seconds. One that is just being asked for is left to a later pass.
 CREATE OR REPLACE FUNCTION clearing_remind_unknown(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, counterparty text, error_code text, step int, state text, unknown_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE

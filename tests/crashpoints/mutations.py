@@ -31,7 +31,10 @@ _ANEW: Final = (
     " convert_to(replace(convert_from(request, 'UTF8'), key, key || ':r1'), 'UTF8') FROM old RETURNING id"
 )
 _TURN_ROUND: Final = "UPDATE clearing_clearing SET created_ms = -created_ms WHERE user_id = %s RETURNING id"
-_REWRITE: Final = "UPDATE clearing_attempt SET detail = 'all is well' RETURNING id"
+_REWRITE: Final = (
+    "UPDATE clearing_attempt SET detail = 'all is well' FROM clearing_operation o"
+    " WHERE o.id = operation_id AND o.clearing_id = ANY (%s) RETURNING clearing_attempt.id"
+)
 _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 'open' AND clearing_id = ANY (%s) RETURNING id"
 
 
@@ -59,16 +62,21 @@ def _replace(module: ModuleType | type, name: str, function: Callable[..., Any])
     setattr(module, name, function)
 
 
-@_found_in("steps/close/done@1")
-def no_lost_attempt() -> None:
-    """The sweep takes claims back without saying that the dead worker may have sent the operation."""
+def _before_each_take_back(statement: str) -> None:
+    """The sweep runs this on the clearings that it takes back, or queues, before it does."""
     real = store_recovery.requeue
 
     def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
-        db.call(_FORGET, [list(ids)])
+        db.call(statement, [list(ids)])
         return real(ids, actor=actor, generation=generation)
 
     _replace(store_recovery, "requeue", requeue)
+
+
+@_found_in("steps/close/done@1")
+def no_lost_attempt() -> None:
+    """The sweep takes claims back without saying that the dead worker may have sent the operation."""
+    _before_each_take_back(_FORGET)
 
 
 @_found_in("steps/close/done@1")
@@ -281,13 +289,7 @@ def any_rejection_is_final() -> None:
 @_found_in("pending/due/done@2")
 def pending_is_given_up() -> None:
     """What was still under way when its time had come is done anew, under the next revision of its key."""
-    real = store_recovery.requeue
-
-    def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
-        db.call(_ANEW, [list(ids)])
-        return real(ids, actor=actor, generation=generation)
-
-    _replace(store_recovery, "requeue", requeue)
+    _before_each_take_back(_ANEW)
 
 
 @_found_in("handback/mid_step/done@1")
@@ -313,10 +315,4 @@ def only_the_first_part_is_paid_out() -> None:
 @_found_in("sweep/expired_claim/done@1")
 def evidence_is_rewritten() -> None:
     """The sweep changes attempts that were written down."""
-    real = store_recovery.requeue
-
-    def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
-        db.call(_REWRITE, [])
-        return real(ids, actor=actor, generation=generation)
-
-    _replace(store_recovery, "requeue", requeue)
+    _before_each_take_back(_REWRITE)

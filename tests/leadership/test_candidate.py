@@ -1,5 +1,6 @@
 """What a leader may believe of itself."""
 
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -143,3 +144,13 @@ class TestARoundThatFails:
         monkeypatch.setattr(standing, "_stand", lambda: 1 / 0)
 
         assert standing._round() == AWAY_SECONDS
+
+
+class TestResigning:
+    def test_in_a_signal_that_comes_before_its_thread_has_started_waits_for_nothing(self, now: list[float]) -> None:
+        leader = Alone(now)
+        leader._thread = threading.Thread(target=leader._run)  # as `campaign` has it in between
+
+        leader.resign()
+
+        assert leader.term is None

@@ -30,6 +30,13 @@ def world(db: None) -> Iterator[World]:
     shift_clock(0)
 
 
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    raised: list[dict[str, object]] = []
+    monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
+    return raised
+
+
 def published(world: World, user_id: str = "1001") -> Clearing:
     clearing, refs = world.accept_with_refs(user_id)
     assert pipeline.publish(refs)
@@ -214,12 +221,6 @@ class TestOthersGoOn:
 class TestReminders:
     """An order that waits for a person raises its alarm again and again."""
 
-    @pytest.fixture
-    def alarms(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-        raised: list[dict[str, object]] = []
-        monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
-        return raised
-
     def parked(self, world: World, user_id: str, direction: str = "OPEN") -> Clearing:
         clearing = world.accept(user_id, direction=direction)
         store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
@@ -281,12 +282,6 @@ class TestReminders:
 
 class TestUnknownForLong:
     """An order that nobody knows about never parks: people hear of it all the same."""
-
-    @pytest.fixture
-    def alarms(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-        raised: list[dict[str, object]] = []
-        monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
-        return raised
 
     @pytest.fixture(autouse=True)
     def nothing_is_due(self, monkeypatch: pytest.MonkeyPatch) -> None:

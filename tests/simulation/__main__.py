@@ -96,8 +96,8 @@ def _unlog_tables(url: str) -> None:
 
 def _environment(url: str) -> dict[str, str]:
     """Of a process that uses this database. Sets of texts are walked in the same order, too."""
-    own = {"DATABASE_URL": url, "DATABASE_STATEMENT_MS_MAX": "0", "LOG_LEVEL": "CRITICAL", "PYTHONHASHSEED": "0"}
-    own["SIMULATION_SLOT"] = url.rpartition("_")[2]
+    slot = url.rpartition("_")[2]
+    own = {"DATABASE_URL": url, "DATABASE_STATEMENT_MS_MAX": "0", "LOG_LEVEL": "CRITICAL", "PYTHONHASHSEED": "0", "SIMULATION_SLOT": slot}
     return {**os.environ, **NOT_STARTED, **own}
 
 

@@ -104,26 +104,21 @@ def prepare() -> None:
         cursor.execute(EMPTY)
         cursor.execute(FIXED_CLOCK)
         cursor.execute(SESSION)
-    _gather()
     share_connection()
     broker._known.value, broker._known.read_at = "", float("-inf")
     sweep._walk.after = ""
 
 
-def _gather() -> None:
-    """Puts this process and its PostgreSQL backend onto one processor, where the machine has several: only one of all the threads and the two
-    processes ever runs, and a wake-up across processors costs more than what it wakes up for. And what was imported isn't garbage.
+def _share_a_processor(number: int) -> None:
+    """Puts this process and its PostgreSQL backend onto one processor: only one of all the threads and the two processes ever runs, and a wake-up
+    across processors costs more than what it wakes up for.
     """
-    number = os.environ.get("SIMULATION_SLOT")
-    if number is not None:
-        cpus = sorted(os.sched_getaffinity(0))
-        cpu = {cpus[int(number) % len(cpus)]}
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            os.sched_setaffinity(cursor.fetchone()[0], cpu)
-        os.sched_setaffinity(0, cpu)
-    gc.collect()
-    gc.freeze()
+    cpus = sorted(os.sched_getaffinity(0))
+    cpu = {cpus[number % len(cpus)]}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        os.sched_setaffinity(cursor.fetchone()[0], cpu)
+    os.sched_setaffinity(0, cpu)
 
 
 def _say_progress(placed: int) -> None:
@@ -134,6 +129,9 @@ def _say_progress(placed: int) -> None:
 def main() -> int:
     """Prints its figures as JSON, after lines that say how far it is, and after a violation the shortest history of a broken order."""
     orders, seed = map(int, sys.argv[1:])
+    if "SIMULATION_SLOT" in os.environ:
+        _share_a_processor(int(os.environ["SIMULATION_SLOT"]))
+    gc.freeze()  # what was imported is no garbage
     found = simulate(orders, seed, _say_progress)
     sys.stdout.write(json.dumps(found.report()) + "\n")
     if found.history:
