@@ -12,10 +12,10 @@ from pathlib import Path
 from django.conf import settings
 from django.db import transaction
 
-from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE
 from benchmarks.orders import cleared_count, prepare
 from clearing import broker, pipeline, store
 from clearing.flows import OrderFacts
+from clearing.queues import OPS_QUEUE, SUSPECTS_QUEUE
 
 Order = tuple[int, OrderFacts]
 START_SECONDS_MAX = 60

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -28,13 +28,10 @@ from clearing.interventions import NO_EVIDENCE, Effect, approve, ask, current_op
 from clearing.journey import Journey
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store_people import OutsideEvidence, Person, on_its_way_until
-from clearing.waysout import VOIDED_BEFORE, Busy, NotPossible, ways_out
+from clearing.store_people import Busy, NotPossible, OutsideEvidence, Person, on_its_way_until
+from clearing.waysout import VOIDED_BEFORE, ways_out
 from orders.admin import order_id_in
 from orders.models import SyncOrder
-
-if TYPE_CHECKING:
-    from clearing.admin import ClearingAdmin
 
 ASKING, APPROVING = "clearing.add_intervention", "clearing.approve_intervention"
 RETRYING = "clearing.change_clearing"
@@ -113,7 +110,7 @@ def person_of(request: HttpRequest) -> Person:
 # --- asking -------------------------------------------------------------------------------------------------------------------------
 
 
-def ask_page(request: HttpRequest, model_admin: "ClearingAdmin", pk: int, kind_name: str) -> HttpResponse:
+def ask_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: int, kind_name: str) -> HttpResponse:
     """GET says what it would do and asks for reason and evidence; POST asks a second person for approval."""
     kind = _kind(kind_name)
     if not may_ask(request, kind):

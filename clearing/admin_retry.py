@@ -1,10 +1,10 @@
 """The page between pressing "Retry" and retrying: what would be retried, and why. The reason is kept with the change and in the audit log."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -17,10 +17,8 @@ from clearing import pipeline
 from clearing.admin_forms import reason_field
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
-from clearing.waysout import RETRYABLE_STATES, NotPossible
-
-if TYPE_CHECKING:
-    from clearing.admin import ClearingAdmin
+from clearing.store_people import NotPossible
+from clearing.waysout import RETRYABLE_STATES
 
 RETRIED_AT_ONCE_MAX = 200
 PERMISSION = "clearing.change_clearing"  # nobody changes a clearing but by such interventions
@@ -43,7 +41,7 @@ class RetryForm(forms.Form):
     )
 
 
-def retry_page(request: HttpRequest, model_admin: "ClearingAdmin") -> HttpResponse:
+def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) -> HttpResponse:
     """GET shows what was chosen and asks for the reason; POST retries and goes back to the list."""
     if not may_retry(request):
         raise PermissionDenied

@@ -14,13 +14,12 @@ from clearing import store
 from clearing.gateways import Blocked, ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.types import Result
 from clearing.guard import Guard
-from clearing.outcomes import UNKNOWN_KEY, Health
+from clearing.outcomes import KEY_EXPIRED, UNKNOWN_KEY, Health
 from clearing.status import OperationState, Outcome
 from clearing.store import Evidence, Work
 
 Answer = Done[Result] | GatewayError
 T = TypeVar("T")
-KEY_EXPIRED = "key_expired"
 WORKER_STOPPING = "worker_stopping"
 
 

@@ -19,8 +19,8 @@ from clearing.flows import EXCHANGE_STEP, Finished, Next, OrderFacts, Parks, Pla
 from clearing.gateways import Action, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, OperationState, State
-from clearing.store_people import Decided, OutsideEvidence, Person, Seen
-from clearing.waysout import VOIDED_BEFORE, NotPossible, Standing, check
+from clearing.store_people import Decided, NotPossible, OutsideEvidence, Person, Seen
+from clearing.waysout import VOIDED_BEFORE, Standing, check
 
 CONFIRMED_NOT_DONE = "confirmed_not_done"
 FORGOTTEN_REVISIONS = 100  # more than anybody can have raised a key's revision in the time that a restore has forgotten

@@ -37,6 +37,7 @@ ANY: Final = "*"
 STALE: Final = "signature_stale"
 UNKNOWN_KEY: Final = "unknown_key"
 KEY_REUSED: Final = "key_reused"
+KEY_EXPIRED: Final = "key_expired"  # older than its counterparty keeps keys: sending it again could do it twice
 
 _SURELY_NOT: Final = Rule(Outcome.RETRYABLE, counted=True, health=Health.FAILING)
 _NOBODY_KNOWS: Final = Rule(Outcome.UNKNOWN, health=Health.FAILING)

@@ -16,15 +16,15 @@ from typing import Any, cast
 
 import redis
 import structlog
-from celery import chain, signature
+from celery import chain, current_app, signature
 from django.conf import settings
 from kombu import Connection, Producer
 from kombu.exceptions import KombuError
 
-from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, app, lane_queue
 from base import metrics
 from clearing import broker
 from clearing.flows import LAST_STEP
+from clearing.queues import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from clearing.store import ClearingRef
 
 log = structlog.get_logger(__name__)
@@ -74,9 +74,9 @@ def step_task(step: int) -> str:
 
 
 def _build(step: int) -> Template:
-    steps = [signature(step_task(n), kwargs={"clearing_id": _ID, "epoch": _EPOCH}, immutable=True, app=app) for n in range(step, LAST_STEP + 1)]
+    steps = [signature(step_task(n), kwargs={"clearing_id": _ID, "epoch": _EPOCH}, immutable=True) for n in range(step, LAST_STEP + 1)]
     with Connection("memory://") as connection:
-        chain(*steps, app=app).apply_async(queue=RESUME_QUEUE, connection=connection)
+        chain(*steps).apply_async(queue=RESUME_QUEUE, connection=connection)
         message = connection.SimpleQueue(RESUME_QUEUE).get(timeout=1)
         message.ack()
     body = cast("bytes", message.body).decode()
@@ -91,7 +91,7 @@ class _Publisher(threading.local):
 
     def get(self) -> Any:
         if self.producer is None:
-            self.producer = Producer(app.connection_for_write())
+            self.producer = Producer(current_app.connection_for_write())
             if not self.producer.supports_batch_publish:
                 raise RuntimeError("the broker's transport options make kombu publish one by one: take retry, retry_on_timeout out of them")
         return self.producer

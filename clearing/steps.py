@@ -11,7 +11,6 @@ from time import CLOCK_BOOTTIME, clock_gettime
 import structlog
 from django.conf import settings
 
-from acceptance_site.celery import RESUME_QUEUE
 from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_AWAY
@@ -34,6 +33,7 @@ from clearing.gateways import (
 from clearing.guard import Guard
 from clearing.outcomes import Health
 from clearing.policies import Policy
+from clearing.queues import RESUME_QUEUE
 from clearing.retry import Reaction, react, step_aside
 from clearing.status import OperationState, Outcome, State
 from clearing.store import Claimed, ClearingRef, Evidence, Recorded, Work

@@ -17,7 +17,21 @@ from clearing.bookings import Booking
 from clearing.flows import Planned
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store import REF, ClearingRef, Recorded, Work, read_ref, recorded
-from clearing.waysout import Busy
+
+
+class NotPossible(Exception):  # noqa: N818 - an answer to a person
+    """What was asked for can't be done; `code` and the message say why and what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Busy(NotPossible):
+    """Somebody else kept the order's locks for longer than a session waits: nothing was done, and an open transaction has to be rolled back."""
+
+    def __init__(self) -> None:
+        super().__init__("busy", "an order of this user is being changed at this very moment, so nothing was done: do it once more")
 
 
 @dataclass(frozen=True, slots=True)

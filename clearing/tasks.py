@@ -10,12 +10,12 @@ from typing import Any, cast
 from celery import Task, shared_task, signals
 from celery.worker import state as worker_state
 
-from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE
 from base.incarnation import life
 from clearing import pipeline
 from clearing.broker import QUEUED_MS_HEADER
 from clearing.gateways import gateways
 from clearing.guard import Guard
+from clearing.queues import RESUME_QUEUE, SUSPECTS_QUEUE
 from clearing.steps import Runner
 from clearing.store import ClearingRef
 from clearing.underway import UnderWay

@@ -13,10 +13,10 @@ void               parked                      planned, rejected or done, or set
 
 from dataclasses import dataclass
 
-from clearing.calls import KEY_EXPIRED
 from clearing.flows import LAST_STEP
-from clearing.outcomes import KEY_REUSED
+from clearing.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, OperationState, State
+from clearing.store_people import NotPossible
 
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)
 CONFIRMABLE_STATES = (State.PARKED, State.PENDING, State.UNKNOWN)
@@ -24,21 +24,6 @@ VOIDED_BEFORE = "voided_before_restore"  # the hold of an order that people void
 ONLY_ASKED = "only_asked"
 UNSURE = (OperationState.PENDING, OperationState.UNKNOWN)
 K = InterventionKind
-
-
-class NotPossible(Exception):  # noqa: N818 - an answer to a person
-    """What was asked for can't be done; `code` and the message say why and what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Busy(NotPossible):
-    """Somebody else kept the order's locks for longer than a session waits: nothing was done, and an open transaction has to be rolled back."""
-
-    def __init__(self) -> None:
-        super().__init__("busy", "an order of this user is being changed at this very moment, so nothing was done: do it once more")
 
 
 @dataclass(frozen=True, slots=True)

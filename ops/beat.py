@@ -13,9 +13,9 @@ import redis
 import structlog
 from celery.beat import ScheduleEntry, Scheduler
 
-from acceptance_site.celery import OPS_QUEUE
 from base import metrics
 from clearing import broker
+from clearing.queues import OPS_QUEUE
 from ops.jobs import TERM_HEADER
 from ops.leadership import make_candidate
 

@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from acceptance_site.celery import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 from base import metrics
 from clearing import standing
 from clearing.flows import dues
 from clearing.gateways import Counterparty
+from clearing.queues import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 from clearing.status import FINAL, Breaker, State
 
 log = structlog.get_logger(__name__)

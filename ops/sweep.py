@@ -16,11 +16,11 @@ import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from base import metrics
 from base.alarms import alarm
 from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing import broker, pipeline, standing, store_people, store_recovery
+from clearing.queues import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
 from clearing.store import ClearingRef
 from clearing.store_recovery import Unclaimed
 from ops import pulse

@@ -9,12 +9,12 @@ from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing, Intervention
+from clearing.queues import lane_queue
 from clearing.status import State
 from ops.voided import hold_all
 from tests.admin.conftest import person

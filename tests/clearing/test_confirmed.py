@@ -6,16 +6,15 @@ import msgspec
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, store, store_people
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, retry_by_hand
 from clearing.models import Attempt, Clearing, Intervention
+from clearing.queues import lane_queue
 from clearing.status import InterventionState, OperationState, State
-from clearing.store_people import OutsideEvidence
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible, OutsideEvidence
 from ops.sweep import sweep
 from tests.clearing.people import BEN, LATER, REASON, K, asked, done_by_two, expired_key, late_answer, rejected, unknown
 from tests.support.orders import World, history, operation

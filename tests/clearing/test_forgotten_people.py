@@ -12,7 +12,7 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, bookings_of, retry_by_hand
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionState, OperationState, State
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two
 from tests.clearing.restored import HOUR_MS, NUMBER, forgotten, now_ms
 from tests.support.orders import World, operation

@@ -11,7 +11,7 @@ from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import retry_by_hand
 from clearing.status import OperationState, State
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from tests.clearing.work import claimed, done
 from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation

@@ -3,14 +3,14 @@
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, store
 from clearing.gateways import Action
 from clearing.gateways.fake import FaultKind
 from clearing.interventions import approve, retry_by_hand
+from clearing.queues import lane_queue
 from clearing.status import OperationState, State
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from ops.sweep import sweep
 from tests.clearing.people import BEN, K, asked, done_by_two, held, rejected, unknown
 from tests.support.orders import World, operation

@@ -5,14 +5,14 @@ from decimal import Decimal
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from acceptance_site.celery import lane_queue
 from clearing import broker, store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
+from clearing.queues import lane_queue
 from clearing.status import State
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from tests.support.orders import World, history
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)

@@ -18,8 +18,7 @@ from clearing.models import Clearing
 from clearing.retry import Reaction
 from clearing.status import InterventionKind, OperationState, Outcome, State
 from clearing.store import Evidence, Work
-from clearing.store_people import OutsideEvidence, Person
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible, OutsideEvidence, Person
 from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 

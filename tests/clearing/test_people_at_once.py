@@ -14,8 +14,7 @@ from clearing.interventions import approve, retry_by_hand
 from clearing.status import OperationState, Outcome, State
 from clearing.steps import Runner
 from clearing.store import Evidence, Recorded
-from clearing.store_people import Person
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible, Person
 from tests.clearing.people import BEN, LATER, K, asked, bury, held, rejected
 from tests.support.beside import beside
 from tests.support.orders import World, history, operation

@@ -20,7 +20,7 @@ from clearing.interventions import retry_by_hand
 from clearing.models import Clearing, StatusChange
 from clearing.status import ACTIVE, TRANSITIONS, State
 from clearing.store import Work
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from ops.audit.facts import Effect
 from tests.support.orders import World, interrupted
 

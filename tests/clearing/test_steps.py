@@ -5,12 +5,12 @@ from decimal import Decimal
 import pytest
 from pytest_django import Settings
 
-from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import shift_clock
 from clearing import broker, pipeline, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
+from clearing.queues import RESUME_QUEUE, lane_queue
 from clearing.status import OperationState, State
 from tests.support.orders import World, history, interrupted, operation, outcomes
 

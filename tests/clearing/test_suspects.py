@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 
-from acceptance_site.celery import RESUME_QUEUE, SUSPECTS_QUEUE
 from base.clock import shift_clock
 from base.db import call
 from clearing import broker, pipeline, store, tasks
@@ -13,6 +12,7 @@ from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import retry_by_hand
 from clearing.models import Clearing
+from clearing.queues import RESUME_QUEUE, SUSPECTS_QUEUE
 from clearing.status import OperationState, State
 from clearing.steps import Runner
 from ops.sweep import sweep

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from celery.worker import state
 
-from acceptance_site.celery import RESUME_QUEUE
 from clearing import broker, tasks
+from clearing.queues import RESUME_QUEUE
 from clearing.status import State
 from tests.support.orders import World
 

@@ -11,8 +11,7 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, ask, refuse, retry_by_hand
 from clearing.models import Intervention
 from clearing.status import InterventionState, OperationState, State
-from clearing.store_people import Person
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible, Person
 from ops.sweep import sweep
 from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two, held, rejected, unknown
 from tests.support.orders import World, operation

@@ -13,7 +13,7 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import approve, refuse, retry_by_hand
 from clearing.models import Attempt, Intervention
 from clearing.status import InterventionState, State
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from ops.sweep import sweep
 from tests.clearing.people import BEN, LATER, K, asked, bury, done_by_two, late_answer, rejected, unknown
 from tests.support.orders import World, history, operation

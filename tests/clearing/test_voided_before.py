@@ -14,7 +14,8 @@ from clearing.interventions import approve, bookings_of, retry_by_hand, standing
 from clearing.models import Attempt, Clearing, Intervention, RestorePoint, VoidedBefore
 from clearing.status import OperationState, Outcome, State
 from clearing.store import ClearingRef
-from clearing.waysout import NotPossible, ways_out
+from clearing.store_people import NotPossible
+from clearing.waysout import ways_out
 from tests.clearing.people import BEN, LATER, K, asked, done_by_two
 from tests.clearing.restored import HELD, NUMBER, ORDER_ID, forgotten, now_ms, parked_at_2, tell, to_the_end, void
 from tests.support.orders import World, operation, outcomes

@@ -16,7 +16,7 @@ from clearing.intake import hold, open_clearings
 from clearing.interventions import approve
 from clearing.models import Clearing, RestorePoint, VoidedBefore
 from clearing.store import ClearingRef
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from ops.management.commands import mark_restored
 from ops.voided import Told
 from orders.arrivals import read_row

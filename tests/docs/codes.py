@@ -78,7 +78,7 @@ def named() -> list[Found]:
 def refusals() -> list[Found]:
     """What people are told when something that they ask for can't be done: the longest part of each message that is the same every time."""
     from clearing.interventions import CHANGED, PROBLEMS
-    from clearing.waysout import Busy
+    from clearing.store_people import Busy
 
     found = [Found(message, "clearing.interventions") for message in (*PROBLEMS.values(), CHANGED, str(Busy()))]
     for dotted, call in calls({"NotPossible", "Unfit"}):

@@ -15,9 +15,10 @@ from celery.apps.beat import Beat
 from celery.beat import Service
 from django.db import connection
 
-from acceptance_site.celery import OPS_QUEUE, app
+from acceptance_site.celery import app
 from base.models import LeaderTerm
 from clearing import broker
+from clearing.queues import OPS_QUEUE
 from ops.beat import LeaderScheduler, waits
 from ops.jobs import TERM_HEADER
 from stack.rundir import CHECKOUT

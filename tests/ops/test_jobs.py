@@ -12,7 +12,7 @@ import pytest
 from celery.worker.request import Request
 from django.db import connection
 
-from acceptance_site.celery import OPS_QUEUE, app
+from acceptance_site.celery import app
 from base import metrics
 from base.clock import ServiceNow, shift_clock
 from base.fence import Fence, TermOutdated, fence_of, fenced
@@ -21,6 +21,7 @@ from clearing import broker, standing, store
 from clearing.gateways import Counterparty, Retryable, StoredRequest
 from clearing.models import Clearing, Standing, StatusChange
 from clearing.outcomes import Health
+from clearing.queues import OPS_QUEUE
 from clearing.status import Breaker, State
 from ops import intake, jobs, probe, pulse, sweep, tasks
 from ops.alone import alone

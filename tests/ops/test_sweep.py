@@ -9,13 +9,13 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
-from acceptance_site.celery import RESUME_QUEUE, lane_queue
 from base.clock import ServiceNow, shift_clock
 from base.models import Incarnation
 from clearing import broker, pipeline, store, store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Attempt, Clearing
+from clearing.queues import RESUME_QUEUE, lane_queue
 from clearing.routing import lane_of
 from clearing.status import State
 from ops.sweep import sweep

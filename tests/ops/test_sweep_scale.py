@@ -8,10 +8,10 @@ import pytest
 from django.conf import settings as service
 from django.db import connection
 
-from acceptance_site.celery import lane_queue
 from base.clock import shift_clock
 from clearing import broker, pipeline, standing, store_people, store_recovery
 from clearing.models import Clearing
+from clearing.queues import lane_queue
 from ops.sweep import sweep
 
 ORDERS = 100_000

@@ -15,14 +15,13 @@ from typing import Any, Final
 from django.db import OperationalError, transaction
 
 from clearing import interventions, standing
-from clearing.calls import KEY_EXPIRED
 from clearing.flows import dues
 from clearing.interventions import current_operation, retry_by_hand
 from clearing.models import Clearing, Intervention, Operation
-from clearing.outcomes import KEY_REUSED
+from clearing.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store_people import OutsideEvidence, Person
-from clearing.waysout import UNSURE, NotPossible
+from clearing.store_people import NotPossible, OutsideEvidence, Person
+from clearing.waysout import UNSURE
 from tests.simulation.counterparties import Counterparties
 from tests.simulation.doors import Doors
 from tests.simulation.scheduler import Scheduler

@@ -12,7 +12,7 @@ from django.db import connection
 from clearing import interventions, standing, store_recovery
 from clearing.gateways import fake
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.waysout import NotPossible
+from clearing.store_people import NotPossible
 from orders.interface import Shards
 from tests.simulation import counter, people, run, world
 from tests.simulation.run import Found, simulate

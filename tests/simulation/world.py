@@ -12,13 +12,13 @@ from typing import Final, NoReturn
 from django.conf import settings
 from django.db import OperationalError
 
-from acceptance_site.celery import SUSPECTS_QUEUE
 from base.db import DATABASE_AWAY, call
 from base.fence import TermOutdated, current, fence_of
 from base.incarnation import Life, _survive
 from clearing.gateways import Counterparty
 from clearing.guard import Guard
 from clearing.models import Clearing
+from clearing.queues import SUSPECTS_QUEUE
 from clearing.status import State
 from clearing.steps import Runner
 from clearing.underway import UnderWay
