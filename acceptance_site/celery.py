@@ -24,7 +24,7 @@ from django.conf import settings
 from base import metrics
 from base.incarnation import life
 from base.notify import ready
-from clearing.queues import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
+from clearing.dispatch.queues import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
 
 
 def _queue(name: str) -> Queue:

@@ -1,8 +1,8 @@
 """Every metric of the service, each by its name in one place, and how a process shows them (docs/decisions/0003-metrics.md).
 
-Two kinds: what a process counts itself (counters and histograms below), and what the database and the broker say when somebody asks
-(`SCRAPED`, read by ops/scrape.py). With METRICS_DIR set, the processes of one machine share a folder and `/metrics` of any of them shows the
-sums over all; without, each shows its own, on METRICS_PORT where one is set.
+Two kinds: what a process counts itself (counters and histograms below), and what the database and the broker say when somebody asks (`SCRAPED`, read
+by ops/monitoring/scrape.py). With METRICS_DIR set, the processes of one machine share a folder and `/metrics` of any of them shows the sums over all;
+without, each shows its own, on METRICS_PORT where one is set.
 
 What counts is called by the paths that do the work, so nothing here raises and nothing here asks the database.
 """
@@ -176,7 +176,7 @@ class _Stored(Protocol):
 
 
 class ClaimedWork(Protocol):
-    """As much of `clearing.store.Work` as is measured; this room knows nothing of clearings."""
+    """As much of `clearing.store.claims.Work` as is measured; this room knows nothing of clearings."""
 
     @property
     def step(self) -> int: ...
@@ -193,7 +193,7 @@ class ClaimedWork(Protocol):
 
 
 class Tried(Protocol):
-    """As much of `clearing.store.Evidence` as is measured."""
+    """As much of `clearing.store.claims.Evidence` as is measured."""
 
     @property
     def outcome(self) -> str: ...

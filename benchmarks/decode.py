@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from orders.binlog import decode
+from orders.decoding.decode import decode
 from tests.orders import encodings
 from tests.orders.messages import message, row
 from tests.orders.packets import inserted, packet

@@ -9,7 +9,7 @@ from django.conf import settings
 
 from benchmarks.gateway import CALL_MS
 from benchmarks.orders import request_bytes
-from clearing.flows import CURRENT_FLOW, LAST_STEP, OrderFacts, key_of, plan
+from clearing.flow.flows import CURRENT_FLOW, LAST_STEP, OrderFacts, key_of, plan
 
 CONNECTIONS = 16
 ANSWER = b'{"key": "B0000000:1", "state": "done", "reference": "bench-B0000000:1", "done_at_ms": 1700000000000}'

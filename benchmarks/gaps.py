@@ -24,7 +24,7 @@ from django.db import connection
 from benchmarks.cores import pin
 from benchmarks.counter import BASE_MS, CLEARINGS_SQL, ORDERS_SQL
 from benchmarks.ingest import empty
-from ops.intake import run_gap_pass
+from ops.wiring import run_gap_pass
 from orders.models import SyncOrder, Watermark
 from stack.ports import LOOPBACK, find_free
 

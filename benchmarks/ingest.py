@@ -21,7 +21,7 @@ from kafka import KafkaProducer
 
 from benchmarks.cores import pin
 from benchmarks.ingest_floor import IDLE_SECONDS
-from clearing import broker
+from clearing.dispatch import broker
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import Quarantined, SyncOrder, Watermark
 from stack.kafka import ensure_topic

@@ -15,7 +15,7 @@ from django.conf import settings
 from kafka import KafkaConsumer
 from psycopg2.extras import execute_values
 
-from clearing.routing import lane_of
+from clearing.store.lanes import lane_of
 
 IDLE_SECONDS = 2
 _ORDERS = """
@@ -61,7 +61,7 @@ def insert(connection: Any, rows: list[dict[str, str]]) -> None:
 
 def main() -> None:
     django.setup()
-    from orders.consumer import connect
+    from orders.stream.consumer import connect
 
     session = " ".join(f"-c {name}={value}" for name, value in settings.DATABASE_SESSION.items())
     with psycopg2.connect(settings.DATABASE_URL, options=session) as connection:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from django.db import connection
 from psycopg2.extras import execute_values
 
-from clearing.flows import CURRENT_FLOW, OrderFacts, plan
+from clearing.flow.flows import CURRENT_FLOW, OrderFacts, plan
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import SyncOrder
 

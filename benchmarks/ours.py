@@ -13,9 +13,10 @@ from django.conf import settings
 from django.db import transaction
 
 from benchmarks.orders import cleared_count, prepare
-from clearing import broker, pipeline, store
-from clearing.flows import OrderFacts
-from clearing.queues import OPS_QUEUE, SUSPECTS_QUEUE
+from clearing.dispatch import broker, publish
+from clearing.dispatch.queues import OPS_QUEUE, SUSPECTS_QUEUE
+from clearing.flow.flows import OrderFacts
+from clearing.store import claims
 
 Order = tuple[int, OrderFacts]
 START_SECONDS_MAX = 60
@@ -51,8 +52,8 @@ def worker(*, threads: int, processes: int, log: Path) -> Iterator[None]:
 
 def _accept(batch: Sequence[Order]) -> None:
     with transaction.atomic():
-        refs = store.accept(batch, actor="benchmark", generation=pipeline.generation())
-    pipeline.publish(refs)
+        refs = claims.accept(batch, actor="benchmark", generation=publish.generation())
+    publish.publish(refs)
 
 
 def _wait_cleared(count: int, seconds_max: float) -> None:

@@ -1,11 +1,11 @@
-"""The status table and its history. Written through `clearing/store.py` alone; the admin reads."""
+"""The status table and its history. Written through `clearing/store/claims.py` alone; the admin reads."""
 
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
 from base.clock import ServiceNow
-from clearing.policies import POLICY_OUTCOMES, refusals
+from clearing.policy.error_policies import POLICY_OUTCOMES, refusals
 from clearing.status import ACTIVE, DUE, Breaker, InterventionKind, InterventionState, OperationState, Outcome, State
 from orders.models import SyncOrder
 
@@ -225,7 +225,7 @@ class Intervention(models.Model):
 
 
 class ErrorPolicy(models.Model):
-    """What people decided about an error of a counterparty, on top of the table in `clearing/outcomes.py`. An empty field: as everywhere."""
+    """What people decided about an error of a counterparty, on top of the table in `clearing/policy/outcomes.py`. An empty field: as everywhere."""
 
     id = models.BigAutoField(primary_key=True)
     counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
@@ -264,7 +264,9 @@ class ErrorPolicy(models.Model):
 
 
 class Standing(models.Model):
-    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all is well. Written by `clearing/standing.py`."""
+    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all is well. Written by
+    `clearing/gateways/counterparty_state.py`.
+    """
 
     name = models.CharField(max_length=8, primary_key=True, choices=COUNTERPARTIES)
     breaker = models.CharField(max_length=9, choices=Breaker, default=Breaker.CLOSED, db_default=Breaker.CLOSED)

@@ -73,7 +73,7 @@ class Outcome(models.TextChoices):
 
 
 class Breaker(models.TextChoices):
-    """Of a counterparty (clearing/standing.py)."""
+    """Of a counterparty (clearing/gateways/counterparty_state.py)."""
 
     CLOSED = "closed"  # calls go through
     OPEN = "open"  # none does; a probe asks again and again

@@ -11,14 +11,14 @@ from celery import Task, shared_task, signals
 from celery.worker import state as worker_state
 
 from base.incarnation import life
-from clearing import pipeline
-from clearing.broker import QUEUED_MS_HEADER
+from clearing.dispatch import publish
+from clearing.dispatch.broker import QUEUED_MS_HEADER
+from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE
 from clearing.gateways import gateways
-from clearing.guard import Guard
-from clearing.queues import RESUME_QUEUE, SUSPECTS_QUEUE
-from clearing.steps import Runner
-from clearing.store import ClearingRef
-from clearing.underway import UnderWay
+from clearing.gateways.circuit_breaker import Guard
+from clearing.running.in_process import UnderWay
+from clearing.running.runner import Runner
+from clearing.store.claims import ClearingRef
 
 _dispatchers: list[Any] = []  # the running consumer's event dispatcher; empty until the worker is ready
 
@@ -48,7 +48,7 @@ class StepEvents:
     def __call__(self, step: int) -> None:
         """The step begins; the one before it, if it ran in place, has succeeded."""
         self.finish()
-        if self.links and self.links[-1]["task"] == pipeline.step_task(step):
+        if self.links and self.links[-1]["task"] == publish.step_task(step):
             self.running = self.links.pop()
             self._send("task-received", args="()", kwargs=repr(self.running["kwargs"]), retries=0)
             self._send("task-started")
@@ -72,8 +72,8 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
     alone = (task.request.delivery_info or {}).get("routing_key") == SUSPECTS_QUEUE
     if stopping():
         queued_ms = int(getattr(task.request, QUEUED_MS_HEADER, 0) or 0)
-        ref = ClearingRef(clearing_id, epoch, step, lane=pipeline.ALONE if alone else 0, queued_ms=queued_ms)
-        pipeline.publish([ref], queue=RESUME_QUEUE)
+        ref = ClearingRef(clearing_id, epoch, step, lane=publish.ALONE if alone else 0, queued_ms=queued_ms)
+        publish.publish([ref], queue=RESUME_QUEUE)
         return
     Runner(lambda: life().name, gateways(), stopping, guard, alone, events, under_way, life().outlived).run(clearing_id, epoch)
     events.finish()

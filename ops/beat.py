@@ -2,7 +2,7 @@
 
 No schedule file: who becomes leader sends every job at once, since nobody knows what the one before had done; each is harmless at any time. A job
 isn't piled up: as long as one like it, of this term, waits in the queue, the next isn't sent. The queue itself says so, which no dead worker can
-leave behind wrongly. One that is being run is left to the worker, which does one of a kind at a time (ops/alone.py).
+leave behind wrongly. One that is being run is left to the worker, which does one of a kind at a time (ops/jobs/exclusive.py).
 """
 
 import copy
@@ -14,9 +14,9 @@ import structlog
 from celery.beat import ScheduleEntry, Scheduler
 
 from base import metrics
-from clearing import broker
-from clearing.queues import OPS_QUEUE
-from ops.jobs import TERM_HEADER
+from clearing.dispatch import broker
+from clearing.dispatch.queues import OPS_QUEUE
+from ops.jobs.run import TERM_HEADER
 from ops.leadership import make_candidate
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else. `ops/jobs.py` runs each under its term."""
+"""The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else. `ops/jobs/run.py` runs each under its term."""
 
 from typing import Final
 
@@ -6,14 +6,14 @@ import structlog
 from django.conf import settings
 
 from base.fence import Fence
-from ops.intake import run_gap_pass, run_reconcile
-from ops.jobs import periodic_job, run_job
-from ops.patience import Patience
-from ops.probe import in_background, probe_all
-from ops.sweep import sweep_alone
-from ops.watcher import watcher
-from orders.gaps import SHARD_LIST
-from orders.interface import InterfaceFailed
+from ops.jobs.backoff import Patience
+from ops.jobs.run import periodic_job, run_job
+from ops.liveness.watcher import watcher
+from ops.recovery.probe import in_background, probe_all
+from ops.recovery.sweep import sweep_alone
+from ops.wiring import run_gap_pass, run_reconcile
+from orders.backfill.counter_api import InterfaceFailed
+from orders.backfill.gap_pass import SHARD_LIST
 
 log = structlog.get_logger(__name__)
 SWEEP: Final = "ops.sweep"

@@ -9,7 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ops import health, overview, scrape
+from ops.monitoring import health, overview, scrape
 
 
 @never_cache

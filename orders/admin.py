@@ -1,4 +1,4 @@
-"""What came in: sync orders, quarantined messages, watermarks. To look at; `clearing/admin.py` adds to an order how it was cleared."""
+"""What came in: sync orders, quarantined messages, watermarks. To look at; `clearing/admin/clearings.py` adds to an order how it was cleared."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -125,7 +125,7 @@ class ReplayedFilter(admin.SimpleListFilter):
 
 
 class QuarantinedAdmin(ReadOnlyAdmin):
-    """Messages that couldn't be read or weren't trusted, whole. `ops/admin_quarantine.py` adds their replay."""
+    """Messages that couldn't be read or weren't trusted, whole. `ops/admin/quarantine.py` adds their replay."""
 
     list_display: ClassVar[tuple[str, ...]] = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
     list_filter: ClassVar[tuple[Any, ...]] = (ReasonFilter, ReplayedFilter, by_field("source", "source", Source.choices))

@@ -10,10 +10,10 @@
     └── ClaimEnded       no answer at all: our right to run the clearing is over, nothing was signed; put it down
 
 The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an `UnknownOutcome`. Which answer is which stands in
-`clearing/outcomes.py`.
+`clearing/policy/outcomes.py`.
 """
 
-from clearing.outcomes import Health
+from clearing.policy.outcomes import Health
 
 
 class GatewayError(Exception):

@@ -1,6 +1,6 @@
 """The counterparties over HTTP: what is sent, and how an answer becomes what it is evidence of (docs/contracts/, design rule 7).
 
-Which answer is evidence of what stands in `clearing/outcomes.py`. Here is what HTTP adds: a stale signature is made anew, once, in place; and
+Which answer is evidence of what stands in `clearing/policy/outcomes.py`. Here is what HTTP adds: a stale signature is made anew, once, in place; and
 where libcurl may have sent twice, what would say that nothing was applied says so of the second sending alone, and is unknown.
 """
 
@@ -31,7 +31,7 @@ from clearing.gateways.answers import (
 from clearing.gateways.errors import Blocked, GatewayError, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.ports import Gateways
 from clearing.gateways.types import Adjusted, Counterparty, Done, Exchanged, Reader, SigningClock, StoredRequest, Transferred
-from clearing.outcomes import LOST, STALE, UNKNOWN_KEY, UNSENT, Health, Rule, rule_of
+from clearing.policy.outcomes import LOST, STALE, UNKNOWN_KEY, UNSENT, Health, Rule, rule_of
 from clearing.status import Outcome
 
 R = TypeVar("R")

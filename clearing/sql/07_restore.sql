@@ -46,7 +46,7 @@ END
 $$;
 
 -- Remembers orders that were voided in the forgotten time. What two people released stays so, unless the database was restored since. The caller lets
--- no order in meanwhile (orders/storing.py), so that each is seen here by who accepts it, or by clearing_hold_voided.
+-- no order in meanwhile (orders/intake/order_store.py), so that each is seen here by who accepts it, or by clearing_hold_voided.
 CREATE OR REPLACE FUNCTION clearing_remember_voided(p_orders text[], p_actor text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO clearing_voidedbefore (order_id, at, actor) SELECT DISTINCT v, service_now(), p_actor FROM unnest(p_orders) v ORDER BY v

@@ -1,8 +1,8 @@
 """Leadership by a lease in PostgreSQL, where no ZooKeeper is configured.
 
 Each candidate beats in a row of its own; the leader's beat is its lease. Silence is what a candidate has watched itself, look by look
-(ops/pulse.py), never a difference of stored times: neither a jump of the database's clock nor an outage of PostgreSQL makes anybody silent. Whoever
-finds the leader's row gone or silent takes the next term; that UPDATE lets one win.
+(ops/liveness/heartbeats.py), never a difference of stored times: neither a jump of the database's clock nor an outage of PostgreSQL makes anybody
+silent. Whoever finds the leader's row gone or silent takes the next term; that UPDATE lets one win.
 """
 
 from datetime import datetime
@@ -11,7 +11,7 @@ from typing import Final
 from base import fence
 from base.db import call
 from ops.leadership.candidate import CONFIRM_SHARE, Candidate, Clock, boottime
-from ops.pulse import Watch
+from ops.liveness.heartbeats import Watch
 
 LOOK_SECONDS: Final = 0.05  # how soon a leader's resigning is seen: two index lookups each time
 FIRST, STOOD_DOWN, SILENT = "nobody led", "the leader stood down", "the leader went silent"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clearing.routing import lane_of
+from clearing.store.lanes import lane_of
 from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
 from tests.support.service import LiveService, live_service

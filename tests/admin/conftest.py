@@ -5,7 +5,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from base.clock import shift_clock
-from clearing import broker
+from clearing.dispatch import broker
 from tests.support.orders import World
 
 

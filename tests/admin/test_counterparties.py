@@ -8,8 +8,8 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
-from clearing import standing
-from clearing.admin_counterparties import CounterpartyAdmin
+from clearing.admin.counterparties import CounterpartyAdmin
+from clearing.gateways import counterparty_state
 from clearing.models import ErrorPolicy, Pause, Standing
 from tests.admin.conftest import person
 from tests.support.orders import World
@@ -45,14 +45,14 @@ def test_the_front_page_tells_who_is_not_called(viewer: Client) -> None:
 
     assert (stopped().value, stopped().danger) == ("0", False)
 
-    standing.open_breaker("fund", "timeout", refuses=False, actor="w1")
-    standing.set_pause("trading", 3, paused=True, reason="an auction", actor="ann")
+    counterparty_state.open_breaker("fund", "timeout", refuses=False, actor="w1")
+    counterparty_state.set_pause("trading", 3, paused=True, reason="an auction", actor="ann")
 
     assert (stopped().value, stopped().hint, stopped().danger) == ("2", "fund open, trading step 3 paused", True)
 
 
 def test_a_breaker_that_never_moved_has_no_time(onlooker: Client) -> None:
-    standing.open_breaker("fund", "timeout", refuses=False, actor="w1")
+    counterparty_state.open_breaker("fund", "timeout", refuses=False, actor="w1")
 
     rows = onlooker.get(LIST).context["cl"].result_list
 
@@ -68,8 +68,8 @@ class TestPage:
         assert page.count("0 of 0 slots") == 3
 
     def test_tells_what_is_wrong_and_since_when(self, world: World, onlooker: Client) -> None:
-        standing.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
-        standing.set_pause("trading", 3, paused=True, reason="their release", actor="ann")
+        counterparty_state.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
+        counterparty_state.set_pause("trading", 3, paused=True, reason="their release", actor="ann")
 
         page = onlooker.get(LIST).content.decode()
 
@@ -77,7 +77,7 @@ class TestPage:
         assert "step 3 by ann: their release" in page
 
     def test_of_one_shows_its_history(self, world: World, onlooker: Client) -> None:
-        standing.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
+        counterparty_state.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
 
         page = onlooker.get(reverse("admin:clearing_standing_change", args=["fund"])).content.decode()
 

@@ -10,13 +10,14 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from base.clock import shift_clock
-from clearing import broker, store, store_recovery
+from clearing.dispatch import broker
+from clearing.dispatch.queues import lane_queue
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing, Intervention
-from clearing.queues import lane_queue
 from clearing.status import State
-from ops.voided import hold_all
+from clearing.store import claims, recovery
+from ops.recovery.voided import hold_all
 from tests.admin.conftest import person
 from tests.support.beside import beside
 from tests.support.orders import World
@@ -40,7 +41,7 @@ def approver(db: None) -> Client:
 @pytest.fixture
 def held(world: World) -> Clearing:
     clearing = world.accept()
-    store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+    claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
     clearing.refresh_from_db()
     return clearing
 
@@ -75,7 +76,7 @@ def told(answer: Any) -> str:
 
 class TestAnOrderThatWasVoidedBeforeARestore:
     def test_says_what_to_do_and_names_no_bookings_twice(self, world: World, asker: Client) -> None:
-        store_recovery.mark_restored(2_000_000_000_000, reason="test", actor="test")
+        recovery.mark_restored(2_000_000_000_000, reason="test", actor="test")
         clearing = world.accept()
         plain = asker.get(f"{LIST}{clearing.pk}/change/").content.decode()
 
@@ -223,7 +224,7 @@ class TestDeciding:
         assert decide(viewer, asked, "refuse", reason="I don't like it").status_code == 403
 
     def test_one_that_has_failed_says_so_and_is_kept_as_failed(self, approver: Client, held: Clearing, asked: Intervention) -> None:
-        store.hold(held.order.order_id, "contents_differ", actor="test", generation="")
+        claims.hold(held.order.order_id, "contents_differ", actor="test", generation="")
 
         answer = decide(approver, asked, "approve")
 

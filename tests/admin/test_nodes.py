@@ -11,7 +11,7 @@ from base.clock import ServiceNow
 from base.incarnation import life
 from base.membership import View
 from base.models import Incarnation, LeaderTerm
-from clearing import store
+from clearing.store import claims
 from tests.admin.conftest import person
 from tests.support.orders import World
 
@@ -37,7 +37,7 @@ class TestNodes:
     def test_a_living_worker_with_its_claims(self, nodes: Client, world: World) -> None:
         node("host-a:7:x", address="host-a:9100")
         clearing = world.accept()
-        assert store.claim(clearing.pk, clearing.epoch, worker=lambda: "host-a:7:x", gives_up=lambda: True)
+        assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: "host-a:7:x", gives_up=lambda: True)
 
         [line] = lines(nodes)
 
@@ -83,7 +83,7 @@ class TestNodes:
         def away() -> None:
             raise OperationalError("the server is starting up")
 
-        monkeypatch.setattr("ops.nodes.read", away)
+        monkeypatch.setattr("ops.admin.nodes.read", away)
 
         page = nodes.get(NODES)
 

@@ -7,10 +7,10 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from pytest_django import Settings
 
-from clearing import broker
-from clearing import intake as clearing_intake
+from clearing import opening as clearing_intake
+from clearing.dispatch import broker
 from clearing.models import Clearing
-from ops.intake import take_from_kafka
+from ops.wiring import take_from_kafka
 from orders.models import Quarantined, SyncOrder
 from tests.orders.messages import message, read, row
 

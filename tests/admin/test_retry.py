@@ -4,9 +4,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from clearing import broker
+from clearing.dispatch import broker
+from clearing.dispatch.queues import lane_queue
 from clearing.models import Clearing
-from clearing.queues import lane_queue
 from clearing.status import State
 from tests.support.orders import World
 

@@ -164,13 +164,13 @@ class Faults:
 
     def _fivefold(self, planned: Planned) -> None:
         """The chains of all orders under way, five times each at once."""
-        from clearing import pipeline
-        from clearing.store import ClearingRef
+        from clearing.dispatch import publish
+        from clearing.store.claims import ClearingRef
 
         sql = "SELECT id, epoch, step, lane, clearing_ms(queued_at) FROM clearing_clearing WHERE state = ANY (%s)"
         refs = [ClearingRef(*row) for row in query(sql, [list(ACTIVE)])]
         self._hit(planned, now_ms(), [ref.id for ref in refs])
-        pipeline.publish([ref for ref in refs for _ in range(TIMES)])
+        publish.publish([ref for ref in refs for _ in range(TIMES)])
 
 
 @contextmanager

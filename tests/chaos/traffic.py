@@ -2,7 +2,7 @@
 
 import threading
 
-from ops.placing import Placing, Tally, UnreachableError, Users
+from ops.demo.placing import Placing, Tally, UnreachableError, Users
 
 AWAY_SECONDS = 0.3
 

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from base.clock import shift_clock
-from clearing import broker
+from clearing.dispatch import broker
 from tests.support.orders import World
 
 

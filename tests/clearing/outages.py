@@ -5,12 +5,11 @@ import time
 import pytest
 
 from base import metrics
-from clearing import standing
-from clearing.gateways import Blocked, Retryable
+from clearing.gateways import Blocked, Retryable, counterparty_state
+from clearing.gateways.circuit_breaker import Guard
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.guard import Guard
 from clearing.models import Clearing, Standing
-from clearing.outcomes import Health
+from clearing.policy.outcomes import Health
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
 FORBIDDEN = Fault(kind=FaultKind.STATUS, status=403, code="forbidden")
@@ -58,13 +57,13 @@ def probe_is_due(counterparty: str = "fund") -> None:
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
     """Of a function of `standing`: each of its calls from now on."""
     calls: list[object] = []
-    real = getattr(standing, name)
+    real = getattr(counterparty_state, name)
 
     def counting(*arguments: object) -> object:
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(standing, name, counting)
+    monkeypatch.setattr(counterparty_state, name, counting)
     return calls
 
 

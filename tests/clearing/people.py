@@ -4,13 +4,13 @@ from django.db import connection
 from pytest_django import Settings
 
 from base.clock import shift_clock
-from clearing import store
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions import approve, ask
+from clearing.interventions.requests import approve, ask
 from clearing.models import Clearing
 from clearing.status import InterventionKind, State
-from clearing.store_people import OutsideEvidence, Person
+from clearing.store import claims
+from clearing.store.interventions import OutsideEvidence, Person
 from tests.support.orders import World, operation
 
 ANN, BEN = Person("ann", 1), Person("ben", 2)
@@ -36,7 +36,7 @@ def done_by_two(clearing: Clearing, kind: K, evidence: OutsideEvidence = BY_PHON
 
 def held(world: World) -> Clearing:
     clearing = world.accept()
-    store.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+    claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
     clearing.refresh_from_db()
     return clearing
 

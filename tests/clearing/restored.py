@@ -8,13 +8,13 @@ from django.db import transaction
 from pytest_django import Settings
 
 from base.clock import shift_clock
-from clearing import store_recovery
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions import approve, ask
+from clearing.interventions.requests import approve, ask
 from clearing.models import Clearing, Intervention
 from clearing.status import State
-from ops.voided import Told, hold_all
+from clearing.store import recovery
+from ops.recovery.voided import Told, hold_all
 from tests.clearing.people import ANN, BEN, LATER, REASON, K
 from tests.support.orders import World
 
@@ -41,7 +41,7 @@ def forgotten() -> Iterator[None]:
     backup = transaction.savepoint()
     yield
     transaction.savepoint_rollback(backup)
-    store_recovery.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
+    recovery.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
 
 
 def tell(*order_ids: str) -> Told:

@@ -1,15 +1,15 @@
 """Work that a worker has claimed, and what its call was answered."""
 
-from clearing import store
-from clearing.flows import Planned, after
+from clearing.flow.flows import Planned, after
 from clearing.models import Clearing
 from clearing.status import Outcome
-from clearing.store import Evidence, Work
+from clearing.store import claims
+from clearing.store.claims import Evidence, Work
 from tests.support.orders import World
 
 
 def claimed(world: World, clearing: Clearing) -> Work:
-    work = store.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+    work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
     assert work is not None
     return work
 

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any, Final
 
 from base import fence, metrics
-from ops.jobs import run_job
+from ops.jobs.run import run_job
 from ops.leadership import LeaseCandidate
-from ops.sweep import sweep_alone
+from ops.recovery.sweep import sweep_alone
 from tests.crashpoints.clock import clock
 from tests.crashpoints.process import Process
 

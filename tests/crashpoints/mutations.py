@@ -12,14 +12,19 @@ from django.db import transaction
 
 from base import db, fence
 from base.clock import ServiceNow
-from clearing import calls, flows, pipeline, standing, steps, store, store_people, store_recovery
-from clearing.gateways import Blocked, Rejected, UnknownOutcome, http
-from clearing.outcomes import LOST, UNSENT, Rule, rule_of
-from clearing.retry import Reaction
+from clearing.dispatch import publish as pipeline
+from clearing.flow import flows
+from clearing.gateways import Blocked, Rejected, UnknownOutcome, counterparty_state, http
+from clearing.policy.backoff import Reaction
+from clearing.policy.outcomes import LOST, UNSENT, Rule, rule_of
+from clearing.running import calls, runner
 from clearing.status import OperationState, State
-from ops import intake, jobs, pulse
+from clearing.store import claims, interventions, recovery
+from ops import wiring
+from ops.jobs import run
+from ops.liveness import heartbeats
 from ops.management.commands import replay as replay_command
-from orders import gaps
+from orders.backfill import gap_pass
 from orders.models import Quarantined
 from tests.crashpoints.clock import clock
 
@@ -64,13 +69,13 @@ def _replace(module: ModuleType | type, name: str, function: Callable[..., Any])
 
 def _before_each_take_back(statement: str) -> None:
     """The sweep runs this on the clearings that it takes back, or queues, before it does."""
-    real = store_recovery.requeue
+    real = recovery.requeue
 
     def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
         db.call(statement, [list(ids)])
         return real(ids, actor=actor, generation=generation)
 
-    _replace(store_recovery, "requeue", requeue)
+    _replace(recovery, "requeue", requeue)
 
 
 @_found_in("steps/close/done@1")
@@ -84,10 +89,10 @@ def never_asks() -> None:
     """What may have been sent is sent again without a question."""
     real = calls.make_call
 
-    def make_call(work: store.Work, *others: Any) -> Any:
+    def make_call(work: claims.Work, *others: Any) -> Any:
         return real(replace(work, operation_state=OperationState.PLANNED), *others)
 
-    _replace(steps, "make_call", make_call)
+    _replace(runner, "make_call", make_call)
 
 
 @_found_in("steps/close/done@1")
@@ -95,51 +100,51 @@ def another_key_after_a_death() -> None:
     """An operation that may have been sent gets a key of its own, as one who doesn't know keys would do it."""
     real = calls.make_call
 
-    def make_call(work: store.Work, *others: Any) -> Any:
+    def make_call(work: claims.Work, *others: Any) -> Any:
         if work.operation_state != OperationState.PLANNED:
             key = f"{work.stored.key}:r1"
             body = work.stored.body.replace(work.stored.key.encode(), key.encode())
             work = replace(work, operation_state=OperationState.PLANNED, stored=replace(work.stored, key=key, body=body))
         return real(work, *others)
 
-    _replace(steps, "make_call", make_call)
+    _replace(runner, "make_call", make_call)
 
 
 @_found_in("ingest/gap/done@1")
 def never_sends_again() -> None:
     """The sweep never looks for gone messages."""
-    _replace(store_recovery, "unclaimed", lambda *_, **__: [])
+    _replace(recovery, "unclaimed", lambda *_, **__: [])
 
 
 @_found_in("ingest/consumer/done@1")
 def publishes_in_the_transaction() -> None:
     """Intake publishes before its commit."""
-    real = store.accept
+    real = claims.accept
 
     def accept(*args: Any, **kwargs: Any) -> Any:
         refs = real(*args, **kwargs)
         pipeline.publish(refs)
         return refs
 
-    _replace(store, "accept", accept)
+    _replace(claims, "accept", accept)
 
 
 @_found_in("ingest/gap_job/done@1")
 def gap_position_first() -> None:
     """A gap pass moves its position before it has taken anything in."""
-    real = gaps.GapPass._read
+    real = gap_pass.GapPass._read
 
-    def read(self: gaps.GapPass, shard: int, start_ms: int, result: gaps.GapResult) -> Any:
-        self._note(gaps._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": self.overlap_ms, "skew_ms": 0})
+    def read(self: gap_pass.GapPass, shard: int, start_ms: int, result: gap_pass.GapResult) -> Any:
+        self._note(gap_pass._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": self.overlap_ms, "skew_ms": 0})
         return real(self, shard, start_ms, result)
 
-    _replace(gaps.GapPass, "_read", read)
+    _replace(gap_pass.GapPass, "_read", read)
 
 
 @_found_in("ingest/reconcile/done@1")
 def clearings_after_the_commit() -> None:
     """Intake opens the clearings of what it stored in a transaction of their own."""
-    real = vars(intake)["ingest"]
+    real = vars(wiring)["ingest"]
 
     def ingest(items: Any, *, open_clearings: Any, publish: Any, **others: Any) -> Any:
         stored: list[Any] = []
@@ -154,7 +159,7 @@ def clearings_after_the_commit() -> None:
         publish(refs)
         return result
 
-    _replace(intake, "ingest", ingest)
+    _replace(wiring, "ingest", ingest)
 
 
 @_found_in("replay/quarantine/done@1")
@@ -172,83 +177,83 @@ def replayed_before_it_is_in() -> None:
 @_found_in("restore/replay/done@1")
 def restored_as_new() -> None:
     """What is replayed after a restore is taken in as if it had never been run."""
-    _replace(replay_command, "take_from_restore", intake.take_from_replay)
+    _replace(replay_command, "take_from_restore", wiring.take_from_replay)
 
 
 @_found_in("hold/running/done@2")
 def goes_on_though_held() -> None:
     """A running order goes on to its next step, whatever hold was set meanwhile."""
-    real = store.step_done
+    real = claims.step_done
 
-    def step_done(work: store.Work, *others: Any, **more: Any) -> Any:
+    def step_done(work: claims.Work, *others: Any, **more: Any) -> Any:
         db.call("UPDATE clearing_clearing SET hold_code = '' WHERE id = %s RETURNING id", [work.clearing_id])
         return real(work, *others, **more)
 
-    _replace(store, "step_done", step_done)
+    _replace(claims, "step_done", step_done)
 
 
 @_found_in("people/retry_poison/done@1")
 def nobody_died() -> None:
     """Whoever goes silent counts as stopped: no order is ever a suspect."""
-    real = pulse.bury
+    real = heartbeats.bury
 
     def bury(name: str, *others: Any) -> bool:
         buried = real(name, *others)
         db.call("UPDATE base_incarnation SET \"end\" = 'stopped' WHERE name = %s RETURNING name", [name])
         return buried
 
-    _replace(pulse, "bury", bury)
+    _replace(heartbeats, "bury", bury)
 
 
 @_found_in("people/expired/done@1")
 def nothing_expires() -> None:
     """Interventions wait for approval for ever."""
-    _replace(store_people, "expire", lambda _limit: 0)
+    _replace(interventions, "expire", lambda _limit: 0)
 
 
 @_found_in("sweep/reminder/done@1")
 def nobody_is_reminded() -> None:
     """An order that waits for people is told of once."""
-    _replace(store_people, "remind", lambda **_: [])
+    _replace(interventions, "remind", lambda **_: [])
 
 
 @_found_in("breaker/probed/done@1")
 def nobody_probes() -> None:
     """No process ever takes the right to probe a counterparty."""
-    _replace(standing, "take_probes", lambda _seconds: [])
+    _replace(counterparty_state, "take_probes", lambda _seconds: [])
 
 
 @_found_in("pause/by_people/done@1")
 def blocked_for_ever() -> None:
     """The sweep leaves alone what once found the way barred."""
-    real = store_recovery.due
+    real = recovery.due
 
     def due(*args: Any, **kwargs: Any) -> list[int]:
         ids = real(*args, **kwargs)
         return [pk for (pk,) in db.call("SELECT id FROM clearing_clearing WHERE id = ANY (%s) AND waits_for = ''", [list(ids)])]
 
-    _replace(store_recovery, "due", due)
+    _replace(recovery, "due", due)
 
 
 @_found_in("lead/take_over/done@1")
 def a_fence_without_a_term() -> None:
     """Whatever was the leader's job once is let through."""
-    _replace(jobs, "fence_of", lambda _term: fence.no_fence)
+    _replace(run, "fence_of", lambda _term: fence.no_fence)
 
 
 @_found_in("handover/in_place/done@1")
 def the_newest_is_next() -> None:
     """A user's lane is handed over to the newest order."""
-    real = store.finish
+    real = claims.finish
 
-    def finish(work: store.Work, *others: Any, **more: Any) -> Any:
+    def finish(work: claims.Work, *others: Any, **more: Any) -> Any:
         with transaction.atomic():
             db.call(_TURN_ROUND, [work.order.user_id])
             recorded = real(work, *others, **more)
             db.call(_TURN_ROUND, [work.order.user_id])
         return recorded
 
-    _replace(store, "finish", finish)
+    _replace(claims, "finish", finish)
 
 
 @_found_in("retry/due/timeout@2")
@@ -276,14 +281,14 @@ def silence_is_a_no() -> None:
 @_found_in("unknown/nothing/rejected@2")
 def any_rejection_is_final() -> None:
     """A rejection is the end of its operation, though an earlier sending may still be on its way."""
-    real = steps._reaction
+    real = runner._reaction
 
-    def reaction(work: store.Work, error: Any, *others: Any, **more: Any) -> Reaction:
+    def reaction(work: claims.Work, error: Any, *others: Any, **more: Any) -> Reaction:
         if isinstance(error, Rejected):
             return Reaction(State.PARKED, OperationState.REJECTED)
         return real(work, error, *others, **more)
 
-    _replace(steps, "_reaction", reaction)
+    _replace(runner, "_reaction", reaction)
 
 
 @_found_in("pending/due/done@2")
@@ -297,13 +302,13 @@ def handed_back_as_untried() -> None:
     """A worker that is told to stop during a call hands the order back without what the call brought."""
     real = calls.make_call
 
-    def make_call(work: store.Work, *others: Any) -> Any:
+    def make_call(work: claims.Work, *others: Any) -> Any:
         brought = real(work, *others)
         if others[-1]():
             raise Blocked(calls.WORKER_STOPPING)
         return brought
 
-    _replace(steps, "make_call", make_call)
+    _replace(runner, "make_call", make_call)
 
 
 @_found_in("steps/in_place/partial@3")

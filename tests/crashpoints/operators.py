@@ -13,10 +13,10 @@ from django.db import connection, transaction
 from kafka import TopicPartition
 
 from acceptance_site.celery import app
-from clearing import store_recovery
-from ops import intake
+from clearing.store import recovery
+from ops import wiring
 from ops.management.commands import replay as replay_command
-from orders.logreader import LogReader
+from orders.stream.topic_reader import LogReader
 from tests.crashpoints.clock import clock
 from tests.crashpoints.process import Process
 from tests.crashpoints.service import PARTITION
@@ -28,7 +28,7 @@ BACKED_UP: Final = ("orders", "clearing")  # the apps whose tables a restore bri
 
 def gap_pass(_: Process) -> None:
     """A gap pass over every shard, by hand."""
-    result = intake.run_gap_pass()
+    result = wiring.run_gap_pass()
     assert result is not None
     assert not result.failed, result.failed
 
@@ -99,7 +99,7 @@ class _Log:
 
 def mark_restored(_: Process, ahead_ms: int = HOUR_MS) -> None:
     """The operator says that the database was restored; the restore point is so far ahead of now."""
-    store_recovery.mark_restored(clock.now_ms() + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
+    recovery.mark_restored(clock.now_ms() + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
 
 
 def lose_the_database(_: Process) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from clearing.gateways.fake import Fault, FaultKind
-from ops.probe import KEY as PROBE
+from ops.recovery.probe import KEY as PROBE
 from tests.crashpoints.books import ANY_ORDER, Script
 
 ALWAYS: Final = 1_000

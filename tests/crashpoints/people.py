@@ -13,12 +13,15 @@ import msgspec
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from clearing import admin_counterparties, admin_retry, intake, interventions
+from clearing import opening
+from clearing.admin import counterparties
+from clearing.admin import retry as admin_retry
+from clearing.interventions import requests
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store_people import OutsideEvidence, Person
-from ops import admin_quarantine
-from orders.replay import waiting_in_quarantine
+from clearing.store.interventions import OutsideEvidence, Person
+from ops.admin import quarantine
+from orders.backfill.replay import waiting_in_quarantine
 from tests.crashpoints import service
 from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
@@ -48,26 +51,26 @@ def replay_quarantine(process: Process) -> None:
     """Somebody replays whatever waits in quarantine, on its page."""
     request = _request(process)
     for row in waiting_in_quarantine():
-        admin_quarantine._replay(request, row)
+        quarantine._replay(request, row)
 
 
 def pause_and_resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:
     """Somebody pauses a step; an order comes to it; somebody lets it go on. Who comes back later finds it paused, or not, and resumes it."""
     request = _request(process)
-    admin_counterparties._switch(request, counterparty, step, "their release is rolled back", pausing=True)
+    counterparties._switch(request, counterparty, step, "their release is rolled back", pausing=True)
     service.work_one(process)
     resume(process, counterparty, step)
 
 
 def resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:
     """Somebody lets a step go on; that it does already is fine."""
-    admin_counterparties._switch(_request(process), counterparty, step, "they are back", pausing=False)
+    counterparties._switch(_request(process), counterparty, step, "they are back", pausing=False)
 
 
 def hold(_: Process) -> None:
     """A1 changed at the counter."""
     with transaction.atomic():
-        intake.hold("A1", "contents_differ")
+        opening.hold("A1", "contents_differ")
 
 
 def hold_while_it_runs(process: Process, calls: int) -> None:
@@ -106,7 +109,7 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
         pk = waiting or _asked(clearing, kind)
         process.advance(LATER_SECONDS)
         with transaction.atomic():
-            interventions.approve(pk, person=BEN)
+            requests.approve(pk, person=BEN)
     if then_retry:
         retry(process)
 
@@ -114,12 +117,12 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
 def _asked(clearing: Clearing, kind: InterventionKind) -> int:
     with transaction.atomic():
         evidence = _by_phone(clearing) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
-        return interventions.ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+        return requests.ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
 
 
 def _by_phone(clearing: Clearing) -> OutsideEvidence:
     """What the counterparty's people say of the current operation: all of it was done."""
-    wish = msgspec.json.decode(bytes(interventions.current_operation(clearing).request))
+    wish = msgspec.json.decode(bytes(requests.current_operation(clearing).request))
     if "sell_amount" not in wish:
         return replace(BY_PHONE, amount=Decimal(wish["amount"]))
     sold = Decimal(wish["sell_amount"])

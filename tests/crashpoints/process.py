@@ -19,7 +19,7 @@ import redis
 from django.conf import settings
 
 from acceptance_site.celery import app
-from clearing.queues import OPS_QUEUE
+from clearing.dispatch.queues import OPS_QUEUE
 from tests.crashpoints.books import Books, Call, Log
 from tests.crashpoints.clock import clock
 from tests.crashpoints.doors import EXIT_DIED, Doors

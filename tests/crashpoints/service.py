@@ -24,15 +24,16 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from acceptance_site.celery import app
 from base import incarnation
-from clearing import pipeline
+from clearing.dispatch import publish
 from clearing.models import Clearing
 from clearing.status import ACTIVE
-from ops import intake, probe, tasks
-from ops import sweep as sweep_module
-from ops.watcher import Watcher
-from orders import consumer
-from orders.consumer import BinlogConsumer, ExitCode
-from orders.mapping import Rules
+from ops import tasks, wiring
+from ops.liveness.watcher import Watcher
+from ops.recovery import probe
+from ops.recovery import sweep as sweep_module
+from orders.intake.mapping import Rules
+from orders.stream import consumer
+from orders.stream.consumer import BinlogConsumer, ExitCode
 from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
@@ -56,7 +57,7 @@ def prepare() -> None:
     app.loader.import_default_modules()
     app.finalize()
     for step in range(1, 5):
-        pipeline.template(step)
+        publish.template(step)
     random.SystemRandom.random = _half  # type: ignore[method-assign] # the same jitter each time, so that a life can be repeated
     vars(tasks)["in_background"] = probe.at_once  # what a thread does beside the others is no boundary, and its host serves one at a time
     Watcher.start = _not_beside  # type: ignore[method-assign] # a look is made by `sweep` here; a thread's would be in real time
@@ -101,7 +102,7 @@ def consume(process: Process) -> None:
 
 
 def _consume(process: Process, rules: Rules) -> None:
-    reader = BinlogConsumer(lambda: _LogConsumer(process), intake.take_from_kafka, rules, threading.Event(), idle_seconds=0.0)
+    reader = BinlogConsumer(lambda: _LogConsumer(process), wiring.take_from_kafka, rules, threading.Event(), idle_seconds=0.0)
     assert reader.run() == ExitCode.STOPPED
 
 

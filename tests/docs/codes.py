@@ -77,15 +77,15 @@ def named() -> list[Found]:
 
 def refusals() -> list[Found]:
     """What people are told when something that they ask for can't be done: the longest part of each message that is the same every time."""
-    from clearing.interventions import CHANGED, PROBLEMS
-    from clearing.store_people import Busy
+    from clearing.interventions.requests import CHANGED, PROBLEMS
+    from clearing.store.interventions import Busy
 
-    found = [Found(message, "clearing.interventions") for message in (*PROBLEMS.values(), CHANGED, str(Busy()))]
+    found = [Found(message, "clearing.interventions.requests") for message in (*PROBLEMS.values(), CHANGED, str(Busy()))]
     for dotted, call in calls({"NotPossible", "Unfit"}):
         if text := _text(call.args[-1]):
             found.append(Found(text, f"{dotted}:{call.lineno}"))
     for dotted, tree in modules():
-        if dotted == "clearing.waysout":
+        if dotted == "clearing.interventions.eligibility":
             returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)]
             found += [Found(_text(value.elts[1]), f"{dotted}:{value.lineno}") for value in returned]
     return found
@@ -106,13 +106,14 @@ def in_sql() -> list[Found]:
 def tables() -> list[Found]:
     """Codes that stand in tables, enums and constants."""
     from base import http
-    from clearing import guard, outcomes
-    from orders import arrivals, faults, ingest, mapping
+    from clearing.gateways import circuit_breaker
+    from clearing.policy import outcomes
+    from orders.intake import classify, faults, ingest, mapping
 
-    found = [Found(code, "clearing.outcomes") for _, code in outcomes.TABLE if code not in {"", outcomes.ANY}]
+    found = [Found(code, "clearing.policy.outcomes") for _, code in outcomes.TABLE if code not in {"", outcomes.ANY}]
     found += [Found(code, "base.http") for code in (*http._UNCONNECTED.values(), *http._LOST.values(), "transfer_failed")]
-    found += [Found(code.value, "orders.mapping") for code in mapping.RefusalCode]
-    for module in (arrivals, faults, guard, ingest):
+    found += [Found(code.value, "orders.intake.mapping") for code in mapping.RefusalCode]
+    for module in (classify, faults, circuit_breaker, ingest):
         values = {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
         found += [Found(value, module.__name__) for value in values.values() if re.fullmatch(r"[a-z]+(_[a-z]+)+|unreadable", value)]
     return found

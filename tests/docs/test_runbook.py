@@ -9,9 +9,9 @@ from django.core.management import get_commands
 
 from base import metrics
 from clearing.status import State
-from ops import health
 from ops.audit.report import Report
-from orders.consumer import ExitCode
+from ops.monitoring import health
+from orders.stream.consumer import ExitCode
 from tests.docs import codes
 from tests.docs.codes import ROOT, Found
 

@@ -5,13 +5,13 @@ import gzip
 import json
 from pathlib import Path
 
-from orders.formats import canal_pb2 as pb
+from orders.decoding import canal_pb2 as pb
 from tests.orders.encodings import ENCODINGS, debezium_event
 from tests.orders.messages import message, row, updated
 from tests.orders.packets import deleted, inserted, packet, rows_entry
 from tests.orders.packets import updated as updated_entry
 
-RECORDED = Path(__file__).parents[1] / "orders" / "samples" / "canal-recorded.jsonl"
+RECORDED = Path(__file__).parents[1] / "orders" / "decoding" / "samples" / "canal-recorded.jsonl"
 GZIP = 3
 
 

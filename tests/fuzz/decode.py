@@ -17,8 +17,8 @@ from random import Random
 from rich.console import Console
 from rich.progress import Progress
 
-from orders.binlog import RowChange, UnreadableMessage, decode
-from orders.mapping import Refused, from_binlog
+from orders.decoding.decode import RowChange, UnreadableMessage, decode
+from orders.intake.mapping import Refused, from_binlog
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutated
 from tests.orders.messages import RULES

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from orders.formats import canal_pb2 as pb
+from orders.decoding import canal_pb2 as pb
 
 COUNTS = [1, 1, 1, 2, 4]  # of mutations; mostly one, so that much of the message stays as it was
 TOKENS = [

@@ -21,7 +21,7 @@ from clearing.gateways import (
 )
 from clearing.gateways.http import Limits, over
 from clearing.gateways.types import Action
-from clearing.outcomes import TABLE, Health
+from clearing.policy.outcomes import TABLE, Health
 from clearing.status import Outcome
 from tests.gateways.sides import EndedClock, WallClock
 

@@ -20,10 +20,10 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from base.kafka import KafkaSecurity
-from orders.arrivals import Item
-from orders.consumer import BinlogConsumer, ExitCode, connect
-from orders.ingest import IngestResult
-from orders.logreader import LogNotReadable, open_reader
+from orders.intake.classify import Item
+from orders.intake.ingest import IngestResult
+from orders.stream.consumer import BinlogConsumer, ExitCode, connect
+from orders.stream.topic_reader import LogNotReadable, open_reader
 from tests.kafka.broker import PASSWORD, USER, Broker
 from tests.orders.conftest import Topic, environment  # noqa: F401 - a fixture
 from tests.orders.consumers import orders, process, stored

@@ -15,14 +15,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
 django.setup()
 
 from base.fence import no_fence
-from clearing import store, store_recovery
 from clearing.models import Clearing
-from ops.sweep import sweep_alone
+from clearing.store import claims, recovery
+from ops.recovery.sweep import sweep_alone
 from tests.support.orders import World
 
 ORDERS = 60  # of CHUNK_ROWS 25: three transactions
 _passes = iter(range(1_000_000))
-_requeue = store_recovery.requeue
+_requeue = recovery.requeue
 
 
 def tell(word: str) -> None:
@@ -45,14 +45,14 @@ def make_orders() -> None:
     world = World()
     for number in range(ORDERS):
         clearing = world.accept(str(number + 1))
-        assert store.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
+        assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: "dead", gives_up=lambda: True)
     Clearing.objects.update(claimed_until="2020-01-01T00:00:00Z")
 
 
 def main() -> None:
     """Until stdin ends."""
     make_orders()
-    store_recovery.requeue = requeue
+    recovery.requeue = requeue
     tell("ready")
     for _ in sys.stdin:
         try:

@@ -17,10 +17,10 @@ from django.db import connection
 
 from acceptance_site.celery import app
 from base.models import LeaderTerm
-from clearing import broker
-from clearing.queues import OPS_QUEUE
+from clearing.dispatch import broker
+from clearing.dispatch.queues import OPS_QUEUE
 from ops.beat import LeaderScheduler, waits
-from ops.jobs import TERM_HEADER
+from ops.jobs.run import TERM_HEADER
 from stack.rundir import CHECKOUT
 from tests.support.waiting import wait_until
 

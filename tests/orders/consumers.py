@@ -13,10 +13,10 @@ from django.conf import settings as configured
 from django.db import connection
 
 from base import metrics
-from orders.arrivals import Item
-from orders.consumer import BinlogConsumer, ExitCode, connect
-from orders.ingest import IngestResult
+from orders.intake.classify import Item
+from orders.intake.ingest import IngestResult
 from orders.models import SyncOrder
+from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from tests.orders.messages import RULES, message, row
 
 

@@ -7,9 +7,9 @@ import msgspec
 from django.db import connection
 
 from base.fence import Fence, no_fence
-from orders.arrivals import Arrival, Item
-from orders.faults import nobody
-from orders.ingest import AcceptedOrder, IngestResult, ingest
+from orders.intake.classify import Arrival, Item
+from orders.intake.faults import nobody
+from orders.intake.ingest import AcceptedOrder, IngestResult, ingest
 from orders.models import Quarantined, Source, SyncOrder
 
 

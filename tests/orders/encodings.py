@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any
 
-from orders.formats import canal_pb2 as pb
+from orders.decoding import canal_pb2 as pb
 from tests.orders.messages import CREATED_AT, CREATED_MS, message, row
 from tests.orders.packets import columns, packet, rows_entry
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orders.arrivals import Item, Origin, read_message
-from orders.mapping import Rules
+from orders.intake.classify import Item, Origin, read_message
+from orders.intake.mapping import Rules
 
 MYSQL_TYPES = {
     "id": "BIGINT unsigned",

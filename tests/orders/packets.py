@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from orders.formats import canal_pb2 as pb
+from orders.decoding import canal_pb2 as pb
 from tests.orders.messages import MYSQL_TYPES
 
 EXECUTE_TIME = 1_767_323_045_000

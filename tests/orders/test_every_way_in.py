@@ -12,12 +12,12 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from base.http import SignedClient
-from clearing import broker
+from clearing.dispatch import broker
 from clearing.models import Clearing
-from ops import intake
-from orders.consumer import BinlogConsumer, ExitCode, connect
-from orders.mapping import Rules
+from ops import wiring
+from orders.intake.mapping import Rules
 from orders.models import SyncOrder
+from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from tests.orders.conftest import Topic
 from tests.support.sandbox import SandboxServer, running_sandbox
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def counter(tmp_path: Path, topic: Topic, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxServer]:
     with running_sandbox(tmp_path / "sandbox", topic.servers, topic=topic.name) as server:
-        monkeypatch.setattr(intake, "_counter", lambda: SignedClient(server.counter_url, settings.COUNTERPARTY_KEYS["counter"]))
+        monkeypatch.setattr(wiring, "_counter", lambda: SignedClient(server.counter_url, settings.COUNTERPARTY_KEYS["counter"]))
         settings.RECONCILE_SETTLE_MS = -1_000
         yield server
     broker.client().flushdb()
@@ -43,13 +43,13 @@ def test_each_order_gets_in_once(counter: SandboxServer, topic: Topic) -> None:
     expected = {place(counter, "no_sync_row"): "gap", place(counter, "not_streamed"): "gap", place(counter): "kafka"}
 
     consumer = BinlogConsumer(
-        partial(connect, configured.KAFKA_GROUP), intake.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=3
+        partial(connect, configured.KAFKA_GROUP), wiring.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=3
     )
     assert consumer.run() == ExitCode.STOPPED
     by_stream = SyncOrder.objects.count()
-    intake.run_gap_pass()
+    wiring.run_gap_pass()
     by_gap = SyncOrder.objects.count()
-    intake.run_reconcile(24)
+    wiring.run_reconcile(24)
     report = StringIO()
     call_command("replay", "--from-time", "2020-01-01", stdout=report)
 

@@ -5,8 +5,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from random import Random
 
-from clearing import pipeline
-from clearing.store import ClearingRef
+from clearing.dispatch import publish
+from clearing.store.claims import ClearingRef
 from tests.simulation.scheduler import Actor, Scheduler
 
 Message = tuple[int, int, int]
@@ -33,7 +33,7 @@ class MemoryBroker:
         """In the place of `pipeline._send`."""
         for ref in refs:
             for _ in range(self._deliveries()):
-                self._queues[pipeline.queue_of(ref, queue)].append((ref.id, ref.epoch, ref.queued_ms))
+                self._queues[publish.queue_of(ref, queue)].append((ref.id, ref.epoch, ref.queued_ms))
                 self._wake_one()
 
     def take(self, gives_up: Callable[[], bool]) -> tuple[str, Message] | None:

@@ -6,9 +6,9 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
-from orders.arrivals import CONTENTS_DIFFER, Arrival, Item, Origin, Suspect
-from orders.interface import Page, Position, Shards
-from orders.mapping import NewOrder
+from orders.backfill.counter_api import Page, Position, Shards
+from orders.intake.classify import CONTENTS_DIFFER, Arrival, Item, Origin, Suspect
+from orders.intake.mapping import NewOrder
 from sandbox.storage import PlacedOrder
 
 SHARDS: Final = 4

@@ -15,10 +15,15 @@ from unittest.mock import patch
 from django.db import OperationalError, connection
 
 from base import db, incarnation, metrics
-from clearing import broker, calls, guard, pipeline, policies, retry, standing, steps, store, store_people, store_recovery
-from clearing.gateways import fake, http
-from ops import probe, pulse, sweep
-from ops.pulse import Watch
+from clearing.dispatch import broker
+from clearing.dispatch import publish as pipeline
+from clearing.gateways import circuit_breaker, counterparty_state, fake, http
+from clearing.policy import backoff, error_policies
+from clearing.running import calls, runner
+from clearing.store import claims, interventions, recovery
+from ops.liveness import heartbeats
+from ops.liveness.heartbeats import Watch
+from ops.recovery import probe, sweep
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.scheduler import Process, Scheduler
 
@@ -119,23 +124,25 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
     """The engine's doors lead here."""
     virtual: Callable[[], float] = doors.own_seconds
     places: list[tuple[Any, str, Any]] = [
-        *((module, "call", doors.call) for module in (store, store_people, store_recovery)),
-        (pulse, "call", doors.call),
+        *((module, "call", doors.call) for module in (claims, interventions, recovery)),
+        (heartbeats, "call", doors.call),
         (probe, "call", doors.call),
-        *((module, "call", doors.call_at_once) for module in (standing, policies)),  # asked on the way to a call, where nobody else waits
+        *(
+            (module, "call", doors.call_at_once) for module in (counterparty_state, error_policies)
+        ),  # asked on the way to a call, where nobody else waits
         (incarnation, "call", doors.call_at_once),  # a life's lock is held
-        (store, "sleep", doors.sleep),
-        *((module, "clock_gettime", doors.own_seconds) for module in (store, calls, steps, metrics)),
-        *((module, "monotonic", virtual) for module in (broker, calls, guard, pipeline, policies, sweep)),
+        (claims, "sleep", doors.sleep),
+        *((module, "clock_gettime", doors.own_seconds) for module in (claims, calls, runner, metrics)),
+        *((module, "monotonic", virtual) for module in (broker, calls, circuit_breaker, pipeline, error_policies, sweep)),
         (fake, "time", SimpleNamespace(sleep=doors.sleep, time_ns=lambda: doors.now_ms() * 1_000_000)),
         (http, "time", SimpleNamespace(monotonic=virtual)),
         (broker, "client", lambda: memory),
         (pipeline, "_send", doors.publish),
-        (retry, "_random", random),
-        (pulse, "watch", SimpleNamespace(dead=doors.dead)),
+        (backoff, "_random", random),
+        (heartbeats, "watch", SimpleNamespace(dead=doors.dead)),
     ]
     with ExitStack() as stack:
         for module, name, stand_in in places:
             stack.enter_context(patch.object(module, name, stand_in))
-        stack.enter_context(patch.dict(retry.Backoff.delay_ms.__kwdefaults__, random=random))
+        stack.enter_context(patch.dict(backoff.Backoff.delay_ms.__kwdefaults__, random=random))
         yield

@@ -14,14 +14,15 @@ from typing import Any, Final
 
 from django.db import OperationalError, transaction
 
-from clearing import interventions, standing
-from clearing.flows import dues
-from clearing.interventions import current_operation, retry_by_hand
+from clearing.flow.flows import dues
+from clearing.gateways import counterparty_state
+from clearing.interventions import requests
+from clearing.interventions.eligibility import UNSURE
+from clearing.interventions.requests import current_operation, retry_by_hand
 from clearing.models import Clearing, Intervention, Operation
-from clearing.outcomes import KEY_EXPIRED, KEY_REUSED
+from clearing.policy.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store_people import NotPossible, OutsideEvidence, Person
-from clearing.waysout import UNSURE
+from clearing.store.interventions import NotPossible, OutsideEvidence, Person
 from tests.simulation.counterparties import Counterparties
 from tests.simulation.doors import Doors
 from tests.simulation.scheduler import Scheduler
@@ -91,7 +92,7 @@ class People:
 
     def _ask(self, clearing: Clearing, kind: InterventionKind, evidence: OutsideEvidence) -> None:
         with _as_the_admin_does():
-            interventions.ask(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
+            requests.ask(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
         self.done[f"asked: {kind}"] += 1
 
     def approve(self) -> None:
@@ -107,10 +108,10 @@ class People:
         with _as_the_admin_does():
             asked = Intervention.objects.select_related("operation").get(pk=pk)
             if asked.kind == InterventionKind.CONFIRM_NOT_DONE and self.books.result_of(asked.operation.key) is not None:
-                interventions.refuse(pk, person=BEN, reason="it was done after all")
+                requests.refuse(pk, person=BEN, reason="it was done after all")
                 self.done["refused"] += 1
                 return
-            interventions.approve(pk, person=BEN)
+            requests.approve(pk, person=BEN)
         self.done[f"approved: {asked.kind}"] += 1
 
     def pause_one(self, seconds: float) -> None:
@@ -120,7 +121,7 @@ class People:
         self.done["paused"] += 1
         for paused in (True, False):
             self.doors.set_clock()
-            standing.set_pause(name, number, paused=paused, reason="maintenance", actor=ANN.name)
+            counterparty_state.set_pause(name, number, paused=paused, reason="maintenance", actor=ANN.name)
             self.scheduler.pause(seconds if paused else 0.0, "a pause by people")
 
 

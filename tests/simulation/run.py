@@ -25,8 +25,8 @@ if __name__ == "__main__":
 from django.conf import settings
 from django.db import connection
 
-from clearing import broker
-from ops import sweep
+from clearing.dispatch import broker
+from ops.recovery import sweep
 from tests.simulation.doors import FIXED_CLOCK, open_doors
 from tests.simulation.judge import Judged, judged, shortest_history
 from tests.simulation.scheduler import share_connection

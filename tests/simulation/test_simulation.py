@@ -9,11 +9,12 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from clearing import interventions, standing, store_recovery
-from clearing.gateways import fake
+from clearing.gateways import counterparty_state, fake
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.store_people import NotPossible
-from orders.interface import Shards
+from clearing.interventions import requests
+from clearing.store import recovery
+from clearing.store.interventions import NotPossible
+from orders.backfill.counter_api import Shards
 from tests.simulation import counter, people, run, world
 from tests.simulation.run import Found, simulate
 
@@ -78,7 +79,7 @@ class TestABrokenEngine:
     """Each of these takes one guard away."""
 
     def test_messages_that_are_gone_are_never_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_recovery, "resend", lambda *_, **__: [])
+        monkeypatch.setattr(recovery, "resend", lambda *_, **__: [])
         monkeypatch.setattr("tests.simulation.broker.LOST", 0.1)
 
         found = simulate(ORDERS, seed=5)
@@ -108,7 +109,7 @@ class TestABrokenEngine:
 
     def test_a_breaker_that_never_closes_again(self, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
         only("outage", OUTAGES=(Fault(kind=FaultKind.UNREACHABLE),), LONG_OUTAGE=0.0)
-        monkeypatch.setattr(standing, "half_open", lambda *_, **__: False)
+        monkeypatch.setattr(counterparty_state, "half_open", lambda *_, **__: False)
 
         found = simulate(ORDERS, seed=5)
 
@@ -127,7 +128,7 @@ class TestABrokenEngine:
 
         monkeypatch.setattr(counter, "CHANGED", 0.1)
         monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
-        monkeypatch.setattr(interventions, "approve", approve)
+        monkeypatch.setattr(requests, "approve", approve)
 
         found = simulate(ORDERS, seed=5)
 

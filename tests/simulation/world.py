@@ -15,20 +15,20 @@ from django.db import OperationalError
 from base.db import DATABASE_AWAY, call
 from base.fence import TermOutdated, current, fence_of
 from base.incarnation import Life, _survive
+from clearing.dispatch.queues import SUSPECTS_QUEUE
 from clearing.gateways import Counterparty
-from clearing.guard import Guard
+from clearing.gateways.circuit_breaker import Guard
 from clearing.models import Clearing
-from clearing.queues import SUSPECTS_QUEUE
+from clearing.running.in_process import UnderWay
+from clearing.running.runner import Runner
 from clearing.status import State
-from clearing.steps import Runner
-from clearing.underway import UnderWay
-from ops.intake import take_from_gap, take_from_kafka
-from ops.probe import probe_all
-from ops.sweep import sweep
-from orders.arrivals import Item
-from orders.gaps import GapPass
-from orders.ingest import IngestResult
-from orders.mapping import Rules
+from ops.recovery.probe import probe_all
+from ops.recovery.sweep import sweep
+from ops.wiring import take_from_gap, take_from_kafka
+from orders.backfill.gap_pass import GapPass
+from orders.intake.classify import Item
+from orders.intake.ingest import IngestResult
+from orders.intake.mapping import Rules
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.counter import Counter
 from tests.simulation.counterparties import OUTAGES, Counterparties

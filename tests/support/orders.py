@@ -9,13 +9,14 @@ from typing import Any
 from django.db import transaction
 
 from base.clock import shift_clock
-from clearing import pipeline, store, store_recovery
-from clearing.flows import OrderFacts
+from clearing.dispatch import publish
+from clearing.flow.flows import OrderFacts
+from clearing.gateways.circuit_breaker import Guard
 from clearing.gateways.fake import FakeCounterparties
-from clearing.guard import Guard
 from clearing.models import Attempt, Clearing, Operation
-from clearing.steps import Runner
-from clearing.store import ClearingRef
+from clearing.running.runner import Runner
+from clearing.store import claims, recovery
+from clearing.store.claims import ClearingRef
 from orders.models import SyncOrder
 
 _numbers = itertools.count(1)
@@ -59,7 +60,7 @@ class World:
         with transaction.atomic():
             for order in orders:
                 order.save()
-            return store.accept([(o.pk, facts_of(o)) for o in orders], actor="test", generation=pipeline.generation(), restored=restored)
+            return claims.accept([(o.pk, facts_of(o)) for o in orders], actor="test", generation=publish.generation(), restored=restored)
 
     def runner(self) -> Runner:
         """A worker."""
@@ -75,7 +76,7 @@ class World:
     def when_due(self, clearing: Clearing, seconds: float = 120) -> Clearing:
         """So much later, the sweep's view: takes back and queues what is interrupted; then a worker runs it."""
         shift_clock(seconds)
-        store_recovery.requeue(interrupted(), actor="test", generation=pipeline.generation())
+        recovery.requeue(interrupted(), actor="test", generation=publish.generation())
         shift_clock(0)
         return self.run(clearing)
 
@@ -129,4 +130,4 @@ def operation(clearing: Clearing, step: int) -> Operation:
 
 def interrupted() -> list[int]:
     """What the sweep would take back or try again, whatever its counterparty."""
-    return [*store_recovery.orphaned(100), *store_recovery.due({}, 100)]
+    return [*recovery.orphaned(100), *recovery.due({}, 100)]

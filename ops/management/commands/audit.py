@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from base import logs
 from ops.audit.run import run_audit
 from ops.audit.sandbox import SandboxError
-from ops.report_text import audit_lines
+from ops.audit.text import audit_lines
 
 EXIT_FAILED = 1
 EXIT_UNREADABLE = 2

@@ -12,9 +12,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from base import logs
-from ops.arguments import milliseconds, moment, whole
-from ops.intake import run_gap_pass
-from orders.gaps import GapResult
+from ops.management.arguments import milliseconds, moment, whole
+from ops.wiring import run_gap_pass
+from orders.backfill.gap_pass import GapResult
 from orders.models import Watermark
 
 EXIT_FAILED = 1

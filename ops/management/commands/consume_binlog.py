@@ -16,10 +16,10 @@ from base import metrics
 from base.incarnation import life
 from base.signals import set_on_signal
 from base.slot import held
-from ops.intake import take_from_kafka
-from ops.stall import watched
-from orders.consumer import BinlogConsumer, connect
-from orders.mapping import Rules
+from ops.liveness.stall import watched
+from ops.wiring import take_from_kafka
+from orders.intake.mapping import Rules
+from orders.stream.consumer import BinlogConsumer, connect
 
 log = structlog.get_logger(__name__)
 

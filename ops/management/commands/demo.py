@@ -21,9 +21,9 @@ from base import logs
 from base.readable import amount
 from ops.audit.run import run_audit
 from ops.audit.sandbox import SandboxError
-from ops.demo import Watch, line, live_table, look, newest_clearing
-from ops.placing import Placing, UnreachableError, Users
-from ops.report_text import audit_lines
+from ops.audit.text import audit_lines
+from ops.demo.placing import Placing, UnreachableError, Users
+from ops.demo.progress import Watch, line, live_table, look, newest_clearing
 
 USERS = 50
 RATE = 50.0

@@ -14,9 +14,9 @@ from django.db import Error as DatabaseError
 
 from base import logs
 from base.db import call
-from clearing import store_recovery
-from ops.arguments import whole
-from ops.voided import Told, Unreadable, hold_all, read_list
+from clearing.store import recovery
+from ops.management.arguments import whole
+from ops.recovery.voided import Told, Unreadable, hold_all, read_list
 
 EXIT_NOT_DONE: Final = 2
 WATCH_SECONDS: Final = 2.5  # a process that lost its connection comes back within
@@ -113,7 +113,7 @@ def _check(options: dict[str, Any]) -> bool:
     if options["reason"] is None:
         if options["voided"] is None:
             wrong = "say what happened: --reason; or name further voided orders: --voided"
-        elif not store_recovery.was_ever_restored():
+        elif not recovery.was_ever_restored():
             wrong = "no restore was said yet: give --reason as well"
     elif others := _connected():
         fix = "stop every process of the service first (manage.py stack services down …, or your supervisor), then repeat"
@@ -137,4 +137,4 @@ def _connected() -> set[str]:
 def _mark(margin_minutes: int, reason: str) -> tuple[int, int]:
     now_ms: int = call("SELECT clearing_ms(service_now())", [])[0][0]
     through_ms = now_ms + margin_minutes * 60_000
-    return through_ms, store_recovery.mark_restored(through_ms, reason=reason, actor=_actor())
+    return through_ms, recovery.mark_restored(through_ms, reason=reason, actor=_actor())

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from base import logs
-from ops.placing import Placing, Tally, UnreachableError, Users
+from ops.demo.placing import Placing, Tally, UnreachableError, Users
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 2

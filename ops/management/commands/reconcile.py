@@ -11,8 +11,8 @@ from django.db import Error as DatabaseError
 from django.forms.models import model_to_dict
 
 from base import logs
-from ops.intake import run_reconcile
-from orders.interface import InterfaceFailed
+from ops.wiring import run_reconcile
+from orders.backfill.counter_api import InterfaceFailed
 from orders.models import ReconcileRun
 
 EXIT_DIFFERENT = 1

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
-from clearing import store_recovery
-from ops.arguments import milliseconds, moment, whole
-from ops.intake import Take, take_from_replay, take_from_restore
-from orders.faults import FAULT_FIX, IntakeFault
-from orders.logreader import LogNotReadable, LogReader, Span, open_reader
-from orders.mapping import Rules
+from clearing.store import recovery
+from ops.management.arguments import milliseconds, moment, whole
+from ops.wiring import Take, take_from_replay, take_from_restore
+from orders.backfill.replay import Replay, replay_quarantined, waiting_in_quarantine
+from orders.backfill.verdicts import Tally, Verdict
+from orders.intake.faults import FAULT_FIX, IntakeFault
+from orders.intake.mapping import Rules
 from orders.models import Quarantined
-from orders.replay import Replay, replay_quarantined, waiting_in_quarantine
-from orders.verdicts import Tally, Verdict
+from orders.stream.topic_reader import LogNotReadable, LogReader, Span, open_reader
 
 EXIT_REFUSED = 1
 EXIT_NOT_DONE = 2
@@ -171,7 +171,7 @@ def _check(options: dict[str, Any]) -> None:
         wrong = "--reason goes with --quarantined"
     elif options["quarantined"] and options["partition"] is not None:
         wrong = "--partition is of the log; the quarantine is chosen from with --reason"
-    elif options["restored"] and not store_recovery.restore_was_said():
+    elif options["restored"] and not recovery.restore_was_said():
         wrong = "--restored goes after `manage.py mark_restored`, on this database and within a day: what the backup itself holds is marked first"
     if wrong:
         raise CommandError(wrong, returncode=EXIT_NOT_DONE)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
-from clearing import standing
+from clearing.gateways import counterparty_state
 from tests.crashpoints import people, service
 from tests.crashpoints.scenario import A1, B1, C1, ONE_A_MESSAGE, PAIR, Life, Scenario
 from tests.crashpoints.scenes.recovery import sweep_and_work_later, sweep_later
@@ -39,6 +39,6 @@ def _pauses() -> list[Scenario]:
 
 
 def _all_called() -> Iterable[str]:
-    now = standing.read()
+    now = counterparty_state.read()
     if now.breakers or now.paused:
         yield f"at the end not everybody is called: {now.breakers}, {now.paused}"

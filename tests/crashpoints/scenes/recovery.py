@@ -5,9 +5,10 @@ from functools import partial
 from typing import Any, Final
 
 from base.incarnation import life
-from clearing import standing, store
+from clearing.gateways import counterparty_state
 from clearing.models import Clearing, StatusChange
 from clearing.status import State
+from clearing.store import claims
 from tests.crashpoints import people, service
 from tests.crashpoints.outcomes import CLEARED
 from tests.crashpoints.points import Phase
@@ -82,9 +83,9 @@ def _sweeps() -> list[Scenario]:
 
 def _outage(_: Process) -> None:
     """The fund was away and is back: its breaker has closed."""
-    standing.open_breaker("fund", "connection_refused", refuses=False, actor="test")
-    standing.half_open("fund", actor="test")
-    standing.close("fund", actor="test")
+    counterparty_state.open_breaker("fund", "connection_refused", refuses=False, actor="test")
+    counterparty_state.half_open("fund", actor="test")
+    counterparty_state.close("fund", actor="test")
 
 
 def _stop_with_a_claim(process: Process) -> None:
@@ -93,7 +94,7 @@ def _stop_with_a_claim(process: Process) -> None:
     with process.doors.paused():
         found = Clearing.objects.get(order__order_id="A1")
         process.ask("take")
-        store.claim(found.pk, found.epoch, worker=lambda: life().name, gives_up=lambda: True)
+        claims.claim(found.pk, found.epoch, worker=lambda: life().name, gives_up=lambda: True)
         life().end()
 
 

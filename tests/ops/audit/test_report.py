@@ -11,7 +11,7 @@ from ops.audit.database import parked_spans
 from ops.audit.facts import Books, Effect, Held, Placed
 from ops.audit.report import Report, judge, latency
 from ops.audit.steps import expected_residue
-from ops.report_text import audit_lines
+from ops.audit.text import audit_lines
 
 PLACED = Placed("o-1", "1001", "OPEN", "BTC", Decimal("0.05"), Decimal(3000), 1_000)
 HELD = Held(

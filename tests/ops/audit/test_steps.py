@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearing.flows import OrderFacts, cut, slippage
+from clearing.flow.flows import OrderFacts, cut, slippage
 from clearing.gateways import Exchanged
 from ops.audit.facts import Effect, Placed
 from ops.audit.steps import badly_exchanged, differences, disordered, doubled, expected_residue, faults_of, lacking, slippage_of

@@ -1,0 +1,343 @@
+"""The ways out of an order in the admin: what may be asked for, the form to ask, and the page where a second person approves or refuses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from base.clock import ServiceNow
+from base.filters import by_field
+from base.readable import amount, text_of
+from base.readonly import ReadOnlyAdmin, column
+from clearing.admin.forms import AskForm, RefuseForm, form_for
+from clearing.admin.journey import Journey
+from clearing.gateways import Action, Counterparty, StoredRequest
+from clearing.interventions.eligibility import VOIDED_BEFORE, ways_out
+from clearing.interventions.evidence import wish
+from clearing.interventions.requests import NO_EVIDENCE, Effect, approve, ask, current_operation, effect_of, evidence_of, refuse, standing_of
+from clearing.models import Clearing, Intervention, Operation
+from clearing.status import InterventionKind, InterventionState, State
+from clearing.store.interventions import Busy, NotPossible, OutsideEvidence, Person, on_its_way_until
+from orders.admin import order_id_in
+from orders.models import SyncOrder
+
+ASKING, APPROVING = "clearing.add_intervention", "clearing.approve_intervention"
+RETRYING = "clearing.change_clearing"
+SEARCHED_ORDERS_MAX = 500
+SHOWN_MAX = 20  # of one order's, on its page
+K = InterventionKind
+TITLES = {
+    K.RETRY: "Retry",
+    K.RELEASE_HOLD: "Release the hold",
+    K.CONFIRM_DONE: "Confirm the step as done",
+    K.CONFIRM_NOT_DONE: "Confirm that the step did not happen",
+    K.VOID: "Void the order",
+}
+MEANINGS = {
+    K.RETRY: "it goes on in its lane's order, at once; what may have been applied is asked for first",
+    K.RELEASE_HOLD: "the contents that we accepted stand, and the order goes on",
+    K.CONFIRM_DONE: "the counterparty's people say that it was done: the order goes on with the next step",
+    K.CONFIRM_NOT_DONE: "and never will be: only then may it be sent under a new key, or the order be voided",
+    K.VOID: "it is closed for good; what was done already has to be booked back by hand",
+}
+VOIDED_BEFORE_NOTICE = (
+    "It was voided in the time that the restore has forgotten, and its bookings were made by hand then. Void it again: nothing is booked twice."
+    " Only if it was never voided, release the hold."
+)
+VARIANTS = {"requested": "warning", "executed": "success", "refused": "danger", "failed": "danger", "expired": ""}  # colours of a label
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way out as the page offers it."""
+
+    title: str
+    meaning: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What people may do to an order, and what they have done to it."""
+
+    ways: Sequence[Way]
+    interventions: Sequence[tuple[Intervention, str]]  # newest first, each with the colour of its state
+    notice: str = ""  # what to do, where the ways out don't say it
+
+
+def read_desk(request: HttpRequest, clearing: Clearing, journey: Journey) -> Desk:
+    """One query, of a restored order two: the rest is read from what the page shows anyway."""
+    at_step = [shown.operation for shown in journey.operations if shown.operation.step == clearing.step]
+    kinds = ways_out(standing_of(clearing, at_step[-1])) if at_step else []
+    ways = [Way(TITLES[kind], MEANINGS[kind], way_url(clearing, kind)) for kind in kinds if may_ask(request, kind)]
+    return Desk(ways, [(shown, VARIANTS[shown.state]) for shown in clearing.interventions.order_by("-pk")[:SHOWN_MAX]], _notice(clearing))
+
+
+def _notice(clearing: Clearing) -> str:
+    return VOIDED_BEFORE_NOTICE if clearing.hold_code == VOIDED_BEFORE and clearing.state == State.PARKED else ""
+
+
+def may_ask(request: HttpRequest, kind: InterventionKind) -> bool:
+    """Whether the user may do it (a retry) or ask for it."""
+    return request.user.has_perm(RETRYING if kind == K.RETRY else ASKING)
+
+
+def way_url(clearing: Clearing, kind: InterventionKind) -> str:
+    """Where it is done or asked for."""
+    if kind == K.RETRY:
+        return f"{reverse('admin:clearing_clearing_retry')}?ids={clearing.pk}"
+    return reverse("admin:clearing_clearing_ask", args=[clearing.pk, kind.value])
+
+
+def person_of(request: HttpRequest) -> Person:
+    """The signed-in user."""
+    user: Any = request.user
+    return Person(user.get_username(), user.pk)
+
+
+# --- asking -------------------------------------------------------------------------------------------------------------------------
+
+
+def ask_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: int, kind_name: str) -> HttpResponse:
+    """GET says what it would do and asks for reason and evidence; POST asks a second person for approval."""
+    kind = _kind(kind_name)
+    if not may_ask(request, kind):
+        raise PermissionDenied
+    clearing = get_object_or_404(Clearing.objects.select_related("order"), pk=pk)
+    operation = current_operation(clearing)
+    form = form_for(kind, operation, request.POST if request.method == "POST" else None)
+    if request.method == "POST" and form.is_valid():
+        asked = _ask(request, clearing, kind, form)
+        if asked is not None:
+            return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[asked]))
+    effect, obstacle = _foreseen(clearing, operation, kind)
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "title": TITLES[kind],
+        "opts": Clearing._meta,  # noqa: SLF001 as admin's own templates want it
+        "form": form,
+        "clearing": clearing,
+        "operation": operation,
+        "wish": wish(_stored(operation)) if kind in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE} else "",
+        "meaning": MEANINGS[kind],
+        "effect": effect,
+        "obstacle": obstacle,
+        "back": reverse("admin:clearing_clearing_change", args=[clearing.pk]),
+    }
+    return TemplateResponse(request, "clearing/ask.html", context)
+
+
+def _kind(name: str) -> InterventionKind:
+    if name not in K.values or name == K.RETRY:
+        raise Http404
+    return K(name)
+
+
+def _stored(operation: Operation) -> StoredRequest:
+    return StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
+
+
+def _foreseen(clearing: Clearing, operation: Operation, kind: InterventionKind, evidence: OutsideEvidence = NO_EVIDENCE) -> tuple[Effect | None, str]:
+    """What it would do, or what stands in its way. What a confirmation would do isn't known without its evidence."""
+    try:
+        return effect_of(clearing, operation, kind, evidence), ""
+    except NotPossible as refusal:
+        return None, "" if refusal.code == "evidence" else str(refusal)
+
+
+def _ask(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form: AskForm) -> int | None:
+    """The request and its line in the audit log are one transaction. None: it can't be asked for, which the form says."""
+    reason = form.cleaned_data["reason"]
+    try:
+        with transaction.atomic():
+            pk = ask(clearing.pk, kind, person=person_of(request), reason=reason, evidence=form.evidence())
+            _log(request, clearing, f"Asked: {TITLES[kind]}: {reason}")
+    except NotPossible as refusal:
+        form.add_error(None, str(refusal))
+        return None
+    messages.success(request, "Asked for. A second person has to approve it.")
+    return pk
+
+
+def _log(request: HttpRequest, clearing: Clearing, message: str) -> None:
+    user: Any = request.user
+    LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=message)
+
+
+# --- approving ----------------------------------------------------------------------------------------------------------------------
+
+
+@admin.register(Intervention)
+class InterventionAdmin(ReadOnlyAdmin):
+    """Everything that people asked for, newest first."""
+
+    list_display = ("order_shown", "kind_shown", "state_label", "asked_by", "asked_at", "reason", "decided_by")
+    list_filter = (by_field("state", "state", InterventionState.choices), by_field("kind", "kind", InterventionKind.choices))
+    search_fields = ("clearing__order__order_id", "asked_by")
+    search_help_text = "Order id (or its beginning), or the whole name of who asked"
+    list_select_related = ("clearing__order",)
+    change_form_outer_after_template = "clearing/intervention.html"
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("kind_shown", "state_shown"),
+                    ("order_link", "reason"),
+                    ("asked_by", "asked_at"),
+                    ("expires_at", "reference"),
+                    ("amount_shown", "bought_shown", "min_lot_shown"),
+                    "evidence",
+                    ("decided_by", "decided_at"),
+                    "outcome",
+                )
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Intervention]:
+        return Intervention.objects.select_related("clearing__order", "operation").annotate(now=ServiceNow())
+
+    def find(self, rows: QuerySet[Intervention], term: str) -> QuerySet[Intervention]:
+        meant = SyncOrder.objects.filter(order_id__startswith=order_id_in(term)).values_list("pk", flat=True)
+        return rows.filter(Q(clearing__order__in=list(meant[:SEARCHED_ORDERS_MAX])) | Q(asked_by=term))
+
+    @column("order", ordering="pk")
+    def order_shown(self, intervention: Intervention) -> str:
+        return intervention.clearing.order.order_id
+
+    @column("order")
+    def order_link(self, intervention: Intervention) -> SafeString:
+        url = reverse("admin:clearing_clearing_change", args=[intervention.clearing_id])
+        return format_html('<a class="underline" href="{}">{}</a>', url, intervention.clearing.order.order_id)
+
+    @column("what")
+    def kind_shown(self, intervention: Intervention) -> str:
+        return TITLES[K(intervention.kind)]
+
+    @column("state", label=VARIANTS)
+    def state_label(self, intervention: Intervention) -> str:
+        return intervention.state
+
+    @column("state")
+    def state_shown(self, intervention: Intervention) -> str:
+        return render_to_string("unfold/helpers/label.html", {"text": intervention.state, "variant": VARIANTS[intervention.state]})
+
+    @column("evidence")
+    def evidence(self, intervention: Intervention) -> str:
+        return intervention.document
+
+    @column("amount")
+    def amount_shown(self, intervention: Intervention) -> str:
+        return amount(intervention.amount)
+
+    @column("bought")
+    def bought_shown(self, intervention: Intervention) -> str:
+        return amount(intervention.bought)
+
+    @column("minimum lot")
+    def min_lot_shown(self, intervention: Intervention) -> str:
+        return amount(intervention.min_lot)
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        intervention = self.get_object(request, object_id)
+        context = {"title": str(intervention), **_decision(request, intervention)} if intervention else {}
+        answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+        return answer
+
+    def get_urls(self) -> list[Any]:
+        decide = path("<int:pk>/decide/", self.admin_site.admin_view(self.decide_view), name="clearing_intervention_decide")
+        return [decide, *super().get_urls()]
+
+    def decide_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """POST approves or refuses, and goes back to the intervention's page."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        intervention = get_object_or_404(self.get_queryset(request), pk=pk)
+        if request.POST.get("decision") == "approve":
+            _approve(request, intervention)
+        else:
+            _refuse(request, intervention)
+        return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[pk]))
+
+
+def _is_own(request: HttpRequest, intervention: Intervention) -> bool:
+    person = person_of(request)
+    return intervention.asked_by == person.name or intervention.asked_by_id == person.id
+
+
+def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any]:
+    """What the page says below the fields: what it will do, and who may decide."""
+    context: dict[str, Any] = {"intervention": intervention, "evidence_request": text_of(intervention.operation.request)}
+    if intervention.state != InterventionState.REQUESTED:
+        return context
+    own, approver = _is_own(request, intervention), request.user.has_perm(APPROVING)
+    clearing = intervention.clearing
+    effect, obstacle = _foreseen(clearing, current_operation(clearing), K(intervention.kind), evidence_of(intervention))
+    until = None if intervention.kind == K.RELEASE_HOLD else on_its_way_until(intervention.clearing_id)
+    now = intervention.now  # type: ignore[attr-defined]  # annotated
+    return {
+        **context,
+        "effect": effect,
+        "obstacle": obstacle,
+        "waits_until": until if until and until > now else None,
+        "may_approve": approver and not own,
+        "may_refuse": approver or own,
+        "own": own,
+        "form": RefuseForm(),
+        "decide_url": reverse("admin:clearing_intervention_decide", args=[intervention.pk]),
+    }
+
+
+def _approve(request: HttpRequest, intervention: Intervention) -> None:
+    """What is executed and its line in the audit log are one transaction, and so is what has failed; the publish comes after it."""
+    if not request.user.has_perm(APPROVING):
+        raise PermissionDenied
+    try:
+        with transaction.atomic():
+            told, level = _approved(request, intervention)
+    except Busy as busy:
+        told, level = str(busy), messages.ERROR
+    messages.add_message(request, level, told)
+
+
+def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, int]:
+    """What to tell the approver. Raises Busy: the intervention still waits."""
+    try:
+        told = approve(intervention.pk, person=person_of(request))
+    except Busy:
+        raise
+    except NotPossible as refusal:
+        return str(refusal), messages.ERROR
+    _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {told}")
+    return told, messages.SUCCESS
+
+
+def _refuse(request: HttpRequest, intervention: Intervention) -> None:
+    if not (request.user.has_perm(APPROVING) or (_is_own(request, intervention) and may_ask(request, K(intervention.kind)))):
+        raise PermissionDenied
+    form = RefuseForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Say why, in 5 to 200 characters.")
+        return
+    reason = form.cleaned_data["reason"]
+    try:
+        with transaction.atomic():
+            refuse(intervention.pk, person=person_of(request), reason=reason)
+            _log(request, intervention.clearing, f"Refused: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {reason}")
+    except NotPossible as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, "Nothing was done.")

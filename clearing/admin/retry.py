@@ -1,0 +1,97 @@
+"""The page between pressing "Retry" and retrying: what would be retried, and why. The reason is kept with the change and in the audit log."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.widgets import UnfoldBooleanWidget
+
+from clearing.admin.forms import reason_field
+from clearing.dispatch import publish
+from clearing.interventions.eligibility import RETRYABLE_STATES
+from clearing.interventions.requests import retry_by_hand
+from clearing.models import Clearing
+from clearing.store.interventions import NotPossible
+
+RETRIED_AT_ONCE_MAX = 200
+PERMISSION = "clearing.change_clearing"  # nobody changes a clearing but by such interventions
+
+
+def may_retry(request: HttpRequest) -> bool:
+    """Whether the user may intervene in clearings."""
+    return request.user.has_perm(PERMISSION)
+
+
+class RetryForm(forms.Form):
+    """Why, in a person's words."""
+
+    reason = reason_field("Kept with the status change and in the audit log: what was wrong, and why may it run again?")
+    only_ask = forms.BooleanField(
+        required=False,
+        widget=UnfoldBooleanWidget(),
+        label="Only ask",
+        help_text="After a restore: the next key is asked for and not sent. What was done under it is found; otherwise the order parks again, held.",
+    )
+
+
+def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) -> HttpResponse:
+    """GET shows what was chosen and asks for the reason; POST retries and goes back to the list."""
+    if not may_retry(request):
+        raise PermissionDenied
+    chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
+    form = RetryForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        _retry_all(request, chosen, form.cleaned_data["reason"], only_ask=form.cleaned_data["only_ask"])
+        return HttpResponseRedirect(_back(chosen))
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "title": "Retry",
+        "opts": Clearing._meta,  # noqa: SLF001 as admin's own templates want it
+        "form": form,
+        "chosen": chosen,
+        "restored": any(clearing.restored for clearing in chosen),
+        "others": [clearing for clearing in chosen if clearing.state not in RETRYABLE_STATES],
+        "ids": ",".join(str(clearing.pk) for clearing in chosen),
+        "back": _back(chosen),
+    }
+    return TemplateResponse(request, "clearing/retry.html", context)
+
+
+def _chosen(ids: str) -> list[Clearing]:
+    pks = [int(pk) for pk in ids.split(",") if pk.isdigit()][:RETRIED_AT_ONCE_MAX]
+    return list(Clearing.objects.select_related("order").filter(pk__in=pks).order_by("pk"))
+
+
+def _back(chosen: Sequence[Clearing]) -> str:
+    if len(chosen) == 1:
+        return reverse("admin:clearing_clearing_change", args=[chosen[0].pk])
+    return reverse("admin:clearing_clearing_changelist")
+
+
+def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str, *, only_ask: bool = False) -> None:
+    publish.generation()  # read here, where no transaction is open, it is known inside
+    retried = []
+    for clearing in chosen:
+        try:
+            _retry(request, clearing, reason, only_ask=only_ask)
+        except NotPossible as refusal:
+            messages.error(request, f"{clearing.order.order_id}: {refusal}")
+        else:
+            retried.append(clearing.order.order_id)
+    if retried:
+        messages.success(request, f"Retried {len(retried)} of {len(chosen)}: {', '.join(retried[:5])}{' …' if len(retried) > 5 else ''}")  # noqa: PLR2004
+
+
+def _retry(request: HttpRequest, clearing: Clearing, reason: str, *, only_ask: bool) -> None:
+    """The change and its line in the audit log are one transaction; the publish comes after it."""
+    user: Any = request.user
+    with transaction.atomic():
+        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason, only_ask=only_ask)
+        LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"{'Only asked' if only_ask else 'Retry'}: {reason}")

@@ -1,0 +1,200 @@
+"""How the counterparties stand with all of us: their breakers, pauses and wishes, kept in PostgreSQL (docs/decisions/0011-breaker.md).
+
+Every process reads it at most once in READ_SECONDS (`clearing/gateways/circuit_breaker.py`), and writes only when something changes. Times are the
+database's; what is read comes as milliseconds that are left.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import structlog
+from django.conf import settings
+
+from base.alarms import alarm
+from base.db import call
+from clearing.gateways import Counterparty
+from clearing.status import Breaker
+
+log = structlog.get_logger(__name__)
+PROBE_SECONDS: Final = 1.0  # so soon after its return a counterparty is found
+REFUSED_PROBE_SECONDS: Final = 10.0  # nothing but people mend that
+BUSY_SECONDS: Final = 3.0  # how long one worker's finding no slot holds for the sweep
+_READ: Final = """
+    SELECT s.name, s.breaker, s.refuses, clearing_if_near(s.quiet_until, service_now()) > service_now(),
+           extract(epoch FROM s.quiet_until - service_now()) * 1000,
+           clearing_if_near(s.busy_until, service_now()) > service_now(), s.changed_at, NULL::int
+    FROM clearing_standing s
+    UNION ALL SELECT p.counterparty, '', false, false, 0, false, NULL, p.step FROM clearing_pause p
+"""
+# Further off than a probe ever is put: the clock was ahead when that was written.
+_TAKE_PROBES: Final = """
+    UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second')
+    WHERE breaker = 'open' AND (probe_at <= service_now() OR probe_at > service_now() + interval '1 minute') RETURNING name, cause, refuses
+"""
+_PUT_OFF: Final = """
+    UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second'), cause = %s, refuses = %s
+    WHERE name = %s AND breaker = 'open' RETURNING name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """How they stand, at one moment. What isn't named stands well."""
+
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    refusing: frozenset[str] = frozenset()
+    quiet_ms: Mapping[str, float] = field(default_factory=dict)
+    busy: frozenset[str] = frozenset()
+    paused: frozenset[tuple[str, int]] = frozenset()  # (counterparty, step); step 0: all of them
+    changed_at: Mapping[str, datetime] = field(default_factory=dict)  # of the breakers, so that a change and back isn't missed
+
+    def breaker(self, counterparty: str) -> Breaker:
+        """Its breaker."""
+        return self.breakers.get(counterparty, Breaker.CLOSED)
+
+    def is_paused(self, counterparty: str, step: int) -> bool:
+        """Whether a person has paused it, or this step of it."""
+        return (counterparty, 0) in self.paused or (counterparty, step) in self.paused
+
+
+def read() -> Standings:
+    """How they stand now. Raises OperationalError while PostgreSQL is away."""
+    rows = call(_READ, [])
+    states = [row for row in rows if row[7] is None]
+    return Standings(
+        breakers={name: Breaker(breaker) for name, breaker, *_ in states if breaker != Breaker.CLOSED},
+        refusing=frozenset(row[0] for row in states if row[2]),
+        quiet_ms={row[0]: float(row[4]) for row in states if row[3]},
+        busy=frozenset(row[0] for row in states if row[5]),
+        paused=frozenset((row[0], row[7]) for row in rows if row[7] is not None),
+        changed_at={row[0]: row[6] for row in states},
+    )
+
+
+def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, refuses: bool = False, actor: str) -> tuple[Breaker, bool] | None:
+    """Moves the breaker; returns what it was and whether it refused us then, None where it was elsewhere by then."""
+    seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
+    sql = "SELECT was, refused FROM clearing_move_breaker(%s, %s, %s, %s, %s, %s, %s)"
+    for was, refused in call(sql, [counterparty, list(from_), to, cause, refuses, seconds, actor]):
+        log.info("breaker", counterparty=counterparty, was=was, now=to, cause=cause)
+        return Breaker(was), refused
+    return None
+
+
+def open_breaker(counterparty: str, cause: str, *, refuses: bool, actor: str) -> None:
+    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm, and the first who is refused."""
+    moved = _move(counterparty, [Breaker.CLOSED, Breaker.HALF_OPEN], Breaker.OPEN, cause, refuses=refuses, actor=actor)
+    if moved is None:
+        return
+    was, refused = moved
+    if was == Breaker.CLOSED or (refuses and not refused):
+        raise_alarm(counterparty, cause, refuses=refuses)
+
+
+def raise_alarm(counterparty: str, cause: str, *, refuses: bool) -> None:
+    """Says that a counterparty isn't called any more, and why."""
+    if refuses:
+        alarm("counterparty_refuses", "a counterparty refuses our signature or our rights: it is paused", counterparty=counterparty, error_code=cause)
+    else:
+        alarm("counterparty_down", "a counterparty isn't called while it fails", counterparty=counterparty, error_code=cause)
+
+
+def half_open(counterparty: str, *, actor: str) -> bool:
+    """A probe was answered: single calls try. False: it isn't open any more."""
+    return _move(counterparty, [Breaker.OPEN], Breaker.HALF_OPEN, "a probe was answered", actor=actor) is not None
+
+
+def close(counterparty: str, *, actor: str) -> None:
+    """A trial went well: everybody calls it again."""
+    _move(counterparty, [Breaker.HALF_OPEN], Breaker.CLOSED, "", actor=actor)
+
+
+def note_busy(counterparty: str) -> None:
+    """A call found no slot: the sweep dispatches no more than are free, for a moment."""
+    call("SELECT clearing_standing_note(%s, %s, NULL)", [counterparty, BUSY_SECONDS])
+
+
+def note_quiet(counterparty: str, quiet_ms: int) -> None:
+    """It wants no calls for so long."""
+    call("SELECT clearing_standing_note(%s, NULL, %s)", [counterparty, quiet_ms])
+
+
+def lease_calls(counterparty: str, rate: float, wanted: int) -> tuple[int, float]:
+    """(calls allowed now, ms until the next one if there is none)."""
+    granted, wait_ms = call("SELECT granted, wait_ms FROM clearing_lease_calls(%s, %s, %s)", [counterparty, rate, wanted])[0]
+    return granted, wait_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The right to probe a counterparty, and why its breaker is open."""
+
+    counterparty: Counterparty
+    cause: str
+    refuses: bool
+
+
+def take_probes(seconds_max: float) -> list[Probe]:
+    """Whom to probe now. Nobody else is given them until `seconds_max` have passed, or `put_off` says when."""
+    return [Probe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
+
+
+def put_off(probe: Probe, cause: str, *, refuses: bool) -> None:
+    """The probe wasn't answered, or we are still refused: once more, later."""
+    seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
+    if call(_PUT_OFF, [seconds, cause, refuses, probe.counterparty]) and refuses and not probe.refuses:
+        raise_alarm(probe.counterparty, cause, refuses=True)
+
+
+def set_pause(counterparty: str, step: int, *, paused: bool, reason: str, actor: str) -> bool:
+    """A person pauses a counterparty (step 0) or one of its steps, or ends that. False: it was so already."""
+    changed: bool = call("SELECT clearing_pause_set(%s, %s, %s, %s, %s)", [counterparty, step, paused, reason, actor])[0][0]
+    if changed:
+        log.warning("paused" if paused else "resumed", counterparty=counterparty, step=step or "all", reason=reason, actor=actor)
+    return changed
+
+
+# In flight: claimed by a worker, or sent to one a moment ago. Few rows each, by partial indexes.
+_TAKEN: Final = """
+    SELECT o.counterparty, count(*) FROM clearing_clearing c JOIN clearing_operation o ON o.clearing_id = c.id AND o.step = c.step
+        AND o.state IN ('open', 'pending', 'unknown') WHERE c.state = 'running' GROUP BY 1
+    UNION ALL SELECT split_part(waits_for, ':', 1), count(*) FROM clearing_clearing WHERE state = 'queued' AND waits_for <> '' GROUP BY 1
+"""
+_WORKERS: Final = "SELECT count(*) FROM base_incarnation WHERE ended_at IS NULL AND role = 'worker'"
+
+
+def in_flight() -> dict[str, int]:
+    """Orders under way at each counterparty: being called, or about to be."""
+    taken: dict[str, int] = {}
+    for counterparty, count in call(_TAKEN, []):
+        taken[counterparty] = taken.get(counterparty, 0) + count
+    return taken
+
+
+def slots() -> int:
+    """Calls to one counterparty that all live workers together may have in flight."""
+    return int(call(_WORKERS, [])[0][0]) * int(settings.GATEWAY_CALLS_MAX)
+
+
+def rooms(now: Standings, limit: int, seconds: float) -> dict[str, int]:
+    """How many due orders a pass of the sweep, made every so many seconds, dispatches to each counterparty at most."""
+    tight = now.busy or any(breaker == Breaker.HALF_OPEN for breaker in now.breakers.values())
+    taken, all_slots = (in_flight(), slots()) if tight else ({}, 0)
+
+    def room(counterparty: str) -> int:
+        if now.breaker(counterparty) == Breaker.OPEN or counterparty in now.quiet_ms:
+            return 0
+        found = limit
+        if counterparty in now.busy:
+            found = min(found, max(all_slots - taken.get(counterparty, 0), 0))
+        if now.breaker(counterparty) == Breaker.HALF_OPEN:
+            found = min(found, max(TRIALS_MAX - taken.get(counterparty, 0), 0))
+        rate = settings.COUNTERPARTY_RATES[counterparty]
+        return min(found, max(int(rate * seconds), 1)) if rate else found
+
+    return {counterparty: room(counterparty) for counterparty in Counterparty}
+
+
+TRIALS_MAX: Final = 2  # orders that a sweep sends to a counterparty whose breaker is half open

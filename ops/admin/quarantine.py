@@ -1,0 +1,109 @@
+"""The quarantine with what a person may do there: send messages through the intake once more, after what was wrong has been mended."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.http import urlencode
+from unfold.decorators import action
+from unfold.enums import ActionVariant
+
+from ops.wiring import take_from_replay
+from orders.admin import QuarantinedAdmin
+from orders.backfill.replay import ReplayedRow, replay_quarantined
+from orders.backfill.verdicts import Verdict
+from orders.intake.mapping import Rules
+from orders.models import Quarantined
+
+REPLAYED_AT_ONCE_MAX = 50  # each says what became of it; for more there is `manage.py replay --quarantined`
+PERMISSION = "orders.change_quarantined"  # nobody changes a message but by replaying it
+WHAT_BECAME = {
+    Verdict.NEW: "is a new order",
+    Verdict.KNOWN: "is known already, with the same contents",
+    Verdict.FILTERED: "is none of our business: filtered, and left here",
+    Verdict.REFUSED: "is still refused: mend what is wrong first",
+    Verdict.DIFFERS: "tells otherwise of an accepted order than what we hold: a person has to decide",
+}
+
+
+@admin.register(Quarantined)
+class ReplayableQuarantinedAdmin(QuarantinedAdmin):
+    """The list and the page, with the replay."""
+
+    actions = ("replay_selected",)
+    actions_detail = ("replay_this",)
+
+    def has_replay_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm(PERMISSION)
+
+    def get_urls(self) -> list[Any]:
+        return [path("replay/", self.admin_site.admin_view(self.replay_view), name="orders_quarantined_replay"), *super().get_urls()]
+
+    @admin.action(description="Replay …", permissions=["replay"])
+    def replay_selected(self, request: HttpRequest, queryset: QuerySet[Quarantined]) -> HttpResponse:
+        return _to_replay_page(list(queryset.values_list("pk", flat=True)[:REPLAYED_AT_ONCE_MAX]))
+
+    @action(description="Replay …", url_path="replay-this", permissions=["replay"], icon="replay", variant=ActionVariant.PRIMARY)  # type: ignore[untyped-decorator]
+    def replay_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _to_replay_page([int(object_id)])
+
+    def replay_view(self, request: HttpRequest) -> HttpResponse:
+        """GET shows what was chosen and what its replay would come to; POST replays and goes back."""
+        if not self.has_replay_permission(request):
+            raise PermissionDenied
+        chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
+        if request.method == "POST":
+            for row in chosen:
+                _tell(request, _replay(request, row))
+            return HttpResponseRedirect(_back(chosen))
+        rules = Rules.from_settings()
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Replay",
+            "opts": Quarantined._meta,  # noqa: SLF001 as admin's own templates want it
+            "chosen": [(row, WHAT_BECAME[replay_quarantined(row, rules, None).verdict]) for row in chosen],
+            "ids": ",".join(str(row.pk) for row in chosen),
+            "back": _back(chosen),
+        }
+        return TemplateResponse(request, "ops/replay_quarantined.html", context)
+
+
+def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
+    """Not in one transaction with the audit log's line: each batch of the intake commits by itself."""
+    replayed = replay_quarantined(row, Rules.from_settings(), take_from_replay)
+    user: Any = request.user
+    LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_what_became(replayed)}")
+    return replayed
+
+
+def _what_became(replayed: ReplayedRow) -> str:
+    return f"is kept out by a mistake of ours: {replayed.fault}" if replayed.fault else WHAT_BECAME[replayed.verdict]
+
+
+def _tell(request: HttpRequest, replayed: ReplayedRow) -> None:
+    text = f"{replayed.row} {_what_became(replayed)}"
+    if replayed.went_in:
+        messages.success(request, text)
+    else:
+        messages.warning(request, text)
+
+
+def _chosen(ids: str) -> list[Quarantined]:
+    pks = [int(pk) for pk in ids.split(",") if pk.isascii() and pk.isdigit() and len(pk) < 19][:REPLAYED_AT_ONCE_MAX]  # noqa: PLR2004 of a BIGINT
+    return list(Quarantined.objects.filter(pk__in=pks).order_by("pk"))
+
+
+def _back(chosen: Sequence[Quarantined]) -> str:
+    if len(chosen) == 1:
+        return reverse("admin:orders_quarantined_change", args=[chosen[0].pk])
+    return reverse("admin:orders_quarantined_changelist")
+
+
+def _to_replay_page(ids: list[int]) -> HttpResponseRedirect:
+    return HttpResponseRedirect(f"{reverse('admin:orders_quarantined_replay')}?{urlencode({'ids': ','.join(map(str, ids))})}")

@@ -1,0 +1,74 @@
+"""Looks at the incarnations' beats four times a second, in every process that sweeps; one that was silent for too long has a sweep made at once.
+
+The sweeps' own looks aren't enough: with several `worker-ops` each runs only some of the sweeps, and silence that it hasn't watched itself counts for
+little (ops/liveness/heartbeats.py). Nor is waiting for the next one, which may be another's that has only just begun to look, or nobody's while there
+is no leader: a killed worker's orders moved again after 4.7 s. The looking itself writes nothing; the sweep is the same as any, under the current
+term.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+import structlog
+from django.db import connection
+
+from base.db import drop_broken_connection
+from ops.liveness import heartbeats
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS = 0.25
+
+
+@dataclass
+class Watcher:
+    """The looking thread of one process."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _thread: threading.Thread | None = None
+    _sweeping: threading.Thread | None = None
+
+    def start(self, sweep: Callable[[], object]) -> None:
+        """Begins, unless it has begun; it ends with the process. `sweep` is called when somebody died."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look_on, args=(sweep,), name="watcher", daemon=True)
+                self._thread.start()
+
+    def _look_on(self, sweep: Callable[[], object]) -> None:
+        pause = threading.Event()
+        while not pause.wait(LOOK_SECONDS):
+            look(self._sweep_beside(sweep))
+
+    def _sweep_beside(self, sweep: Callable[[], object]) -> Callable[[], object]:
+        """In a thread of its own: a sweep that takes longer than the silence that counts would make us forget whom we saw alive."""
+
+        def begin() -> None:
+            if self._sweeping is None or not self._sweeping.is_alive():
+                self._sweeping = threading.Thread(target=_survive, args=(sweep,), name="watcher-sweep", daemon=True)
+                self._sweeping.start()
+
+        return begin
+
+
+def _survive(sweep: Callable[[], object]) -> None:
+    try:
+        sweep()
+    except Exception as error:
+        log.warning("a sweep after a death failed", error=str(error).strip(), fix="nothing: the next look has another made")
+    finally:
+        connection.close()
+
+
+def look(sweep: Callable[[], object]) -> None:
+    """One look, and a sweep if somebody died. Never raises: whatever is away, the next look finds it back."""
+    try:
+        if heartbeats.watch.dead(heartbeats.living(), monotonic()):
+            sweep()
+    except Exception as error:
+        drop_broken_connection()
+        log.warning("a look at the beats failed", error=str(error).strip(), fix="nothing: the next one is made in a moment")
+
+
+watcher = Watcher()

@@ -1,0 +1,189 @@
+"""Gap compensation: asks the counter itself for the orders that the binlog didn't bring (design, section 8).
+
+Each shard is read from `scanned_through_ms` on, page by page, and goes through the same mapping and `ingest` as the consumer's rows. Only a
+finished pass moves that position, and never past the counter's own clock at the pass's first query less the overlap: so rows that were
+committed late, rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all met again. A counter's clock
+that is ahead of ours for an answer moves it no further than our own allows, and a position that lies ahead of the counter's clock hides nothing.
+
+An order that can't be opened because of a mistake of ours doesn't keep the pages after it out: whose fault it is is judged at the end of the pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from base.alarms import alarm
+from base.db import drop_broken_connection
+from base.fence import Fence, fenced, no_fence
+from orders.backfill.counter_api import InterfaceFailed, Page, Position, SyncOrderInterface
+from orders.intake import faults
+from orders.intake.classify import GAP_PREFIX, Item, Origin, read_row
+from orders.intake.faults import IntakeFault, PutOff
+from orders.intake.ingest import IngestResult
+from orders.intake.mapping import Rules
+from orders.models import Watermark
+
+log = structlog.get_logger(__name__)
+Take = Callable[[Sequence[Item]], IngestResult]
+
+SHARD_LIST = "list"  # among the failed shards: the counter didn't list them
+OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
+
+POSITION_AHEAD = "gap_position_ahead"
+POSITION_FIX = "compare the counter's clock with PostgreSQL's, then `manage.py compensate --since` the last time when it was surely right"
+
+# No position lies further ahead than our own clock allows: one that does was moved by a counter's clock that was ahead, and goes back.
+_MOVE = """
+    WITH ours AS (SELECT (extract(epoch FROM service_now()) * 1000)::bigint + %(skew_ms)s AS ms),
+        this AS (SELECT greatest(least(%(now_ms)s, ours.ms) - %(overlap_ms)s, 0) AS through_ms FROM ours)
+    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap, scanned_at)
+    SELECT %(shard)s, 0, through_ms, 0, service_now() FROM this
+    ON CONFLICT (shard) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, scanned_through_ms = CASE
+        WHEN w.scanned_through_ms > (SELECT ms FROM ours) THEN EXCLUDED.scanned_through_ms
+        ELSE greatest(w.scanned_through_ms, EXCLUDED.scanned_through_ms) END
+"""
+_COUNT = """
+    INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap) VALUES (%s, 0, 0, %s)
+    ON CONFLICT (shard) DO UPDATE SET found_by_gap = w.found_by_gap + EXCLUDED.found_by_gap
+"""
+
+
+@dataclass(slots=True)
+class GapResult:
+    """What a pass found: rows read, what became of them, and the shards (or SHARD_LIST) that failed, with the reason."""
+
+    rows: int = 0
+    ingested: IngestResult = field(default_factory=IngestResult)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _ShardRead:
+    """A shard that is read: what of it waits for the end of the pass, and the counter's clock at its first page."""
+
+    shard: int
+    put_off: PutOff[IngestResult]
+    now_ms: int | None = None
+    found: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GapPass:
+    """One pass over every shard. `take` takes rows in, as gap's; both it and what is noted here write under the fence."""
+
+    interface: SyncOrderInterface
+    take: Take
+    rules: Rules
+    overlap_ms: int
+    page_rows: int
+    fence: Fence = no_fence
+
+    def run(self, only: int | None = None, since_ms: int | None = None) -> GapResult:
+        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others.
+
+        With `since_ms` it reads from there, if that lies before a shard's position; positions never move back by it. Raises TermOutdated.
+        """
+        result = GapResult()
+        try:
+            there = self.interface.shards()
+        except InterfaceFailed as error:
+            _failed(result, SHARD_LIST, error)
+            return result
+        reads: list[_ShardRead] = []
+        for shard in sorted(there.shards) if only is None else [only]:
+            with _failing(result, shard):
+                read = self._read(shard, self._start_ms(shard, since_ms, there.now_ms), result)
+                if read.put_off.waits:
+                    reads.append(read)
+                else:
+                    self._finish(read, result)
+        for read in reads:
+            with _failing(result, read.shard):
+                self._finish(read, result)
+        return result
+
+    def _read(self, shard: int, start_ms: int, result: GapResult) -> _ShardRead:
+        read = _ShardRead(shard, PutOff(self.take))
+        position: Position | None = Position(start_ms, 0)
+        while position is not None:
+            page = self.interface.page(shard, position.ms, position.id, self.page_rows)
+            read.now_ms = page.now_ms if read.now_ms is None else read.now_ms
+            taken = read.put_off.take([self._item(shard, row) for row in page.rows])
+            result.rows += len(page.rows)
+            if taken is not None:
+                self._took(read, taken, result)
+            position = _following(page, position)
+        return read
+
+    def _took(self, read: _ShardRead, taken: IngestResult, result: GapResult) -> None:
+        """What was found is counted at once, page by page: a pass that fails later has found it all the same."""
+        result.ingested.add(taken)
+        if taken.accepted:
+            read.found += taken.accepted
+            self._note(_COUNT, [read.shard, taken.accepted])
+
+    def _finish(self, read: _ShardRead, result: GapResult) -> None:
+        """Takes in what was put off, and moves the position; where the one fails the other stays, and the next pass begins where this one did."""
+        for taken in read.put_off.take_again():
+            self._took(read, taken, result)
+        skew_ms = int(settings.CLOCK_SKEW_SECONDS_MAX * 1000)
+        self._note(_MOVE, {"shard": read.shard, "now_ms": read.now_ms or 0, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
+        if read.found:
+            log.info("orders that only the gap pass found", shard=read.shard, orders=read.found)
+
+    def _note(self, sql: str, values: Sequence[int] | Mapping[str, int]) -> None:
+        with fenced(self.fence), connection.cursor() as cursor:
+            cursor.execute(sql, values)
+
+    def _start_ms(self, shard: int, since_ms: int | None, now_ms: int) -> int:
+        """The shard's position, but the overlap is read in any case: a position may have been moved by a clock that was ahead."""
+        known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
+        if known > now_ms:
+            alarm(POSITION_AHEAD, "a position lies ahead of the counter's clock", shard=shard, ahead_ms=known - now_ms, fix=POSITION_FIX)
+        start_ms = min(known, now_ms - self.overlap_ms)
+        return max(start_ms if since_ms is None else min(start_ms, since_ms), self.rules.since_ms, 0)
+
+    def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
+        return read_row(row, interface_origin(GAP_PREFIX, shard, row), self.rules)
+
+
+def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
+    """Where a row of the counter's interface came from: the table's prefix and the shard, and the row's id for an offset."""
+    return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), row)
+
+
+def _following(page: Page, position: Position) -> Position | None:
+    """Where the next page begins. Raises InterfaceFailed for a counter that leads us in a circle."""
+    following = page.following
+    if following is not None and (following.ms, following.id) <= (position.ms, position.id):
+        raise InterfaceFailed(f"the page after {position} is followed by {following}")
+    return following
+
+
+def _offset(row_id: object) -> int:
+    text = row_id if isinstance(row_id, str) else ""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(OFFSET_MAX)) else -1
+    return number if number <= OFFSET_MAX else -1
+
+
+@contextmanager
+def _failing(result: GapResult, shard: int) -> Iterator[None]:
+    """A shard that fails; the others go on."""
+    try:
+        yield
+    except (InterfaceFailed, IntakeFault, DatabaseError) as error:
+        drop_broken_connection()
+        if isinstance(error, IntakeFault):
+            faults.raise_alarm(error)
+        _failed(result, str(shard), error)
+
+
+def _failed(result: GapResult, shard: str, error: Exception) -> None:
+    result.failed[shard] = str(error)
+    log.warning("gap pass failed", shard=shard, error=str(error).strip(), fix="nothing: the next pass begins where this one did")

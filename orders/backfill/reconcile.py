@@ -1,0 +1,183 @@
+"""Reconcile: our orders of the last hours against the counter's sync-order table and against its order table, the independent source.
+
+Counts by minute are compared first; ids only of the minutes in which the three differ. What is missing goes through the same mapping and
+ingest as everything else. Two differences of opposite sign in one minute of one shard hide each other: the price of not reading every row.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from base.alarms import alarm
+from base.clock import ServiceNow
+from base.db import drop_broken_connection
+from base.fence import Fence, fenced, no_fence
+from orders.backfill.counter_api import CounterTables, InterfaceFailed, Position, Table
+from orders.backfill.gap_pass import interface_origin
+from orders.intake import faults
+from orders.intake.classify import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
+from orders.intake.faults import IntakeFault, PutOff
+from orders.intake.ingest import IngestResult
+from orders.intake.mapping import Rules, stated_order_id
+from orders.models import ReconcileRun, SyncOrder
+
+log = structlog.get_logger(__name__)
+Take = Callable[[Sequence[Item]], IngestResult]
+Row = Mapping[str, Any]
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 60 * MINUTE_MS  # of one question: answers stay small, and our own count stays far below the statement timeout
+ID_MAX: Final = 10**18 - 1  # of the interface
+IDS_KEPT_MAX: Final = 200
+RUNS_KEPT: Final = timedelta(days=30)
+PREFIXES: Final = {Table.SYNC_ORDERS: GAP_PREFIX, Table.ORDERS: ORDER_TABLE_PREFIX}
+
+_OURS = """
+    SELECT created_ms / 60000 * 60000, count(*) FROM orders_syncorder WHERE shard = %s AND created_ms >= %s AND created_ms < %s GROUP BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Milliseconds of the counter's clock, the end not included."""
+
+    from_ms: int
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left to the stream and the gap pass.
+
+    Both `take` and what is noted here write under the fence.
+    """
+
+    tables: CounterTables
+    take: Take
+    rules: Rules
+    page_rows: int
+    settle_ms: int
+    fence: Fence = no_fence
+
+    def run(self, hours: float) -> list[ReconcileRun]:
+        """Compares the last hours and keeps a row for each shard.
+
+        Raises InterfaceFailed if the counter doesn't even list its shards, and TermOutdated.
+        """
+        there = self.tables.shards()
+        to_ms = there.now_ms - self.settle_ms
+        window = Window(max(to_ms - int(hours * HOUR_MS), self.rules.since_ms, 0), to_ms)
+        runs = [self._reconcile(shard, window) for shard in sorted(there.shards)]
+        with fenced(self.fence):
+            ReconcileRun.objects.filter(at__lt=ServiceNow() - RUNS_KEPT).delete()
+        return runs
+
+    def _reconcile(self, shard: int, window: Window) -> ReconcileRun:
+        run = ReconcileRun(shard=shard, from_ms=window.from_ms, to_ms=window.to_ms)
+        put_off = PutOff(self.take)
+        try:
+            for hour in _parts(window, HOUR_MS):
+                for minute in self._differing(run, hour):
+                    self._compare(run, minute, put_off)
+            run.fetched += sum(taken.accepted for taken in put_off.take_again())
+        except (InterfaceFailed, IntakeFault, DatabaseError) as error:
+            drop_broken_connection()
+            if isinstance(error, IntakeFault):
+                faults.raise_alarm(error)
+            run.error = str(error).strip()
+        with fenced(self.fence):
+            run.save()
+        _tell(run)
+        return run
+
+    def _differing(self, run: ReconcileRun, hour: Window) -> list[Window]:
+        """Adds the hour's counts to the run; the minutes in which the three sources have different ones."""
+        ours, sync_table, order_table = _ours(run.shard, hour), *(self._counts(table, run.shard, hour) for table in Table)
+        run.ours += ours.total()
+        run.sync_table += sync_table.total()
+        run.order_table += order_table.total()
+        minutes = [at for at in sorted(ours | sync_table | order_table) if not ours[at] == sync_table[at] == order_table[at]]
+        run.minutes += len(minutes)
+        return [Window(max(at, hour.from_ms), min(at + MINUTE_MS, hour.to_ms)) for at in minutes]
+
+    def _counts(self, table: Table, shard: int, window: Window) -> Counter[int]:
+        found = self.tables.counts(table, shard, window.from_ms, window.to_ms).minutes
+        return Counter({at: sum(rows for kind, rows in kinds.items() if kind in self.rules.exchange_kinds) for at, kinds in found.items()})
+
+    def _compare(self, run: ReconcileRun, minute: Window, put_off: PutOff[IngestResult]) -> None:
+        """Compares the ids of a minute and fetches what we don't hold: from the sync-order table, or where that lacks it from the order table."""
+        there = {table: dict(self._rows(table, run.shard, minute)) for table in Table}
+        sync_table, order_table = there[Table.SYNC_ORDERS], there[Table.ORDERS]
+        ours = _our_ids(run.shard, minute)
+        missing = {table: [order_id for order_id in rows if order_id not in ours] for table, rows in there.items()}
+        missing[Table.ORDERS] = [order_id for order_id in missing[Table.ORDERS] if order_id not in sync_table]
+        for table, order_ids in missing.items():
+            origins = [(there[table][order_id], interface_origin(PREFIXES[table], run.shard, there[table][order_id])) for order_id in order_ids]
+            put_off.take([read_row(row, origin, self.rules) for row, origin in origins])
+        wanted = missing[Table.SYNC_ORDERS] + missing[Table.ORDERS]
+        run.fetched += SyncOrder.objects.filter(order_id__in=wanted).count() if wanted else 0
+        run.missing += _keep(run, "missing", wanted)
+        run.no_sync_row += _keep(run, "no_sync_row", sorted(order_table.keys() - sync_table.keys()))
+        run.unknown += _keep(run, "unknown", sorted(ours - sync_table.keys() - order_table.keys()))
+
+    def _rows(self, table: Table, shard: int, window: Window) -> Iterator[tuple[str, Row]]:
+        """The exchange rows of the window by order id; one without a readable id goes by its number, and is quarantined by `take`."""
+        position: Position | None = Position(max(window.from_ms - 1, 0), ID_MAX if window.from_ms else 0)
+        while position is not None and position.ms < window.to_ms:
+            page = self.tables.rows(table, shard, position, self.page_rows)
+            for row in page.rows:
+                if row.get("kind") in self.rules.exchange_kinds and window.from_ms <= _created_ms(row) < window.to_ms:
+                    yield stated_order_id(row) or f"row {row.get('id')}", row
+            following = page.following
+            if following is not None and (following.ms, following.id) <= (position.ms, position.id):
+                raise InterfaceFailed(f"the page after {position} is followed by {following}")
+            position = following
+
+
+def _parts(window: Window, length_ms: int) -> Iterator[Window]:
+    """The window in parts that begin at whole multiples of their length."""
+    from_ms = window.from_ms
+    while from_ms < window.to_ms:
+        to_ms = min((from_ms // length_ms + 1) * length_ms, window.to_ms)
+        yield Window(from_ms, to_ms)
+        from_ms = to_ms
+
+
+def _ours(shard: int, window: Window) -> Counter[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(_OURS, [shard, window.from_ms, window.to_ms])
+        return Counter(dict(cursor.fetchall()))
+
+
+def _our_ids(shard: int, window: Window) -> set[str]:
+    rows = SyncOrder.objects.filter(shard=shard, created_ms__gte=window.from_ms, created_ms__lt=window.to_ms)
+    return set(rows.values_list("order_id", flat=True))
+
+
+def _created_ms(row: Row) -> int:
+    text = str(row.get("created_ms"))
+    return int(text) if text.isascii() and text.isdigit() else -1
+
+
+def _keep(run: ReconcileRun, kind: str, order_ids: Sequence[str]) -> int:
+    """Notes the first ids of a kind; how many there are."""
+    if order_ids:
+        known: list[str] = run.order_ids.setdefault(kind, [])
+        known += order_ids[: IDS_KEPT_MAX - len(known)]
+    return len(order_ids)
+
+
+def _tell(run: ReconcileRun) -> None:
+    counts = {"shard": run.shard, "missing": run.missing, "fetched": run.fetched, "unknown": run.unknown, "no_sync_row": run.no_sync_row}
+    if run.error:
+        log.warning("reconcile failed", shard=run.shard, error=run.error, fix="nothing: the next run compares the same hours")
+    if run.difference:
+        alarm("reconcile_difference", "our orders differ from the counter's", **counts, order_ids=run.order_ids)
+    elif run.no_sync_row:
+        log.warning("orders without a sync order at the counter", **counts, order_ids=run.order_ids.get("no_sync_row"))

@@ -1,0 +1,112 @@
+"""Replay: messages that were read before, or lie in quarantine, go through the same reading and the same ingest once more.
+
+What is known changes nothing, so that a replay may be repeated and may overlap with what the consumer reads. A dry run compares only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from base.clock import ServiceNow
+from orders.backfill.verdicts import Tally, Verdict, judge, order_id_of, stored_hashes
+from orders.intake.classify import Arrival, Item, Origin, read_again, read_message
+from orders.intake.faults import FAULT_FIX, IntakeFault
+from orders.intake.ingest import IngestResult
+from orders.intake.mapping import Rules, canonical_hash
+from orders.models import Quarantined
+from orders.stream.topic_reader import Message
+
+log = structlog.get_logger(__name__)
+Take = Callable[[Sequence[Item]], IngestResult]
+
+QUARANTINED_PAGE_ROWS: Final = 100
+_WORST_FIRST: Final = (Verdict.DIFFERS, Verdict.REFUSED, Verdict.NEW, Verdict.KNOWN, Verdict.FILTERED)
+
+
+@dataclass(slots=True)
+class Replay:
+    """Takes batches of messages in and counts what they were. `take` None is a dry run; `only` limits it to one order's rows."""
+
+    rules: Rules
+    take: Take | None
+    only: str = ""
+    tally: Tally = field(default_factory=Tally)
+    _would_be_new: dict[str, str] = field(default_factory=dict)  # of a dry run, so that an order that comes twice is new once
+
+    def run(self, messages: Iterable[Message]) -> None:
+        """One batch. Raises the database's errors that aren't about a row; what was taken in before stays."""
+        items = [item for raw, origin in messages for item in read_message(raw, origin, self.rules).items]
+        if self.only:
+            items = [item for item in items if order_id_of(item) == self.only]
+        verdicts = judge(items, {**self._would_be_new, **stored_hashes(items)})
+        self.tally.count(verdicts)
+        new = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is Verdict.NEW and isinstance(item, Arrival)]
+        if self.take is None:
+            self._would_be_new |= {item.order.order_id: canonical_hash(item.order) for item in new}
+        else:
+            self._correct(new, self.take(items).accepted)
+
+    def _correct(self, new: Sequence[Arrival], accepted: int) -> None:
+        """Between comparing and storing, the consumer may have brought some of the new ones, and the database may refuse others."""
+        missed = len(new) - accepted
+        if missed:
+            refused = len({item.order.order_id for item in new} - stored_hashes(new).keys())
+            self.tally.add(Verdict.NEW, -missed)
+            self.tally.add(Verdict.REFUSED, refused)
+            self.tally.add(Verdict.KNOWN, missed - refused)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedRow:
+    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are stored now, with its contents.
+
+    `fault`: the mistake of ours that keeps it out, where it is one.
+    """
+
+    row: Quarantined
+    verdict: Verdict
+    went_in: bool
+    fault: str = ""
+
+
+def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
+    """The messages that weren't replayed yet, oldest first; of one reason, or of all."""
+    rows = Quarantined.objects.filter(replayed_at=None, **({"reason": reason} if reason else {})).order_by("pk")
+    after = 0
+    while page := list(rows.filter(pk__gt=after)[:QUARANTINED_PAGE_ROWS]):
+        yield from page
+        after = page[-1].pk
+
+
+def replay_quarantined(row: Quarantined, rules: Rules, take: Take | None) -> ReplayedRow:
+    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set when it went in.
+
+    One that we fail with counts as refused: it is this message's, not the others'. Raises the database's errors that aren't about a row.
+    """
+    items = _items_of(row, rules)
+    verdict = _worst(judge(items, stored_hashes(items)))
+    if take is None:
+        return ReplayedRow(row, verdict, went_in=False)
+    try:
+        take(items)
+    except IntakeFault as fault:
+        log.exception("this order can't be opened", quarantined=row.pk, order_id=row.order_id, fix=FAULT_FIX)
+        return ReplayedRow(row, Verdict.REFUSED, went_in=False, fault=str(fault))
+    after = _worst(judge(items, stored_hashes(items)))
+    if after is Verdict.KNOWN:
+        Quarantined.objects.filter(pk=row.pk).update(replayed_at=ServiceNow())
+    if verdict is Verdict.NEW and after is not Verdict.KNOWN:  # refused by the database itself
+        verdict = Verdict.REFUSED
+    return ReplayedRow(row, verdict, went_in=after is Verdict.KNOWN)
+
+
+def _items_of(row: Quarantined, rules: Rules) -> list[Item]:
+    """What concerns the row's order; where it names none, all that the message brings."""
+    items = read_again(Origin(row.topic, row.partition, row.offset, bytes(row.message or b"")), rules)
+    return [item for item in items if not row.order_id or order_id_of(item) == row.order_id]
+
+
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    return min(verdicts, key=_WORST_FIRST.index, default=Verdict.FILTERED)

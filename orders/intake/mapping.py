@@ -1,0 +1,274 @@
+"""A row of the counter's sync-order table, however it came, as an order of ours. Pure.
+
+Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (INTAKE_ZONE's), or what a source without a schema makes of
+it: a number since the epoch, or a text with a zone; and the row of the counter's interface, with `created_ms`. Either gives the same order, and so
+the same canonical hash: `1.50` is `1.5`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from django.conf import settings
+
+from orders.decoding.changes import shortened
+
+Row = Mapping[str, Any]
+
+TEXT_LENGTH_MAX: Final = 64
+FRACTION_DIGITS_MAX: Final = 18  # DECIMAL(36, 18), here and at the counter
+INTEGER_DIGITS_MAX: Final = 18
+SHARD_MAX: Final = 2**31 - 1
+SEQUENCE_MAX: Final = 2**63 - 1
+CREATED_MS_MAX: Final = 253_402_300_799_999  # the year 9999
+
+_IDENTIFIER: Final = re.compile(r"[!-~]{1,64}")  # visible ASCII: it becomes part of idempotency keys, headers and addresses
+_AMOUNT: Final = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?")
+_INTEGER: Final = re.compile(r"[0-9]{1,20}")
+_NEGATIVE: Final = re.compile(r"-[1-9][0-9]{0,18}")
+_DATETIME: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?")
+_SINCE_EPOCH: Final = re.compile(r"[0-9]{13}|[0-9]{16}|[0-9]{19}")  # milli-, micro- or nanoseconds, of the years 2001 to 2286
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+class RefusalCode(StrEnum):
+    """Why a row isn't an order that we can accept."""
+
+    MISSING_FIELD = "missing_field"
+    BAD_TEXT = "bad_text"
+    BAD_NUMBER = "bad_number"
+    OUT_OF_BOUNDS = "out_of_bounds"
+    BAD_SCALE = "bad_scale"
+    UNKNOWN_DIRECTION = "unknown_direction"
+    UNKNOWN_ASSET = "unknown_asset"
+    BAD_TIMESTAMP = "bad_timestamp"
+
+
+class Refused(ValueError):  # noqa: N818 - named by what it tells
+    """The row isn't a valid order: `code` says why, `field` where."""
+
+    def __init__(self, code: RefusalCode, field: str, value: object = None) -> None:
+        self.code = code
+        self.field = field
+        super().__init__(f"{code}: {field}" + (f" is {shortened(value)}" if value is not None else ""))
+
+
+class FilterReason(StrEnum):
+    """Why a row is none of our business."""
+
+    KIND = "kind"  # not an exchange order
+    OLD = "old"  # created before INTAKE_SINCE
+    TABLE = "table"  # of another table
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """A valid row that isn't cleared."""
+
+    reason: FilterReason
+
+
+class NewOrder(msgspec.Struct, frozen=True, gc=False):
+    """An exchange order as the counter wrote it; amounts exact, `created_ms` since the epoch, UTC."""
+
+    order_id: str
+    user_id: str
+    shard: int
+    sequence: int
+    contract_id: str
+    direction: str
+    asset: str
+    quantity: Decimal
+    quoted_usdt: Decimal
+    instrument: str
+    created_ms: int
+
+
+_MAPPED: Final = ("kind", "created_at", *NewOrder.__struct_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which rows are orders for us."""
+
+    table: str  # database.table of the binlog
+    exchange_kinds: frozenset[str]
+    since_ms: int
+    assets: frozenset[str]
+    columns: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours, where they differ
+    zone: tzinfo = UTC  # of a created_at that names none
+
+    @classmethod
+    def from_settings(cls) -> "Rules":
+        """The rules that the settings INTAKE_… and ASSET_SCALES give."""
+        return cls(
+            table=settings.INTAKE_TABLE,
+            exchange_kinds=frozenset(settings.INTAKE_EXCHANGE_KINDS),
+            since_ms=(settings.INTAKE_SINCE - _EPOCH) // _MILLISECOND,
+            assets=frozenset(settings.ASSET_SCALES) - {"USDT"},
+            columns={theirs: ours for ours, theirs in settings.INTAKE_COLUMNS.items()},
+            zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
+        )
+
+    def named(self, row: Row | None) -> Row | None:
+        """The row under our columns' names. One of theirs that has a name of ours, but isn't it, gives way."""
+        if row is None or not self.columns:
+            return row
+        strangers = {ours for theirs, ours in self.columns.items() if theirs != ours}
+        kept = {name: value for name, value in row.items() if name not in self.columns and name not in strangers}
+        return kept | {ours: row[theirs] for theirs, ours in self.columns.items() if theirs in row}
+
+
+def from_binlog(row: Row, rules: Rules) -> NewOrder | Filtered:
+    """Maps a row of the binlog. Raises Refused."""
+    return _map(row, rules, _created_at)
+
+
+def from_interface(row: Row, rules: Rules) -> NewOrder | Filtered:
+    """Maps a row of the counter's interface. Raises Refused."""
+    return _map(row, rules, _created_ms)
+
+
+def canonical_hash(order: NewOrder) -> str:
+    """SHA-256, in hex, of the order's fields in their canonical form (design, rule 2)."""
+    fields = (
+        order.order_id, order.user_id, str(order.shard), str(order.sequence), order.contract_id, order.direction, order.asset,
+        canonical_amount(order.quantity), canonical_amount(order.quoted_usdt), order.instrument, str(order.created_ms),
+    )  # fmt: skip
+    return sha256("\x1f".join(fields).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def canonical_amount(amount: Decimal) -> str:
+    """The one way to write the amount: no exponent, no zeros at the end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def stated_order_id(row: Row) -> str:
+    """The order id that a row gives, fit to be stored, also where the row is refused; empty where it gives none."""
+    value = row.get("order_id")
+    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
+
+
+def stated_hash(row: Row) -> str:
+    """SHA-256, in hex, of what a row that isn't a valid order gives for the fields that we map, as it gives them."""
+    stated = [(name, row.get(name)) for name in _MAPPED]
+    return sha256(repr(stated).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrder | Filtered:
+    if _text(row, "kind") not in rules.exchange_kinds:
+        return Filtered(FilterReason.KIND)
+    created_ms = created(row, rules)
+    if created_ms < rules.since_ms:
+        return Filtered(FilterReason.OLD)
+    return NewOrder(
+        order_id=_identifier(row, "order_id"),
+        user_id=_user_id(row),
+        shard=_integer(row, "shard", SHARD_MAX),
+        sequence=_integer(row, "sequence", SEQUENCE_MAX),
+        contract_id=_identifier(row, "contract_id"),
+        direction=_one_of(row, "direction", ("OPEN", "CLOSE"), RefusalCode.UNKNOWN_DIRECTION),
+        asset=_one_of(row, "asset", rules.assets, RefusalCode.UNKNOWN_ASSET),
+        quantity=_amount(row, "quantity"),
+        quoted_usdt=_amount(row, "quoted_usdt"),
+        instrument=_text(row, "instrument"),
+        created_ms=created_ms,
+    )
+
+
+def _present(row: Row, name: str) -> str:
+    """The field as text; whole numbers are taken by their digits."""
+    value = row.get(name)
+    if value is None:
+        raise Refused(RefusalCode.MISSING_FIELD, name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**TEXT_LENGTH_MAX:
+        return str(value)
+    raise Refused(RefusalCode.BAD_TEXT, name, value)
+
+
+def _text(row: Row, name: str) -> str:
+    text = _present(row, name)
+    if not 0 < len(text) <= TEXT_LENGTH_MAX or not text.isprintable():
+        raise Refused(RefusalCode.BAD_TEXT, name, text)
+    return text
+
+
+def _identifier(row: Row, name: str) -> str:
+    text = _present(row, name)
+    if not _IDENTIFIER.fullmatch(text):
+        raise Refused(RefusalCode.BAD_TEXT, name, text)
+    return text
+
+
+def _user_id(row: Row) -> str:
+    """A BIGINT UNSIGNED, which Debezium can print as a long: beyond the signed range it is negative then."""
+    text = _identifier(row, "user_id")
+    return str(int(text) + 2**64) if _NEGATIVE.fullmatch(text) else text
+
+
+def _one_of(row: Row, name: str, known: frozenset[str] | tuple[str, ...], code: RefusalCode) -> str:
+    text = _present(row, name)
+    if text not in known:
+        raise Refused(code, name, text)
+    return text
+
+
+def _integer(row: Row, name: str, largest: int) -> int:
+    text = _present(row, name)
+    if not _INTEGER.fullmatch(text):
+        raise Refused(RefusalCode.BAD_NUMBER, name, text)
+    number = int(text)
+    if number > largest:
+        raise Refused(RefusalCode.OUT_OF_BOUNDS, name, text)
+    return number
+
+
+def _amount(row: Row, name: str) -> Decimal:
+    text = _present(row, name)
+    found = _AMOUNT.fullmatch(text)
+    if not found:
+        raise Refused(RefusalCode.BAD_NUMBER, name, text)
+    fraction = (found[2] or "").rstrip("0")
+    if len(fraction) > FRACTION_DIGITS_MAX:
+        raise Refused(RefusalCode.BAD_SCALE, name, text)
+    whole = found[1].lstrip("0")
+    if len(whole) > INTEGER_DIGITS_MAX or not (whole or fraction):
+        raise Refused(RefusalCode.OUT_OF_BOUNDS, name, text)
+    return Decimal(f"{whole or '0'}.{fraction or '0'}")
+
+
+def _created_at(row: Row, rules: Rules) -> int:
+    text = _present(row, "created_at")
+    if _SINCE_EPOCH.fullmatch(text):  # of a wall clock: what sends numbers takes the column's digits for UTC
+        return _from_wall(_EPOCH + int(text[:13]) * _MILLISECOND, rules.zone)
+    found = _DATETIME.fullmatch(text)
+    if not found:
+        raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text)
+    try:
+        second = datetime.fromisoformat(found[1] + (found[3] or "Z"))
+    except ValueError:
+        raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at", text) from None
+    milliseconds = int((found[2] or "").ljust(3, "0")[:3])
+    return milliseconds + ((second - _EPOCH) // _MILLISECOND if found[3] else _from_wall(second, rules.zone))
+
+
+def _from_wall(wall: datetime, zone: tzinfo) -> int:
+    """Milliseconds since the epoch when a clock in the zone shows this; of an hour that it shows twice, the first."""
+    return ((wall if zone is UTC else wall.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND
+
+
+def _created_ms(row: Row, _rules: Rules) -> int:
+    text = _present(row, "created_ms")
+    if not _INTEGER.fullmatch(text) or int(text) > CREATED_MS_MAX:
+        raise Refused(RefusalCode.BAD_TIMESTAMP, "created_ms", text)
+    return int(text)

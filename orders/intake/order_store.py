@@ -1,0 +1,109 @@
+"""The SQL of taking orders in: what is stored, and what is known of it. Without transactions of its own."""
+
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from django.db import connection
+
+from orders.intake.classify import Arrival, Place
+from orders.intake.mapping import NewOrder
+from orders.models import Source
+
+# Who stores orders shares it, who quarantines a message about an order that isn't stored has it alone: so one of the two sees the other's row.
+ACCEPTING_LOCK: Final = 0x6F72646572735F69  # "orders_i"
+KEPT_OUT_MS_MAX: Final = "2000"  # whoever waits for it alone keeps all who accept waiting behind it, and so does whoever freezes with it
+
+# The lock is a statement of its own: rows that were stored while it was waited for are seen by what follows.
+_INSERT = """
+    SELECT pg_advisory_xact_lock_shared(%s);
+    INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
+        created_ms, canonical_hash, topic, partition, "offset", source)
+    SELECT v.*, %s FROM unnest(%s::text[], %s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::numeric[],
+        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::bigint[]) AS v (order_id)
+    WHERE NOT EXISTS (SELECT FROM orders_syncorder o WHERE o.order_id = v.order_id)
+    ORDER BY v.order_id ON CONFLICT (order_id) DO NOTHING
+    RETURNING id, order_id, EXISTS (SELECT FROM orders_quarantined q WHERE q.order_id = orders_syncorder.order_id AND q.replayed_at IS NULL)
+"""
+_HASHES = "SELECT order_id, canonical_hash FROM orders_syncorder WHERE order_id = ANY (%s)"
+_PLACES = """
+    SELECT order_id, topic, partition, "offset", (extract(epoch FROM received_at) * 1000)::bigint FROM orders_syncorder WHERE order_id = ANY (%s)
+"""
+_NEWEST = "SELECT shard, newest_ms FROM orders_watermark WHERE shard = ANY (%s)"
+_RAISE_NEWEST = """
+    INSERT INTO orders_watermark (shard, newest_ms, scanned_through_ms, found_by_gap)
+    SELECT v.shard, v.newest_ms, 0, 0 FROM unnest(%s::int[], %s::bigint[]) AS v (shard, newest_ms) ORDER BY v.shard
+    ON CONFLICT (shard) DO UPDATE SET newest_ms = EXCLUDED.newest_ms WHERE orders_watermark.newest_ms < EXCLUDED.newest_ms
+"""
+
+
+class Hashed(NamedTuple):
+    """An arrival with its order's canonical hash."""
+
+    arrival: Arrival
+    order_hash: str
+
+    @property
+    def order_id(self) -> str:
+        return self.arrival.order.order_id
+
+
+class Inserted(NamedTuple):
+    """A stored order's primary key, and whether a quarantined message names it."""
+
+    pk: int
+    told_of: bool
+
+
+def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
+    """Inserts what isn't there, in the order of its keys. Returns the new rows by order id."""
+    rows = [
+        (
+            *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
+            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash, *arrival.origin.place),
+        )
+        for arrival, order_hash in orders
+        for order in (arrival.order,)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, [ACCEPTING_LOCK, source.value, *map(list, zip(*rows, strict=True))])
+        return {order_id: Inserted(pk, told_of) for pk, order_id, told_of in cursor.fetchall()}
+
+
+def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:
+    """The canonical hashes of those that are stored."""
+    if not order_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(_HASHES, [sorted(order_ids)])
+        return dict(cursor.fetchall())
+
+
+def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
+    """Where those that are stored came from, and when they were stored, in milliseconds."""
+    if not order_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(_PLACES, [sorted(order_ids)])
+        return {order_id: ((topic, partition, offset), at_ms) for order_id, topic, partition, offset, at_ms in cursor.fetchall()}
+
+
+def let_none_in() -> None:
+    """To the end of the transaction: waits for orders that are being stored, and lets no further ones in."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)", [KEPT_OUT_MS_MAX] * 2
+        )
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ACCEPTING_LOCK])
+
+
+def raise_watermarks(accepted: Iterable[NewOrder]) -> None:
+    """The last statement before the commit, and only for the shards that move, so that the rows are locked as shortly as may be."""
+    newest: dict[int, int] = {}
+    for order in accepted:
+        newest[order.shard] = max(order.created_ms, newest.get(order.shard, 0))
+    with connection.cursor() as cursor:
+        cursor.execute(_NEWEST, [list(newest)])
+        known: dict[int, int] = dict(cursor.fetchall())
+        moved = {shard: at_ms for shard, at_ms in newest.items() if at_ms > known.get(shard, -1)}
+        if moved:
+            cursor.execute(_RAISE_NEWEST, [list(moved), list(moved.values())])

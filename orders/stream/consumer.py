@@ -1,0 +1,324 @@
+"""Reads the binlog's topic: poll, read, take in, and only then commit Kafka's offset (design, rule 3).
+
+Whatever fails in between, the messages come again and are found known. A rebalance, a lost commit, a broker or a database that is away
+end in going on; an offset beyond the end of a log that lost its end goes on from its beginning, and gap compensation brings what was lost.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from typing import Any, Final
+
+import structlog
+from django.conf import settings
+from django.db import InternalError
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.structs import OffsetAndMetadata
+
+from base import metrics
+from base.alarms import alarm
+from base.db import drop_broken_connection
+from orders.intake import faults
+from orders.intake.classify import TABLE_CHANGED, Item, Origin, Suspect, read_message
+from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
+from orders.intake.ingest import DATABASE_AWAY, IngestResult
+from orders.intake.mapping import Rules
+from orders.stream.preflight import BrokerNotTrusted, advice, knock
+from orders.stream.stop_rule import StopRule
+
+log = structlog.get_logger(__name__)
+
+POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
+GLANCE_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_PAUSE_MS): time for one answer
+COMMIT_SECONDS: Final = 0.1  # offsets are committed no oftener: what comes again after a crash is known, and a commit costs as much as an order
+CONNECT_MS_MAX: Final = 1_000
+COMMIT_MS_MAX: Final = 1_000
+CLOSE_MS_MAX: Final = 500
+SESSION_MS: Final = 10_000  # how long a dead member keeps its partitions from the others
+HEARTBEAT_MS: Final = 2_000
+METADATA_MS_MAX: Final = 10_000  # a topic that is made later, or grows, is seen within this
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+UNASSIGNED_SECONDS_MAX: Final = 10.0
+INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
+
+Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
+Take = Callable[[Sequence[Item]], IngestResult]
+
+# The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from the committed offset on.
+REARRANGED: Final = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.KafkaTimeoutError,
+)
+ASSIGNORS: Final = {"cooperative-sticky": CooperativeStickyAssignor, "range": RangePartitionAssignor}
+NOT_AUTHENTICATED: Final = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.IllegalSaslStateError,
+)
+
+
+class ExitCode(IntEnum):
+    """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own complaint (1)."""
+
+    STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
+    STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
+    FENCED = 75  # another process runs under our KAFKA_INSTANCE_ID
+    NOT_ALLOWED = 77  # Kafka refuses our credentials or their rights
+    TOO_MANY_BAD = 78  # the stop rule; a supervisor leaves it stopped
+
+
+class MustStop(Exception):  # noqa: N818 - named by what it demands
+    """Going on would help nobody: what happened, what to do about it, and the exit code."""
+
+    def __init__(self, code: ExitCode, event: str, fix: str) -> None:
+        super().__init__(event)
+        self.code = code
+        self.fix = fix
+
+
+def connect(group: str) -> KafkaConsumer:
+    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError or OSError when no broker answers."""
+    knock(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
+        **settings.KAFKA_SECURITY.client_options(),
+        client_id="acceptance",
+        group_id=group,
+        group_instance_id=settings.KAFKA_INSTANCE_ID or None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        partition_assignment_strategy=[ASSIGNORS[settings.KAFKA_ASSIGNMENT]],
+        session_timeout_ms=SESSION_MS,
+        heartbeat_interval_ms=HEARTBEAT_MS,
+        metadata_max_age_ms=METADATA_MS_MAX,
+        bootstrap_timeout_ms=CONNECT_MS_MAX,
+        reconnect_backoff_max_ms=1_000,
+        metrics_enabled=False,
+    )
+    consumer.subscribe([settings.KAFKA_TOPIC])
+    return consumer
+
+
+class BinlogConsumer:
+    """Runs until `stopping` is set. `take` takes a batch in; `idle_seconds` ends the run once nothing came for so long."""
+
+    def __init__(
+        self, open_log: Callable[[], KafkaConsumer], take: Take, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
+    ) -> None:
+        self._open_log = open_log
+        self._take = take
+        self._rules = rules
+        self._stopping = stopping
+        self._idle_seconds = idle_seconds
+        self._stop_rule = StopRule()
+        self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
+        self._transactions = 1  # of what is being taken in, about
+        self._faults = 0  # in a row, of ours
+        self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
+        self.total = IngestResult()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the loop last came round, or waited for a server that is away; while it writes, for each transaction in hand."""
+        return (time.monotonic() - self._last_round) / self._transactions
+
+    def run(self) -> ExitCode:
+        """Consumes; connects again after every error of Kafka's. Returns how it ended."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                with _translated(), self._opened() as consumer:
+                    while not self._stopping.is_set():
+                        self._round(consumer)
+                        failures = 0
+            except MustStop as stop:
+                alarm("intake_stopped", str(stop), fix=stop.fix, exit_code=int(stop.code))
+                return stop.code
+            except (kafka_errors.KafkaError, OSError) as error:
+                log.warning(
+                    "Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS, fix=advice()
+                )
+                failures += 1
+                self._last_round = time.monotonic()
+                self._stopping.wait(_backoff(failures))
+        return ExitCode.STOPPED
+
+    @contextmanager
+    def _opened(self) -> Iterator[KafkaConsumer]:
+        """The log, open; a dynamic member leaves the group at the end, a static one keeps its place for its next start."""
+        consumer = self._open_log()
+        self._last_complaint = time.monotonic()
+        try:
+            yield consumer
+            self._commit(consumer)
+        finally:
+            self._taken_in.clear()
+            consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
+
+    def _round(self, consumer: KafkaConsumer) -> None:
+        self._last_round, self._transactions = time.monotonic(), 1
+        try:
+            polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
+        except REARRANGED as error:
+            log.info("the group was arranged anew", reason=type(error).__name__)
+            return
+        if self._taken_in and time.monotonic() - self._last_commit > COMMIT_SECONDS:
+            self._commit(consumer)
+        if not polled:
+            self._idle(bool(consumer.assignment()))
+            self._stopping.wait(settings.KAFKA_IDLE_PAUSE_MS / 1000)
+            return
+        self._last_data = time.monotonic()
+        try:
+            self._take_in(consumer, polled)
+            self._faults = 0
+        except IntakeFault as fault:
+            faults.raise_alarm(fault)
+            self._read_again(consumer, polled)
+
+    def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        result = self._taken(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
+        if result is not None:
+            self.total.add(result)
+            self._taken_in |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
+            _show_lag(consumer, polled)
+            self._judge(polled, result)
+            if self._stop_rule.broken:
+                self._commit(consumer)
+                fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
+                raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
+
+    def _read_again(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        """Goes back before what we failed with, and waits: a mended release takes it in, and beside other orders it shows whose fault it is."""
+        for partition, records in polled.items():
+            consumer.seek(partition, records[0].offset)
+        self._faults += 1
+        self._stopping.wait(_backoff(self._faults))
+
+    @staticmethod
+    def _poll_ms(consumer: KafkaConsumer) -> int:
+        """A glance is too short for a group to be arranged in: joining members then wait for one another in vain."""
+        settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
+        return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
+
+    def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
+        """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
+        failures = 0
+        self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
+        while True:
+            try:
+                return self._take(items)
+            except DATABASE_AWAY as error:
+                drop_broken_connection()
+                log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
+                while_away()
+                failures += 1
+                if _is_fault(error) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:
+                    alarm(INTAKE_FAULT, "the database fails with what was read", error=str(error).strip(), rows=len(items), fix=FAULT_FIX)
+                self._last_round = time.monotonic()
+                if self._stopping.wait(_backoff(failures)):
+                    return None
+
+    def _commit(self, consumer: KafkaConsumer) -> None:
+        """Commits the offsets of what was taken in, of the partitions that are still ours; a refused commit is made again."""
+        self._last_commit = time.monotonic()
+        ours = consumer.assignment()
+        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items() if partition in ours}
+        if not offsets:
+            return
+        try:
+            consumer.commit(offsets, timeout_ms=COMMIT_MS_MAX)
+            self._taken_in.clear()
+        except REARRANGED as error:
+            log.info("offsets not committed: the messages come again", reason=type(error).__name__)
+
+    def _judge(self, polled: Polled, result: IngestResult) -> None:
+        """Shows the messages to the stop rule, in their order."""
+        for partition, records in polled.items():
+            for record in records:
+                place = (partition.topic, partition.partition, record.offset)
+                if place in result.bad or place not in result.bad_before:
+                    self._stop_rule.saw(bad=place in result.bad)
+
+    def _idle(self, assigned: bool) -> None:
+        now = time.monotonic()
+        if assigned:
+            self._last_complaint = now
+            if self._idle_seconds is not None and now - self._last_data > self._idle_seconds:
+                self._stopping.set()
+        elif now - self._last_complaint > UNASSIGNED_SECONDS_MAX:
+            self._last_complaint = now
+            names = {"topic": settings.KAFKA_TOPIC, "servers": settings.KAFKA_BOOTSTRAP_SERVERS}
+            fix = "is the broker up, does the topic exist, and has it more partitions than the group has other members?"
+            log.warning("no partition is ours", fix=fix, **names)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors after which trying again is no use, as MustStop."""
+    try:
+        yield
+    except kafka_errors.FencedInstanceIdError as error:
+        fix = f"give each consumer a KAFKA_INSTANCE_ID of its own; this one has {settings.KAFKA_INSTANCE_ID!r}"
+        raise MustStop(ExitCode.FENCED, "another process has taken our place in the group", fix) from error
+    except BrokerNotTrusted as error:
+        raise MustStop(ExitCode.NOT_ALLOWED, str(error), "correct the settings, then start the consumer again") from error
+    except NOT_AUTHENTICATED as error:
+        fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, then start the consumer again"
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {error}", fix) from error
+    except kafka_errors.AuthorizationError as error:
+        fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
+
+
+def _items(polled: Polled, rules: Rules) -> list[Item]:
+    items: list[Item] = []
+    for partition, records in polled.items():
+        for record in records:
+            origin = Origin(partition.topic, partition.partition, record.offset, record.value or b"", record.timestamp or None)
+            reading = read_message(record.value, origin, rules)
+            items.extend(reading.items)
+            _report(reading.operations, origin)
+    return items
+
+
+def _report(operations: Sequence[str], origin: Origin) -> None:
+    """Counts what was done to the table; a change of the table itself is also logged, with the statement."""
+    for operation in operations:
+        metrics.INTAKE_CHANGES.labels(operation).inc()
+        if operation == "ddl":
+            log.warning(TABLE_CHANGED, message=origin.message[:2_000].decode(errors="replace"), partition=origin.partition, offset=origin.offset)
+
+
+def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
+    for partition, records in polled.items():
+        end: Any = consumer.highwater(partition)
+        if end is not None:
+            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(end - records[-1].offset - 1, 0))
+
+
+def _show_whole_lag(consumer: KafkaConsumer) -> None:
+    """Asks the broker: while the database is away nothing is polled, and the log grows."""
+    with suppress(kafka_errors.KafkaError, OSError):
+        for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
+            behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
+            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
+
+
+def _is_fault(error: Exception) -> bool:
+    """No server that is away answers so, but for class 25: a primary that was demoted, and a session's time limits."""
+    return isinstance(error, InternalError) and not (getattr(error.__cause__, "pgcode", None) or "").startswith("25")
+
+
+def _backoff(failures: int) -> float:
+    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]

@@ -1,0 +1,67 @@
+"""A knock at the door of Kafka's servers, with TLS and credentials where the settings demand it.
+
+It is made by hand because the client's constructor would leave its own connections open where no server is, and because it tries a
+certificate that it doesn't trust, and credentials that are refused, again and again, where one clear line is needed.
+"""
+
+import socket
+import ssl
+from collections.abc import Sequence
+
+from django.conf import settings
+
+from orders.stream.sasl import show_credentials
+
+
+class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
+    """The TLS handshake failed, or our own certificates can't be read: what happened, and which settings to look at."""
+
+
+def advice() -> str:
+    """What to do about a broker that doesn't serve us. Some hang up on credentials that they refuse: it looks like a broken line."""
+    fix = "is it up, and are its address and port right? Trying again is harmless"
+    if settings.KAFKA_SECURITY.authenticated:
+        fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
+    else:
+        fix += "; if it never does, does it want credentials or TLS? See KAFKA_SECURITY_PROTOCOL"
+    return fix
+
+
+def knock(servers: Sequence[str], milliseconds_max: int) -> None:
+    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it,
+    SaslAuthenticationFailedError or UnsupportedSaslMechanismError where it refuses our credentials.
+    """
+    complaint: OSError = ConnectionRefusedError("no servers are named")
+    context = _tls() if settings.KAFKA_SECURITY.encrypted else None
+    for server in servers:
+        try:
+            _greet(server, milliseconds_max / 1000, context)
+        except ssl.SSLCertVerificationError as error:
+            fix = "look at KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE and KAFKA_SECURITY_PROTOCOL, and at the name in the broker's certificate"
+            raise BrokerNotTrusted(f"no TLS with {server}: {error.reason or error}: {fix}") from error
+        except OSError as error:
+            complaint = error
+            continue
+        return
+    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}: {complaint}")
+
+
+def _greet(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:
+    host, _, port = server.rpartition(":")
+    host = host.strip("[]")
+    with socket.create_connection((host, int(port)), timeout=seconds_max) as connection:
+        line = connection if context is None else context.wrap_socket(connection, server_hostname=host)
+        with line:
+            if settings.KAFKA_SECURITY.authenticated:
+                show_credentials(line, settings.KAFKA_SECURITY)
+
+
+def _tls() -> ssl.SSLContext:
+    security = settings.KAFKA_SECURITY
+    try:
+        context = ssl.create_default_context(cafile=security.cafile or None)
+        if security.certfile:
+            context.load_cert_chain(security.certfile, security.keyfile or None, security.key_password or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise BrokerNotTrusted(f"KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE or KAFKA_SSL_KEYFILE can't be read: {error}") from error
+    return context

@@ -1,0 +1,125 @@
+"""Two releases side by side: what one has begun, the other goes on with as it was meant, or leaves to the other."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clearing import tasks
+from clearing.flow import flows
+from clearing.flow.flows import FLOWS
+from clearing.gateways import Transfer
+from clearing.models import Clearing
+from clearing.status import OperationState, State
+from clearing.store import claims
+from tests.support.orders import World, operation, outcomes
+
+Release = Callable[[str], None]
+
+
+def _of_the_next_release(order: flows.OrderFacts, parts: Any) -> Transfer:
+    found = FLOWS[1]["OPEN"][3].request(order, parts)
+    assert isinstance(found, Transfer)
+    return Transfer(order_id=found.order_id, asset=found.asset, amount=found.amount, source="fund", destination="vault")
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Release:
+    """Makes this process one of release N, or of N+1, whose flow 2 ends elsewhere."""
+    first = FLOWS[1]["OPEN"]
+    last = flows.Step(first[3].counterparty, first[3].action, _of_the_next_release)
+    second = {**FLOWS[1], "OPEN": (*first[:3], last)}
+
+    def become(name: str) -> None:
+        found = {"N": {1: FLOWS[1]}, "N+1": {1: FLOWS[1], 2: second}}[name]
+        monkeypatch.setattr(flows, "FLOWS", found)
+        monkeypatch.setattr(claims, "FLOWS", found)
+        monkeypatch.setattr(claims, "CURRENT_FLOW", max(found))
+
+    become("N")
+    return become
+
+
+def begun(world: World, monkeypatch: pytest.MonkeyPatch) -> Clearing:
+    """An order whose first step a worker of this release has taken, and handed back."""
+    monkeypatch.setattr(world, "stopping", lambda: True)
+    clearing = world.run(world.accept())
+    monkeypatch.setattr(world, "stopping", lambda: False)
+    return clearing
+
+
+class TestFlows:
+    def test_what_the_release_before_began_ends_by_its_own_flow(self, world: World, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = begun(world, monkeypatch)
+        release("N+1")
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.flow) == (State.CLEARED, 1)
+        assert b'"system"' in bytes(operation(clearing, 4).request)
+
+    def test_a_newer_flow_is_left_to_the_newer_release_and_nothing_is_called(self, world: World, release: Release) -> None:
+        release("N+1")
+        clearing = world.accept()
+        release("N")
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.error_code, world.keys_applied(clearing)) == (State.RETRYING, "flow_unknown", [])
+        release("N+1")
+        world.when_due(clearing)
+        assert (clearing.state, clearing.flow) == (State.CLEARED, 2)
+        assert b"vault" in bytes(operation(clearing, 4).request)
+
+    def test_also_one_whose_counterparty_and_action_this_release_has_never_heard_of(self, world: World, release: Release) -> None:
+        release("N+1")
+        clearing = world.accept()
+        release("N")
+        clearing.operations.update(counterparty="broker", action="hedge")
+
+        world.run(clearing)
+
+        assert (clearing.state, clearing.error_code, operation(clearing, 1).state) == (State.RETRYING, "flow_unknown", OperationState.PLANNED)
+        assert outcomes(clearing) == []
+
+    def test_one_that_may_have_been_sent_stays_in_doubt(self, world: World, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+        release("N+1")
+        clearing = world.accept()
+        claims.claim(clearing.pk, clearing.epoch, worker=lambda: "killed", gives_up=lambda: True)
+        release("N")
+
+        world.when_due(clearing)
+
+        assert (clearing.state, operation(clearing, 1).state) == (State.UNKNOWN, OperationState.UNKNOWN)
+        assert outcomes(clearing)[-1] == (1, "lost", "claim_lost")
+
+
+class TestBytes:
+    def test_what_was_written_down_is_sent_as_it_is(self, world: World, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearing = begun(world, monkeypatch)
+        written = bytes(operation(clearing, 2).request)
+
+        def other(order: flows.OrderFacts, _: Any) -> Transfer:
+            return Transfer(order_id=order.order_id, asset="USDT", amount=order.quoted_usdt - 1, source="system", destination="fund")
+
+        first = FLOWS[1]["OPEN"]
+        changed = (first[0], flows.Step(first[1].counterparty, first[1].action, other), *first[2:])
+        monkeypatch.setattr(flows, "FLOWS", {1: {**FLOWS[1], "OPEN": changed}})
+
+        world.run(clearing)
+
+        assert clearing.state == State.CLEARED
+        [sent] = [effect.request for effect in world.counterparties.applied if effect.key.endswith(":2")]
+        assert sent == json.loads(written)
+
+
+class TestMessages:
+    @pytest.mark.parametrize("task", [tasks.step_1, tasks.step_2, tasks.step_3, tasks.step_4])
+    def test_arguments_of_the_release_after_are_left_alone(self, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[tuple[int, int]] = []
+        monkeypatch.setattr(tasks, "run_chain", lambda _task, _step, clearing_id, epoch: seen.append((clearing_id, epoch)))
+
+        task(clearing_id=7, epoch=3, since_ms=5, priority="high")
+
+        assert seen == [(7, 3)]

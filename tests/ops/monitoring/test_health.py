@@ -1,0 +1,177 @@
+"""Health, readiness and metrics over HTTP."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from prometheus_client.parser import text_string_to_metric_families
+from pytest_django import Settings
+
+from base import metrics
+from clearing.gateways import counterparty_state
+from ops.monitoring import health, scrape
+from ops.monitoring.health import Probe, ProbeError, run_probes
+from orders.models import Watermark
+from tests.support.bulk import create_orders
+
+
+class TestProbes:
+    def test_a_probe_that_passes_is_ok(self) -> None:
+        (result,) = run_probes([Probe("fine", lambda: None, "nothing")])
+
+        assert (result.status, result.error) == ("ok", "")
+
+    def test_a_failure_says_what_and_how_to_mend_it(self) -> None:
+        def refuse() -> None:
+            raise ProbeError("it is gone")
+
+        (result,) = run_probes([Probe("gone", refuse, "start it")])
+
+        assert result.status == "failed"
+        assert result.as_dict() == {"status": "failed", "ms": pytest.approx(0, abs=1000), "error": "it is gone", "fix": "start it"}
+
+    def test_one_that_only_warns_fails_nothing(self) -> None:
+        def refuse() -> None:
+            raise ProbeError("it is gone")
+
+        (result,) = run_probes([Probe("gone", refuse, "start it", only_warns=True)])
+
+        assert result.status == "warning"
+
+    def test_a_slow_one_does_not_hold_the_others_up(self) -> None:
+        may_end, ended = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            may_end.wait(60)
+            ended.set()
+
+        slow, quick = run_probes([Probe("slow", wait, "wait"), Probe("quick", lambda: None, "")], seconds_max=1)
+
+        assert (slow.status, quick.status, ended.is_set()) == ("failed", "ok", False)
+        may_end.set()
+
+
+@pytest.mark.django_db
+class TestEndpoints:
+    def test_healthz_asks_nobody(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        answer = client.get("/healthz")
+
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "ok"
+
+    def test_readyz_names_each_probe(self, client: Client) -> None:
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 200, answer.content
+        assert {name: probe["status"] for name, probe in answer.json()["probes"].items() if name != "kafka"} == {
+            "database": "ok",
+            "migrations": "ok",
+            "broker": "ok",
+        }
+
+    def test_readyz_fails_without_a_broker_and_says_how_to_mend_it(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "BROKER_URL" in answer.json()["probes"]["broker"]["fix"]
+
+    def test_readyz_only_warns_without_kafka(self, client: Client, settings: Settings) -> None:
+        settings.KAFKA_BOOTSTRAP_SERVERS = ["127.0.0.1:1"]
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 200
+        assert answer.json()["probes"]["kafka"]["status"] == "warning"
+
+    def test_readyz_fails_while_a_migration_is_missing(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Loader:
+            def __init__(self, _connection: None) -> None:
+                self.disk_migrations: dict[tuple[str, str], Any] = {("orders", "9999_to_come"): None}
+
+        monkeypatch.setattr(health, "MigrationLoader", Loader)
+
+        answer = client.get("/readyz")
+
+        assert answer.status_code == 503
+        assert "orders.9999_to_come" in json.dumps(answer.json())
+
+
+@pytest.mark.django_db
+class TestMetricsPage:
+    def samples(self, client: Client) -> dict[tuple[str, ...], float]:
+        text = client.get("/metrics").content.decode()
+        return {(sample.name, *sample.labels.values()): sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def test_it_counts_clearings_by_state_and_age(self, client: Client) -> None:
+        create_orders(400, users=40)
+
+        found = self.samples(client)
+
+        assert found["acceptance_clearings", "parked"] > 0
+        assert found["acceptance_clearings_oldest_seconds", "parked"] > 0
+        assert found["acceptance_cleared_last_minute",] > 300
+        assert 0 <= found["acceptance_newest_order_age_seconds",] < 60
+        assert found["acceptance_scrape_ok", "database"] == 1
+
+    def test_it_tells_how_far_each_shard_is_known(self, client: Client) -> None:
+        now_ms = int(time.time() * 1000)
+        Watermark.objects.create(shard=1, newest_ms=now_ms - 5_000, scanned_through_ms=now_ms - 31_000, found_by_gap=12)
+        Watermark.objects.create(shard=2, newest_ms=now_ms - 5_000)
+
+        found = self.samples(client)
+
+        assert 5 <= found["acceptance_shard_age_seconds", "newest", "1"] < 30
+        assert 31 <= found["acceptance_shard_age_seconds", "compared", "1"] < 60
+        assert found["acceptance_shard_found_by_gap", "1"] == 12
+        assert ("acceptance_shard_age_seconds", "compared", "2") not in found
+
+    def test_it_shows_how_each_counterparty_stands(self, client: Client) -> None:
+        counterparty_state.open_breaker("fund", "timeout", refuses=False, actor="w")
+        counterparty_state.set_pause("trading", 3, paused=True, reason="the market is closed", actor="ann")
+
+        found = self.samples(client)
+
+        breakers = {key[1:] for key, value in found.items() if key[0] == metrics.BREAKER.name and value}
+        paused = {key[1:]: value for key, value in found.items() if key[0] == metrics.PAUSED.name}
+        assert breakers == {("counter", "closed"), ("fund", "open"), ("trading", "closed")}
+        assert paused == {(name, "all"): 0 for name in ("counter", "fund", "trading")} | {
+            ("counter", "1"): 0,
+            ("fund", "2"): 0,
+            ("trading", "3"): 1,
+            ("fund", "4"): 0,
+        }
+
+    def test_a_source_that_does_not_answer_is_reported_and_not_guessed(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://127.0.0.1:1/0"
+
+        found = self.samples(client)
+
+        assert found["acceptance_scrape_ok", "broker"] == 0
+        assert not [key for key in found if key[0] == metrics.QUEUE_MESSAGES.name]
+        assert found["acceptance_scrape_ok", "database"] == 1
+
+    @pytest.mark.parametrize(("sql", "index"), [(scrape.UNFINISHED_SQL, "clearing_unfinished"), (scrape.CLEARED_SQL, "clearing_cleared")])
+    def test_finished_orders_cost_a_scrape_nothing(self, sql: str, index: str) -> None:
+        create_orders(4_000, users=40)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE clearing_clearing SET cleared_at = cleared_at - interval '1 day' WHERE state = 'cleared' AND id % 50 <> 0")
+            cursor.execute("ANALYZE clearing_clearing")
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT TEXT) {sql}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+
+        assert index in plan
+        assert "Rows Removed by Filter" not in plan
+
+    def test_what_is_scraped_asks_the_database_a_fixed_number_of_times(self, client: Client, django_assert_max_num_queries: Any) -> None:
+        create_orders(400, users=40)
+
+        with django_assert_max_num_queries(9):
+            client.get("/metrics")
