@@ -1,4 +1,6 @@
-"""How gunicorn serves the web process; it reads this file in its working directory. Address and numbers stand in its command line."""
+"""How gunicorn serves the web process; it reads this file in its working directory. Address and
+numbers stand in its command line.
+"""
 
 from typing import Any
 
@@ -10,7 +12,9 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Each worker is a process of its own among the nodes. Not before the fork, and settings are read by now."""
+    """Each worker is a process of its own among the nodes. Not before the fork, and settings are
+    read by now.
+    """
     from base.incarnation import life  # noqa: PLC0415
 
     life("web", ", ".join(f"{address[0]}:{address[1]}" for address in worker.cfg.address)).start()

@@ -1,13 +1,17 @@
 """The Celery application: JSON only, no results, early acknowledgement, no ETA tasks.
 
-Redelivery is the sweep's work, never the broker's: a message is a hint to look at a row (docs/architecture.md). So:
+Redelivery is the sweep's work, never the broker's: a message is a hint to look at a row
+(docs/architecture.md). So:
 
-* `ack_emulation` off: the Redis transport's bookkeeping of unacknowledged messages costs a third of the CPU and hides a dead worker's
-  messages for an hour.
+* `ack_emulation` off: the Redis transport's bookkeeping of unacknowledged messages costs a third of
+  the CPU and hides a dead worker's messages for an hour.
 * `priority_steps` [0]: otherwise every BRPOP names four keys a lane.
-* the default exchange "": its routing survives FLUSHALL, and publishing to a named one costs ten times as much.
-* `socket_timeout`: without it a frozen broker hangs who publishes. `retry_on_timeout` stays unset: with it kombu publishes one by one.
-* `CELERY_DB_REUSE_MAX`: otherwise Celery's Django fixup closes the database connection before and after each task.
+* the default exchange "": its routing survives FLUSHALL, and publishing to a named one costs ten
+  times as much.
+* `socket_timeout`: without it a frozen broker hangs who publishes. `retry_on_timeout` stays unset:
+  with it kombu publishes one by one.
+* `CELERY_DB_REUSE_MAX`: otherwise Celery's Django fixup closes the database connection before and
+  after each task.
 """
 
 import os
@@ -32,7 +36,9 @@ def _queue(name: str) -> Queue:
 
 
 def periodic_job(task: str, seconds: float) -> dict[str, Any]:
-    """A beat entry. Without an expiry: it would compare the clocks of two machines, and drop every sweep where they differ."""
+    """A beat entry. Without an expiry: it would compare the clocks of two machines, and drop every
+    sweep where they differ.
+    """
     return {"task": task, "schedule": schedule(seconds), "options": {"queue": OPS_QUEUE}}
 
 
@@ -106,10 +112,14 @@ def live_as_beat(**_: object) -> None:
 @signals.worker_init.connect(weak=False)
 @signals.beat_init.connect(weak=False)
 def show_metrics(**_: object) -> None:
-    """Worker and beat serve no HTTP of their own: METRICS_PORT, where it is set, shows that they live and what they count."""
+    """Worker and beat serve no HTTP of their own: METRICS_PORT, where it is set, shows that they
+    live and what they count.
+    """
     metrics.serve_if_configured()
 
 
 @signals.setup_logging.connect(weak=False)
 def keep_our_logging(**_: object) -> None:
-    """Logging is Django's (base/logs.py); Celery leaves it alone when this signal has a receiver."""
+    """Logging is Django's (base/logs.py); Celery leaves it alone when this signal has a
+    receiver.
+    """

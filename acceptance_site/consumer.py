@@ -12,8 +12,8 @@ RETRY_SECONDS_MAX: Final = 1.0
 class Consumer(consumer.Consumer):
     """Asks again for a broker that is away every 0.2 to 1 s, and never gives up.
 
-    Celery has no setting for it: kombu's own pauses begin at 2 s and grow by 2 s up to 30, and as long do orders stand still
-    in a broker that has long been back.
+    Celery has no setting for it: kombu's own pauses begin at 2 s and grow by 2 s up to 30, and as
+    long do orders stand still in a broker that has long been back.
     """
 
     def ensure_connected(self, conn: Connection) -> Any:

@@ -1,7 +1,8 @@
 """All settings of the service, from the environment, grouped by topic.
 
-Development has safe defaults; `ENVIRONMENT=production` refuses to start without its secrets. In development, what the environment
-doesn't name is taken from `.run/stack.env`, which the embedded stack writes (`manage.py stack up`). README.md lists the variables.
+Development has safe defaults; `ENVIRONMENT=production` refuses to start without its secrets. In
+development, what the environment doesn't name is taken from `.run/stack.env`, which the embedded
+stack writes (`manage.py stack up`). README.md lists the variables.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ django_stubs_ext.monkeypatch()
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
 
-# --- Where we are -----------------------------------------------------------------------------------------------------------------
+# --- Where we are ---------------------------------------------------------------------------------
 ENVIRONMENT = env.str("ENVIRONMENT", "development")
 if ENVIRONMENT not in {"development", "production"}:
     raise ImproperlyConfigured(f"ENVIRONMENT is {ENVIRONMENT!r}: set it to development or production")
@@ -51,7 +52,9 @@ def required_in_production(name: str, development: str) -> str:
 
 
 def development_secret(name: str) -> str:
-    """A secret for development alone: differs from checkout to checkout, stays the same over restarts."""
+    """A secret for development alone: differs from checkout to checkout, stays the same over
+    restarts.
+    """
     return hashlib.sha256(f"{name}:{BASE_DIR}".encode()).hexdigest()
 
 
@@ -118,7 +121,7 @@ def is_web_address(text: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
 
 
-# --- Django -----------------------------------------------------------------------------------------------------------------------
+# --- Django ---------------------------------------------------------------------------------------
 SECRET_KEY = required_in_production("SECRET_KEY", development_secret("SECRET_KEY"))
 DEBUG = env.bool("DEBUG", False)
 if DEBUG and PRODUCTION:
@@ -186,8 +189,9 @@ SECURE_HSTS_PRELOAD = PRODUCTION
 SESSION_COOKIE_SECURE = PRODUCTION
 CSRF_COOKIE_SECURE = PRODUCTION
 
-# --- PostgreSQL -------------------------------------------------------------------------------------------------------------------
-# Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations run with DATABASE_STATEMENT_MS_MAX=0.
+# --- PostgreSQL -----------------------------------------------------------------------------------
+# Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations
+# run with DATABASE_STATEMENT_MS_MAX=0.
 DATABASE_URL = required_in_production("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
 DATABASE_STATEMENT_MS_MAX = env.int("DATABASE_STATEMENT_MS_MAX", 10_000)
 DATABASE_ROLL_BACK = env.bool("DATABASE_ROLL_BACK", False)  # `migrate` of an older release installs its functions over a newer one's
@@ -196,8 +200,9 @@ DATABASE_SESSION = {
     "statement_timeout": DATABASE_STATEMENT_MS_MAX,
     "transaction_timeout": 2 * DATABASE_STATEMENT_MS_MAX,
     "idle_in_transaction_session_timeout": env.int("DATABASE_IDLE_MS_MAX", 5_000),
-    # Functions and foreign keys keep their plans for a session's life: one made while the tables were empty would read them from end to end
-    # when they no longer are (measured: 9 ms of CPU an order instead of 1.6, after a few thousand orders).
+    # Functions and foreign keys keep their plans for a session's life: one made while the tables
+    # were empty would read them from end to end when they no longer are (measured: 9 ms of CPU an
+    # order instead of 1.6, after a few thousand orders).
     "enable_seqscan": "off",
 }
 DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(DATABASE_URL))}
@@ -214,7 +219,7 @@ DATABASES["default"]["OPTIONS"] = {
     "keepalives_count": 3,
 }
 
-# --- Intake -----------------------------------------------------------------------------------------------------------------------
+# --- Intake ---------------------------------------------------------------------------------------
 KAFKA_BOOTSTRAP_SERVERS = required_in_production("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").split(",")
 KAFKA_TOPIC = env.str("KAFKA_TOPIC", "counter.sync_order")
 KAFKA_SECURITY = kafka_security(
@@ -229,10 +234,11 @@ KAFKA_SECURITY = kafka_security(
 )
 KAFKA_GROUP = env.str("KAFKA_GROUP", "acceptance")
 KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot makes the member static; empty: dynamic
-# For a broker that answers a fetch at once even if there is nothing (the emulator of the embedded stack): how long to leave it alone then.
-# A real Kafka waits for data itself; 0.
+# For a broker that answers a fetch at once even if there is nothing (the emulator of the embedded
+# stack): how long to leave it alone then. A real Kafka waits for data itself; 0.
 KAFKA_IDLE_PAUSE_MS = env.int("KAFKA_IDLE_PAUSE_MS", 0)
-# How a group's members share the partitions: cooperative-sticky moves only what must move; the emulator gives its second member nothing then.
+# How a group's members share the partitions: cooperative-sticky moves only what must move; the
+# emulator gives its second member nothing then.
 KAFKA_ASSIGNMENT = one_of("KAFKA_ASSIGNMENT", "cooperative-sticky", "range")
 CONSUMER_STALL_SECONDS_MIN = 2 * DATABASE_STATEMENT_MS_MAX / 1000 + 10  # longer than a transaction may take, and any wait that is progress
 CONSUMER_STALL_SECONDS_MAX = env.float("CONSUMER_STALL_SECONDS_MAX", 60.0)  # a consumer that is stuck in one call for so long ends itself
@@ -240,11 +246,13 @@ if CONSUMER_STALL_SECONDS_MAX < CONSUMER_STALL_SECONDS_MIN:
     raise ImproperlyConfigured(f"CONSUMER_STALL_SECONDS_MAX is {CONSUMER_STALL_SECONDS_MAX}: set it to {CONSUMER_STALL_SECONDS_MIN} or more")
 INTAKE_BATCH_ROWS_MAX = env.int("INTAKE_BATCH_ROWS_MAX", 500)  # 25 % faster than 200
 INTAKE_TABLE = env.str("INTAKE_TABLE", "counter.sync_order")  # database.table of the binlog
-# Our names of the sync-order table's columns: theirs, as JSON, where they differ; and the zone of a created_at that names none.
+# Our names of the sync-order table's columns: theirs, as JSON, where they differ; and the zone of a
+# created_at that names none.
 INTAKE_COLUMNS = columns("INTAKE_COLUMNS")
 INTAKE_ZONE = zone("INTAKE_ZONE")
 INTAKE_EXCHANGE_KINDS = env.list("INTAKE_EXCHANGE_KINDS", ["EXCHANGE"])  # what else comes is filtered and counted
-# Orders created before this moment are filtered and counted, from whatever source (design, rule 2): a first start doesn't clear the past again.
+# Orders created before this moment are filtered and counted, from whatever source (design, rule 2):
+# a first start doesn't clear the past again.
 INTAKE_SINCE = datetime.fromisoformat(required_in_production("INTAKE_SINCE", "2020-01-01T00:00:00+00:00"))
 if INTAKE_SINCE.tzinfo is None:
     INTAKE_SINCE = INTAKE_SINCE.replace(tzinfo=UTC)
@@ -255,7 +263,7 @@ RECONCILE_SECONDS = env.float("RECONCILE_SECONDS", 600.0)
 RECONCILE_HOURS = env.float("RECONCILE_HOURS", 24.0)
 RECONCILE_SETTLE_MS = env.int("RECONCILE_SETTLE_MS", 60_000)  # orders younger than this are left to the stream and the gap pass
 
-# --- Counterparties ---------------------------------------------------------------------------------------------------------------
+# --- Counterparties -------------------------------------------------------------------------------
 COUNTERPARTY_URLS = {
     name: required_in_production(f"{name.upper()}_URL", f"http://127.0.0.1:1/{name}").rstrip("/") for name in ("counter", "fund", "trading")
 }
@@ -268,31 +276,36 @@ GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterpar
 GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
 # Calls a second to each counterparty, of all processes together; 0: no limit.
 COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0) for name in ("counter", "fund", "trading")}
-# A breaker opens when so many calls of one process failed within the window, and half of all, or one after another; fewer would open it by chance.
+# A breaker opens when so many calls of one process failed within the window, and half of all, or
+# one after another; fewer would open it by chance.
 BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
 BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
 
-# --- Clearing ---------------------------------------------------------------------------------------------------------------------
+# --- Clearing -------------------------------------------------------------------------------------
 CLEARING_LANES = env.int("CLEARING_LANES", 16)
 CLEARING_CONTINUE_IN_PLACE = env.bool("CLEARING_CONTINUE_IN_PLACE", True)  # False: the plain chain, a broker trip a step, to compare
 CLEARING_CLAIM_SECONDS = env.float("CLEARING_CLAIM_SECONDS", 2 * GATEWAY_DEADLINE_MS / 1000 + 2)  # a question, a call, and the writing
 CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders of one user that a thread runs before it lets others in
-# Sure failures of one operation before the order parks: some two hours of a counterparty that refuses connections, not a short outage, which
-# would park the order of every user after one another.
+# Sure failures of one operation before the order parks: some two hours of a counterparty that
+# refuses connections, not a short outage, which would park the order of every user after one
+# another.
 CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 500)
 CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"))  # of an order; more below the market's minimum lot parks it
-# An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the quote parks the order before step 4; 0: off.
+# An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the
+# quote parks the order before step 4; 0: off.
 CLEARING_MAX_SLIPPAGE_BPS = env.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0))
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
 RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
-# After a claim's end no counterparty applies a request any more when this has passed (design, rule 7): its signature's validity (contracts, 2.2),
-# the difference of the clocks, and a call's deadline.
+# After a claim's end no counterparty applies a request any more when this has passed (design, rule
+# 7): its signature's validity (contracts, 2.2), the difference of the clocks, and a call's
+# deadline.
 SIGNATURE_VALIDITY_SECONDS = env.float("SIGNATURE_VALIDITY_SECONDS", 30.0)
 CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", 10.0)
 REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + GATEWAY_DEADLINE_MS / 1000
-# A key older than this isn't sent again: a day less than the contract's (docs/contracts/README.md). An order that parks for it steps aside, so that
-# its last request must have been applied by then, or never.
+# A key older than this isn't sent again: a day less than the contract's (docs/contracts/README.md).
+# An order that parks for it steps aside, so that its last request must have been applied by then,
+# or never.
 KEY_RETENTION_SECONDS = int(at_least("KEY_RETENTION_SECONDS", 6 * 24 * 3600, least=CLEARING_CLAIM_SECONDS + REQUEST_TRANSIT_SECONDS))
 INTERVENTION_HOURS = env.float("INTERVENTION_HOURS", 24.0)  # an intervention that nobody approves for so long expires
 PARKED_REMINDER_SECONDS = env.float("PARKED_REMINDER_SECONDS", 900.0)  # an order that waits for a person for so long raises its alarm again
@@ -301,10 +314,10 @@ SWEEP_ROWS_MAX = env.int("SWEEP_ROWS_MAX", 200)
 SWEEP_GONE_SECONDS = env.float("SWEEP_GONE_SECONDS", 2.0)  # a queued clearing that nobody claims for so long may have lost its message
 ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to them, downwards
 
-# --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with -------------------------------------
+# --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with ---
 BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
 
-# --- Leadership -------------------------------------------------------------------------------------------------------------------
+# --- Leadership -----------------------------------------------------------------------------------
 # Unset: a lease in PostgreSQL, which needs no further server.
 LEADERSHIP = zookeeper(
     url=env.str("LEADERSHIP_URL", ""),
@@ -315,12 +328,12 @@ LEADERSHIP = zookeeper(
 LEADER_LEASE_SECONDS = at_least("LEADER_LEASE_SECONDS", 4.0, least=1.0)  # of silence, until another takes over
 FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transaction under a term: a frozen leader's keeps the next waiting no longer
 
-# --- Logs -------------------------------------------------------------------------------------------------------------------------
+# --- Logs -----------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
 LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"
 LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
 
-# --- Alarms: base/alarms.py ----------------------------------------------------------------------------------------------------------
+# --- Alarms: base/alarms.py -----------------------------------------------------------------------
 ALARM_WEBHOOK_URL = env.str("ALARM_WEBHOOK_URL", "")  # empty: log and metric alone
 ALARM_WEBHOOK_KEY = env.str("ALARM_WEBHOOK_KEY", "")
 ALARM_REPEAT_SECONDS = env.float("ALARM_REPEAT_SECONDS", 60.0)  # the same alarm about the same order isn't sent again sooner
@@ -329,6 +342,6 @@ if ALARM_WEBHOOK_URL and not is_web_address(ALARM_WEBHOOK_URL):
 if ALARM_WEBHOOK_URL and not ALARM_WEBHOOK_KEY:
     raise ImproperlyConfigured("ALARM_WEBHOOK_KEY is not set: alarms are signed with it, so that the receiver knows them to be ours")
 
-# --- Metrics ----------------------------------------------------------------------------------------------------------------------
+# --- Metrics --------------------------------------------------------------------------------------
 METRICS_DIR = env.str("METRICS_DIR", "")  # a folder that the processes of one machine share; empty: each process has its own
 METRICS_PORT = env.int("METRICS_PORT", 0)  # where a process without HTTP of its own shows them; 0: nowhere

@@ -1,4 +1,6 @@
-"""Alarms: what a person should look at. One place: each is a log line with its code, a count to be alerted on, and a call of the webhook."""
+"""Alarms: what a person should look at. One place: each is a log line with its code, a count to be
+alerted on, and a call of the webhook.
+"""
 
 from functools import cache
 
@@ -12,7 +14,8 @@ _webhook = cache(from_settings)
 
 
 def alarm(code: str, message: str, **context: object) -> None:
-    """Logs at error with `alarm=code` and the context, counts, and hands it to the webhook where one is set. Never waits, never fails.
+    """Logs at error with `alarm=code` and the context, counts, and hands it to the webhook where
+    one is set. Never waits, never fails.
 
     `code` is a stable word of snake_case: the runbook is ordered by it.
     """
@@ -22,9 +25,11 @@ def alarm(code: str, message: str, **context: object) -> None:
 
 
 def tell(code: str, message: str, **context: object) -> None:
-    """Says outside the database what must survive the loss of it: a log line at warning with `told=code`, and the webhook with `"kind": "event"`.
+    """Says outside the database what must survive the loss of it: a log line at warning with
+    `told=code`, and the webhook with `"kind": "event"`.
 
-    Nothing that wakes anybody: no count, no error. `code` is never that of an alarm. Never waits, never fails.
+    Nothing that wakes anybody: no count, no error. `code` is never that of an alarm. Never waits,
+    never fails.
     """
     log.warning(message, told=code, **context)
     _offer(code, message, context, "event")
@@ -40,7 +45,9 @@ def _offer(code: str, message: str, context: dict[str, object], kind: Kind) -> N
 
 
 def flush() -> None:
-    """Sends what is still queued for the webhook, within its few seconds: for who ends the process without its exit handlers."""
+    """Sends what is still queued for the webhook, within its few seconds: for who ends the process
+    without its exit handlers.
+    """
     webhook: Webhook | None = _webhook()
     if webhook is not None:
         webhook.flush()

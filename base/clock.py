@@ -1,11 +1,15 @@
-"""The one clock: `service_now()` in the database (design, rule 9), and its Django expression for defaults and queries."""
+"""The one clock: `service_now()` in the database (design, rule 9), and its Django expression for
+defaults and queries.
+"""
 
 from django.db import connection
 from django.db.models import DateTimeField, Func
 
 
 class ServiceNow(Func):
-    """`service_now()`: the database's clock, shifted where a test or the simulation has set `service.clock_shift`."""
+    """`service_now()`: the database's clock, shifted where a test or the simulation has set
+    `service.clock_shift`.
+    """
 
     function = "service_now"
     output_field = DateTimeField()
@@ -13,6 +17,8 @@ class ServiceNow(Func):
 
 
 def shift_clock(seconds: float) -> None:
-    """Shifts `service_now()` for this session of the database alone, by so many seconds; 0 takes it back. For tests and the simulation."""
+    """Shifts `service_now()` for this session of the database alone, by so many seconds; 0 takes it
+    back. For tests and the simulation.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('service.clock_shift', %s, false)", [f"{seconds} seconds"])

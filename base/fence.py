@@ -1,8 +1,10 @@
-"""The fence: a write under a term holds that term's row to the end of its transaction, and is refused when the term is no longer the current one.
+"""The fence: a write under a term holds that term's row to the end of its transaction, and is
+refused when the term is no longer the current one.
 
-So two terms never both write, whatever an old leader believes: the next leader's UPDATE of the row waits for who holds it, and whoever comes
-later finds another term there. Whoever writes is handed a `Fence` and knows nothing else of leadership; locks come in one order: the term's row,
-lane locks, clearing rows (design, rules 6 and 10).
+So two terms never both write, whatever an old leader believes: the next leader's UPDATE of the row
+waits for who holds it, and whoever comes later finds another term there. Whoever writes is handed a
+`Fence` and knows nothing else of leadership; locks come in one order: the term's row, lane locks,
+clearing rows (design, rules 6 and 10).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +25,9 @@ _FIRST = "INSERT INTO base_leaderterm (term) VALUES (0) ON CONFLICT DO NOTHING R
 
 
 class TermOutdated(Exception):  # noqa: N818 - named by what it tells
-    """Another term is the current one: what was to be written isn't. Stop, and let the current leader's job do it."""
+    """Another term is the current one: what was to be written isn't. Stop, and let the current
+    leader's job do it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ def fence_of(term: int) -> Fence:
 
 
 def no_fence() -> None:
-    """The fence of what isn't a leader's: intake, and what a person asks for by a command. It holds nothing."""
+    """The fence of what isn't a leader's: intake, and what a person asks for by a command. It holds
+    nothing.
+    """
 
 
 @contextmanager

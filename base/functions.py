@@ -1,9 +1,12 @@
-"""Database functions that are code: an app's `sql/*.sql`, installed by `migrate` whenever their text is another than what is installed.
+"""Database functions that are code: an app's `sql/*.sql`, installed by `migrate` whenever their
+text is another than what is installed.
 
-A migration would run them once and never again. Here every release brings its own, in one transaction, after the last migration; what stands in
-the files must therefore be repeatable (`CREATE OR REPLACE FUNCTION`; types and tables are schema, and belong into migrations), and serve the
-release before as well, whose processes still run: docs/architecture.md, "Two releases side by side", has the rules. An older release's `migrate`
-doesn't put its own back: it knows the database as a newer one's by migrations that it hasn't got.
+A migration would run them once and never again. Here every release brings its own, in one
+transaction, after the last migration; what stands in the files must therefore be repeatable
+(`CREATE OR REPLACE FUNCTION`; types and tables are schema, and belong into migrations), and serve
+the release before as well, whose processes still run: docs/architecture.md, "Two releases side by
+side", has the rules. An older release's `migrate` doesn't put its own back: it knows the database
+as a newer one's by migrations that it hasn't got.
 """
 
 from collections.abc import Sequence
@@ -24,9 +27,11 @@ OURS = ("base", "orders", "clearing", "ops")  # the apps whose migrations tell r
 
 
 def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_: Any) -> None:
-    """A receiver of `post_migrate`. Installs the app's functions unless they are there already, or migrations are missing that they may need.
+    """A receiver of `post_migrate`. Installs the app's functions unless they are there already, or
+    migrations are missing that they may need.
 
-    Raises CommandError where a newer release has migrated the database: its processes run on its functions.
+    Raises CommandError where a newer release has migrated the database: its processes run on its
+    functions.
     """
     files = sorted(Path(app_config.path, "sql").glob("*.sql"))
     scripts = [file.read_text() for file in files]
@@ -40,7 +45,9 @@ def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_
 
 
 def installed_version(connection: BaseDatabaseWrapper, name: str) -> str:
-    """What is installed: the hash of the files' text. It is kept as a function, so that neither a flush nor a dump loses it."""
+    """What is installed: the hash of the files' text. It is kept as a function, so that neither a
+    flush nor a dump loses it.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regproc(%s)", [name])
         if cursor.fetchone() == (None,):
@@ -50,7 +57,9 @@ def installed_version(connection: BaseDatabaseWrapper, name: str) -> str:
 
 
 def _install(connection: BaseDatabaseWrapper, name: str, version: str, scripts: Sequence[str]) -> bool:
-    """Whether there was something to install: what stands in the way is looked for under the lock, when no other `migrate` is at it."""
+    """Whether there was something to install: what stands in the way is looked for under the lock,
+    when no other `migrate` is at it.
+    """
     marker = f"CREATE OR REPLACE FUNCTION {connection.ops.quote_name(name)}() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '{version}' $$"
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [INSTALL_LOCK])

@@ -4,14 +4,16 @@
     ├── NotSent      nothing of the request has left us: it was surely not applied
     └── AnswerLost   it may have been received and applied; nobody knows
 
-On pycurl, because the client's own CPU is most of what a call costs us. Headers of answers aren't collected: libcurl would call into
-Python once a line, and each of those calls may wait for the interpreter lock; beside a busy thread that tripled the time of a call.
-What we need of them, libcurl hands out afterwards.
+On pycurl, because the client's own CPU is most of what a call costs us. Headers of answers aren't
+collected: libcurl would call into Python once a line, and each of those calls may wait for the
+interpreter lock; beside a busy thread that tripled the time of a call. What we need of them,
+libcurl hands out afterwards.
 
-When a kept-alive connection turns out to be dead before a byte of the answer came, libcurl sends the request again on a new one,
-also a POST, and that can't be switched off. With idempotency keys and stored bytes it is harmless; but neither a refusal of that second
-connection nor an answer to the second sending says that the first wasn't applied. So `NotSent` also demands that no byte of a request
-was written, and an answer tells when it may be one to a second sending.
+When a kept-alive connection turns out to be dead before a byte of the answer came, libcurl sends
+the request again on a new one, also a POST, and that can't be switched off. With idempotency keys
+and stored bytes it is harmless; but neither a refusal of that second connection nor an answer to
+the second sending says that the first wasn't applied. So `NotSent` also demands that no byte of a
+request was written, and an answer tells when it may be one to a second sending.
 """
 
 import os
@@ -53,7 +55,9 @@ _LOST: Final[dict[int, str]] = {
 
 
 class HttpError(Exception):
-    """No answer came. `code` is a short word for metrics and tables, `detail` what libcurl said of it."""
+    """No answer came. `code` is a short word for metrics and tables, `detail` what libcurl said of
+    it.
+    """
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -71,9 +75,11 @@ class AnswerLost(HttpError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer. `content_type` is without its parameters, in lower case; `retry_after_s` is None where the header is absent.
+    """A whole answer. `content_type` is without its parameters, in lower case; `retry_after_s` is
+    None where the header is absent.
 
-    `sent_twice`: libcurl may have sent the request on a dead connection before; the answer then says nothing about that sending.
+    `sent_twice`: libcurl may have sent the request on a dead connection before; the answer then
+    says nothing about that sending.
     """
 
     status: int
@@ -86,8 +92,9 @@ class HttpAnswer:
 class SignedClient:
     """Calls one service under `base_url`, signing each request with `key`.
 
-    Safe in threads and after a fork: every (process, thread) keeps a connection of its own alive. Redirects aren't followed,
-    proxies of the environment and .netrc aren't used. Raises ValueError for a `base_url` that isn't plain http(s)://host[:port][/prefix].
+    Safe in threads and after a fork: every (process, thread) keeps a connection of its own alive.
+    Redirects aren't followed, proxies of the environment and .netrc aren't used. Raises ValueError
+    for a `base_url` that isn't plain http(s)://host[:port][/prefix].
     """
 
     def __init__(self, base_url: str, key: str) -> None:
@@ -111,8 +118,9 @@ class SignedClient:
     ) -> HttpAnswer:
         """Sends one request and returns the answer, whatever its status.
 
-        `path` (and query) is taken as it is, percent-encoded by the caller. `deadline_ms` is total: connecting, sending, and reading
-        the last byte. `timestamp_ms` is signed and sent. Raises NotSent or AnswerLost.
+        `path` (and query) is taken as it is, percent-encoded by the caller. `deadline_ms` is total:
+        connecting, sending, and reading the last byte. `timestamp_ms` is signed and sent. Raises
+        NotSent or AnswerLost.
         """
         target = self._prefix + path
         _check_sendable(target, headers or {}, deadline_ms)
@@ -177,7 +185,9 @@ class _Connection:
         )
 
     def _judge(self, code: int, detail: str) -> HttpError:
-        """When in doubt, the answer was lost. REQUEST_SIZE counts the bytes written in this transfer, over all its connections."""
+        """When in doubt, the answer was lost. REQUEST_SIZE counts the bytes written in this
+        transfer, over all its connections.
+        """
         nothing_written = self._curl.getinfo(pycurl.REQUEST_SIZE) == 0
         in_doubt = code == pycurl.E_OPERATION_TIMEDOUT and self._curl.getinfo(pycurl.LOCAL_PORT) > 0  # there was a connection
         if code in _UNCONNECTED and nothing_written and not in_doubt:
@@ -201,14 +211,18 @@ _OPTIONS: Final[dict[int, Any]] = {
 
 
 def _trust_store() -> dict[int, str]:
-    """Where this machine keeps its certificates (also SSL_CERT_FILE and SSL_CERT_DIR): the wheel's libcurl doesn't know."""
+    """Where this machine keeps its certificates (also SSL_CERT_FILE and SSL_CERT_DIR): the wheel's
+    libcurl doesn't know.
+    """
     paths = ssl.get_default_verify_paths()
     found = {pycurl.CAINFO: paths.cafile, pycurl.CAPATH: paths.capath}
     return {option: path for option, path in found.items() if path}
 
 
 def _check_sendable(target: str, headers: Mapping[str, str], deadline_ms: int) -> None:
-    """Raises NotSent for what can't be put into a request as it is. ValueError: libcurl would take a deadline of 0 for none."""
+    """Raises NotSent for what can't be put into a request as it is. ValueError: libcurl would take
+    a deadline of 0 for none.
+    """
     if deadline_ms < 1:
         raise ValueError(f"a deadline of {deadline_ms} ms leaves no time to call")
     if not TARGET.fullmatch(target):

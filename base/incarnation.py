@@ -1,8 +1,9 @@
 """A process's incarnation: registered at its start, beating once a second, ended when it stops.
 
-A process that was declared dead while it was frozen finds its row ended when it wakes, and goes on under a new name: what it claimed under the
-old one is another's by now. Where LEADERSHIP_URL names a ZooKeeper, an ephemeral node of the same name says sooner that it died
-(base/membership.py). Whichever of the two servers is away: the process goes on, and registers when it is back.
+A process that was declared dead while it was frozen finds its row ended when it wakes, and goes on
+under a new name: what it claimed under the old one is another's by now. Where LEADERSHIP_URL names
+a ZooKeeper, an ephemeral node of the same name says sooner that it died (base/membership.py).
+Whichever of the two servers is away: the process goes on, and registers when it is back.
 """
 
 import atexit
@@ -31,7 +32,9 @@ _FORGET = "DELETE FROM base_incarnation WHERE ended_at < service_now() - interva
 
 
 class Life:
-    """The life of one process under one name after another. `address` is where it can be reached, for people: host:port, or nothing."""
+    """The life of one process under one name after another. `address` is where it can be reached,
+    for people: host:port, or nothing.
+    """
 
     def __init__(self, role: str, address: str = "") -> None:
         self.role = role
@@ -43,13 +46,17 @@ class Life:
         self._heart: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the heart, which registers the process as soon as PostgreSQL is there; returns at once. Never before a fork."""
+        """Starts the heart, which registers the process as soon as PostgreSQL is there; returns at
+        once. Never before a fork.
+        """
         with self._lock:
             self._start_heart()
 
     @property
     def name(self) -> str:
-        """The current incarnation's name, which claims are made under. Raises OperationalError while PostgreSQL is away."""
+        """The current incarnation's name, which claims are made under. Raises OperationalError
+        while PostgreSQL is away.
+        """
         with self._lock:
             if not self._name:
                 self._name = self._register()
@@ -68,8 +75,8 @@ class Life:
                 log.warning("declared dead while it was silent", incarnation=old, now=self._name, fix="nothing: its claims were taken back")
 
     def outlived(self, name: str) -> bool:
-        """Whether the incarnation of this name has ended and the process goes on under another, which it takes now if it hasn't yet. Raises
-        OperationalError while PostgreSQL is away.
+        """Whether the incarnation of this name has ended and the process goes on under another,
+        which it takes now if it hasn't yet. Raises OperationalError while PostgreSQL is away.
         """
         if not call(_ENDED, [name]):
             return False
@@ -119,7 +126,9 @@ class Life:
 
 
 def _survive(act: Callable[[], object]) -> None:
-    """A beat that is missed while PostgreSQL is away is nobody's fault: the sweep counts its own silence, too. No mistake stops the heart."""
+    """A beat that is missed while PostgreSQL is away is nobody's fault: the sweep counts its own
+    silence, too. No mistake stops the heart.
+    """
     try:
         act()
     except DATABASE_AWAY as error:
@@ -133,7 +142,9 @@ _lives: dict[int, Life] = {}  # by process: a fork's child has a life of its own
 
 
 def life(role: str = "worker", address: str = "") -> Life:
-    """The life of this process. The first call says what it is (PROCESS_ROLE says it better) and where it listens; its end is seen to."""
+    """The life of this process. The first call says what it is (PROCESS_ROLE says it better) and
+    where it listens; its end is seen to.
+    """
     found = _lives.get(os.getpid())
     if found is None:
         port = settings.METRICS_PORT

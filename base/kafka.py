@@ -1,4 +1,6 @@
-"""How we reach Kafka: encryption and credentials, as kafka-python's clients take them, checked where the settings are read."""
+"""How we reach Kafka: encryption and credentials, as kafka-python's clients take them, checked
+where the settings are read.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,9 @@ class WrongSecurity(ValueError):  # noqa: N818 - named by what it tells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSecurity:
-    """The variables KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_… and KAFKA_SSL_…; empty where one isn't set. Raises WrongSecurity."""
+    """The variables KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_… and KAFKA_SSL_…; empty where one isn't
+    set. Raises WrongSecurity.
+    """
 
     protocol: str = "PLAINTEXT"
     mechanism: str = ""

@@ -1,6 +1,8 @@
-"""Logs: one JSON object a line on stdout, the same for our lines, Django's, Celery's and every library's.
+"""Logs: one JSON object a line on stdout, the same for our lines, Django's, Celery's and every
+library's.
 
-Imported by settings.py, so it needs neither settings nor apps. `LOG_FORMAT=console` makes lines for people's eyes.
+Imported by settings.py, so it needs neither settings nor apps. `LOG_FORMAT=console` makes lines for
+people's eyes.
 """
 
 import logging
@@ -13,7 +15,8 @@ import structlog
 from structlog.typing import Processor
 
 FORMATS = ("json", "console")
-# What libraries say that isn't worth a line an order: Celery's "received" and "succeeded", clients' chatter.
+# What libraries say that isn't worth a line an order: Celery's "received" and "succeeded", clients'
+# chatter.
 QUIET = {
     "celery.worker.strategy": "WARNING",
     "celery.app.trace": "WARNING",
@@ -38,14 +41,18 @@ COMMON: tuple[Processor, ...] = (
 
 @contextmanager
 def bind_order(order_id: str, *, step: int | None = None, epoch: int | None = None) -> Iterator[None]:
-    """Every line logged inside carries the order's id, and the step and epoch where they are given."""
+    """Every line logged inside carries the order's id, and the step and epoch where they are
+    given.
+    """
     known = {"order_id": order_id, "step": step, "epoch": epoch}
     with structlog.contextvars.bound_contextvars(**{name: value for name, value in known.items() if value is not None}):
         yield
 
 
 def django_logging(log_format: str, level: str) -> dict[str, Any]:
-    """The LOGGING of settings.py; also sets structlog up. Raises ValueError for a format or a level that doesn't exist."""
+    """The LOGGING of settings.py; also sets structlog up. Raises ValueError for a format or a level
+    that doesn't exist.
+    """
     if log_format not in FORMATS:
         raise ValueError(f"LOG_FORMAT is {log_format!r}: set it to one of {', '.join(FORMATS)}")
     if level.upper() not in logging.getLevelNamesMapping():

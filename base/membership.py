@@ -1,7 +1,9 @@
-"""A process among its like at ZooKeeper: an ephemeral node for its incarnation under `…/members`, and the view of all of them.
+"""A process among its like at ZooKeeper: an ephemeral node for its incarnation under `…/members`,
+and the view of all of them.
 
-A hint beside the heartbeat in PostgreSQL: it says sooner that a process died, and nothing waits for it. Everything here is asked by a
-thread of its own or by a sweep, with a short limit; without a ZooKeeper, or while it is away, nobody is missing.
+A hint beside the heartbeat in PostgreSQL: it says sooner that a process died, and nothing waits for
+it. Everything here is asked by a thread of its own or by a sweep, with a short limit; without a
+ZooKeeper, or while it is away, nobody is missing.
 """
 
 import threading
@@ -43,7 +45,9 @@ class Membership:
         self._complained = False
 
     def show(self, name: str) -> None:
-        """Sees to it that the node of this name is there, and no former one. Never raises; waits for a few answers at most."""
+        """Sees to it that the node of this name is there, and no former one. Never raises; waits
+        for a few answers at most.
+        """
         if self._address is None or not name:
             return
         try:

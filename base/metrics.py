@@ -1,10 +1,13 @@
-"""Every metric of the service, each by its name in one place, and how a process shows them (docs/decisions/0003-metrics.md).
+"""Every metric of the service, each by its name in one place, and how a process shows them
+(docs/decisions/0003-metrics.md).
 
-Two kinds: what a process counts itself (counters and histograms below), and what the database and the broker say when somebody asks (`SCRAPED`, read
-by ops/monitoring/scrape.py). With METRICS_DIR set, the processes of one machine share a folder and `/metrics` of any of them shows the sums over all;
-without, each shows its own, on METRICS_PORT where one is set.
+Two kinds: what a process counts itself (counters and histograms below), and what the database and
+the broker say when somebody asks (`SCRAPED`, read by ops/monitoring/scrape.py). With METRICS_DIR
+set, the processes of one machine share a folder and `/metrics` of any of them shows the sums over
+all; without, each shows its own, on METRICS_PORT where one is set.
 
-What counts is called by the paths that do the work, so nothing here raises and nothing here asks the database.
+What counts is called by the paths that do the work, so nothing here raises and nothing here asks
+the database.
 """
 
 import os
@@ -33,7 +36,7 @@ if settings.METRICS_DIR:
 REGISTRY: Final = CollectorRegistry()
 
 
-# --- Intake -----------------------------------------------------------------------------------------------------------------------
+# --- Intake ---------------------------------------------------------------------------------------
 class IntakeResult(StrEnum):
     """What became of one row that came in."""
 
@@ -51,19 +54,24 @@ INTAKE_CHANGES = Counter("acceptance_intake_changes_total", "Changes of the coun
 # How many messages of a partition lie before us: the log's end less the consumer's position.
 INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", ["partition"], registry=REGISTRY, multiprocess_mode="mostrecent")
 
-# --- Clearing ---------------------------------------------------------------------------------------------------------------------
-# Every try to make a call (action adjust, transfer, exchange) or to ask for its outcome (action ask), by the Outcome of the try.
+# --- Clearing -------------------------------------------------------------------------------------
+# Every attempt to make a call (action adjust, transfer, exchange) or a status query (action ask), by
+# its Outcome.
 ATTEMPTS = Counter("acceptance_attempts_total", "Tries of calls.", ["counterparty", "action", "outcome"], registry=REGISTRY)
-# Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless); at_record, after the call.
+# Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless);
+# at_record, after the call.
 CLAIMS_LOST = Counter("acceptance_claims_lost_total", "Claims that were gone.", ["when"], registry=REGISTRY)
 # Clearings whose message the broker didn't take; the sweep sends them again.
 PUBLISH_FAILURES = Counter("acceptance_publish_failures_total", "Clearings not published.", registry=REGISTRY)
-# What the sweep did, in clearings: claims taken back, due ones queued, messages sent again, lanes promoted.
+# What the sweep did, in clearings: claims taken back, due ones queued, messages sent again, lanes
+# promoted.
 SWEEP_ACTIONS = Counter("acceptance_sweep_actions_total", "Clearings that the sweep moved.", ["action"], registry=REGISTRY)
 
 
 class Stage(StrEnum):
-    """The parts of an order's journey that are timed. Where two clocks meet (counter's and ours) the difference counts as latency."""
+    """The parts of an order's journey that are timed. Where two clocks meet (counter's and ours)
+    the difference counts as latency.
+    """
 
     COUNTER_TO_ACCEPTED = "counter_to_accepted"  # the row's own milliseconds to our commit
     QUEUED_TO_CLAIMED = "queued_to_claimed"  # head of its lane to a worker's claim: the broker's and the workers' share
@@ -82,8 +90,9 @@ STAGES = Histogram("acceptance_stage_seconds", "Time of a stage.", ["stage"], bu
 _stages = {stage: STAGES.labels(stage) for stage in Stage}
 _steps = {1: _stages[Stage.STEP_1], 2: _stages[Stage.STEP_2], 3: _stages[Stage.STEP_3], 4: _stages[Stage.STEP_4]}
 
-# --- Leadership -------------------------------------------------------------------------------------------------------------------
-# 1 while this process may act as the leader. The sum over all beats: 1; 0 for long: nobody leads; 2 for a moment: a hand-over.
+# --- Leadership -----------------------------------------------------------------------------------
+# 1 while this process may act as the leader. The sum over all beats: 1; 0 for long: nobody leads; 2
+# for a moment: a hand-over.
 IS_LEADER = Gauge("acceptance_is_leader", "Whether the process leads.", registry=REGISTRY, multiprocess_mode="livesum")
 # The term that this process leads under; 0 while it doesn't.
 LEADER_TERM = Gauge("acceptance_leader_term", "The term of the leader.", registry=REGISTRY, multiprocess_mode="livemax")
@@ -105,14 +114,16 @@ JOBS = Counter("acceptance_jobs_total", "Periodic jobs.", ["job", "result"], reg
 # Periodic jobs that the leader didn't send, since one like it still waits.
 JOBS_NOT_SENT = Counter("acceptance_jobs_not_sent_total", "Periodic jobs not piled up.", ["job"], registry=REGISTRY)
 
-# --- Alarms -----------------------------------------------------------------------------------------------------------------------
-# What a person should look at, by the alarm's code (base/alarms.py; docs/runbook.md has a page for each).
+# --- Alarms ---------------------------------------------------------------------------------------
+# What an operator should look at, by the alarm's code (base/alarms.py; docs/runbook.md has a page
+# for each).
 ALARMS = Counter("acceptance_alarms_total", "Alarms raised.", ["code"], registry=REGISTRY)
-# What became of them at the webhook: sent, failed (given up), dropped (too many waited), repeated (the same, too soon after the last).
+# What became of them at the webhook: sent, failed (given up), dropped (too many waited), repeated
+# (the same, too soon after the last).
 ALARM_WEBHOOK = Counter("acceptance_alarm_webhook_total", "Alarms for the webhook.", ["result"], registry=REGISTRY)
 
 
-# --- Read at the scrape -----------------------------------------------------------------------------------------------------------
+# --- Read at the scrape ---------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Scraped:
     """A metric whose samples are read when somebody asks for them."""
@@ -137,22 +148,25 @@ CLEARINGS_OLDEST: Final = Scraped("acceptance_clearings_oldest_seconds", "Age of
 CLEARED_LAST_MINUTE: Final = Scraped("acceptance_cleared_last_minute", "Orders cleared in the last 60 s.")
 # Seconds since the newest accepted order was made at the counter: silence of the intake shows here.
 NEWEST_ORDER_AGE: Final = Scraped("acceptance_newest_order_age_seconds", "Age of the newest accepted order.")
-# Of each of the counter's shards: newest, the age of the newest order that we hold; compared, the age up to which gap compensation compared it.
+# Of each of the counter's shards: newest, the age of the newest order that we hold; compared, the
+# age up to which gap compensation compared it.
 SHARD_AGE: Final = Scraped("acceptance_shard_age_seconds", "How far a shard is known.", ("shard", "kind"))
 # Orders that only gap compensation brought, by shard, since ever.
 SHARD_FOUND_BY_GAP: Final = Scraped("acceptance_shard_found_by_gap", "Orders that only the gap pass brought.", ("shard",))
-# Orders on which we and the counter's tables differed at the last reconcile. missing: not with us; unresolved: nor after it; unknown: with us
-# alone; no_sync_row: only in the counter's order table.
+# Orders on which we and the counter's tables differed at the last reconcile. missing: not with us;
+# unresolved: nor after it; unknown: with us alone; no_sync_row: only in the counter's order table.
 RECONCILE_DIFFERENCE: Final = Scraped("acceptance_reconcile_difference", "Orders that differ from the counter's.", ("shard", "kind"))
 # Seconds since each shard was last compared, wholly.
 RECONCILE_AGE: Final = Scraped("acceptance_reconcile_age_seconds", "Age of the last reconcile.", ("shard",))
-# 1 for the state that each counterparty's breaker is in (closed, half_open, open), 0 for the others.
+# 1 for the state that each counterparty's breaker is in (closed, half_open, open), 0 for the
+# others.
 BREAKER: Final = Scraped("acceptance_counterparty_breaker", "State of a counterparty's breaker.", ("counterparty", "state"))
 # 1 where people have paused a counterparty (step "all") or one step of it.
 PAUSED: Final = Scraped("acceptance_counterparty_paused", "Whether people have paused it.", ("counterparty", "step"))
 # Messages that wait in each of the broker's queues.
 QUEUE_MESSAGES: Final = Scraped("acceptance_broker_queue_messages", "Messages in a queue.", ("queue",))
-# 1 where what is read at the scrape could be read, 0 where it couldn't (its metrics are then missing, not zero).
+# 1 where what is read at the scrape could be read, 0 where it couldn't (its metrics are then
+# missing, not zero).
 SCRAPE_OK: Final = Scraped("acceptance_scrape_ok", "Whether the source answered.", ("source",))
 SCRAPED: Final = (
     *(CLEARINGS, CLEARINGS_OLDEST, CLEARED_LAST_MINUTE, NEWEST_ORDER_AGE, SHARD_AGE, SHARD_FOUND_BY_GAP),
@@ -160,7 +174,7 @@ SCRAPED: Final = (
 )
 
 
-# --- What the paths call ----------------------------------------------------------------------------------------------------------
+# --- What the paths call --------------------------------------------------------------------------
 class _Clock(Protocol):
     @property
     def now_ms(self) -> int: ...
@@ -176,7 +190,9 @@ class _Stored(Protocol):
 
 
 class ClaimedWork(Protocol):
-    """As much of `clearing.store.claims.Work` as is measured; this room knows nothing of clearings."""
+    """As much of `clearing.store.claims.Work` as is measured; this room knows nothing of
+    clearings.
+    """
 
     @property
     def step(self) -> int: ...
@@ -227,15 +243,19 @@ def observe_attempt(work: ClaimedWork, tried: Tried) -> None:
 
 
 def observe_cleared(work: ClaimedWork) -> None:
-    """The order is cleared, now: the database's time of the last claim, carried on by this machine's clock."""
+    """The order is cleared, now: the database's time of the last claim, carried on by this
+    machine's clock.
+    """
     now_ms = work.clock.now_ms + (clock_gettime(CLOCK_BOOTTIME) - work.clock.measured_at) * 1000
     observe(Stage.CLAIMED_TO_CLEARED, now_ms - work.started_ms)
     observe(Stage.COUNTER_TO_CLEARED, now_ms - work.created_ms)
 
 
-# --- Showing them -----------------------------------------------------------------------------------------------------------------
+# --- Showing them ---------------------------------------------------------------------------------
 def registry() -> CollectorRegistry:
-    """What this process can show: the sums of all processes that share METRICS_DIR, or its own values."""
+    """What this process can show: the sums of all processes that share METRICS_DIR, or its own
+    values.
+    """
     if not settings.METRICS_DIR:
         return REGISTRY
     _forget_the_dead(Path(settings.METRICS_DIR))
@@ -245,7 +265,9 @@ def registry() -> CollectorRegistry:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """A killed process leaves its live gauges behind: a leader that is gone would be counted for ever."""
+    """A killed process leaves its live gauges behind: a leader that is gone would be counted for
+    ever.
+    """
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
@@ -258,7 +280,9 @@ def exposition() -> bytes:
 
 
 def serve(port: int) -> None:
-    """Shows the metrics on a port of this process's own, from a thread. For the processes that serve no HTTP: consumer, worker, beat."""
+    """Shows the metrics on a port of this process's own, from a thread. For the processes that
+    serve no HTTP: consumer, worker, beat.
+    """
     start_http_server(port, registry=registry())
 
 

@@ -6,7 +6,9 @@ from base.clock import ServiceNow
 
 
 class Incarnation(models.Model):
-    """One life of one process, from its start to its end. It beats once a second; who has ended holds no claim (design, section 6)."""
+    """One life of one process, from its start to its end. It beats once a second; who has ended
+    holds no claim (design, section 6).
+    """
 
     name = models.CharField(primary_key=True, max_length=80, help_text="host:pid:number, as claims and attempts name it.")
     role = models.CharField(max_length=20)
@@ -27,7 +29,9 @@ class Incarnation(models.Model):
 
 
 class LeaderTerm(models.Model):
-    """One row: who leads, and under which number. Only the current term's writes are accepted (base/fence.py; design, rule 10)."""
+    """One row: who leads, and under which number. Only the current term's writes are accepted
+    (base/fence.py; design, rule 10).
+    """
 
     id = models.SmallIntegerField(primary_key=True, default=1, db_default=1)
     term = models.BigIntegerField(default=0, db_default=0, help_text="0: nobody has led yet.")
@@ -44,9 +48,11 @@ class LeaderTerm(models.Model):
 
 
 class Candidate(models.Model):
-    """One who stands for leadership by the lease in PostgreSQL. The leader's row is its lease: when it goes, or stands still, another takes over.
+    """One who stands for leadership by the lease in PostgreSQL. The leader's row is its lease: when
+    it goes, or stands still, another takes over.
 
-    Apart from `LeaderTerm`, whose row is locked by every write of a periodic job: a renewal would wait for them.
+    Apart from `LeaderTerm`, whose row is locked by every write of a periodic job: a renewal would
+    wait for them.
     """
 
     name = models.CharField(primary_key=True, max_length=120)

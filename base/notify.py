@@ -1,4 +1,6 @@
-"""Tells whoever started this process that it can do its work, as systemd's `Type=notify` wants to hear it."""
+"""Tells whoever started this process that it can do its work, as systemd's `Type=notify` wants to
+hear it.
+"""
 
 import os
 import socket
@@ -9,7 +11,9 @@ log = structlog.get_logger(__name__)
 
 
 def ready() -> None:
-    """Sends `READY=1` to NOTIFY_SOCKET; nothing where there is none. A supervisor that doesn't listen is logged, never a reason to fail."""
+    """Sends `READY=1` to NOTIFY_SOCKET; nothing where there is none. A supervisor that doesn't
+    listen is logged, never a reason to fail.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

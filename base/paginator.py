@@ -1,4 +1,6 @@
-"""Pages over tables of any size: counts exactly while that is cheap, and takes the planner's word beyond."""
+"""Pages over tables of any size: counts exactly while that is cheap, and takes the planner's word
+beyond.
+"""
 
 import json
 from functools import cached_property
@@ -14,7 +16,9 @@ COUNT_MS_MAX = 250  # few rows may still take a long scan to find
 
 
 class EstimatingPaginator(Paginator[Any]):
-    """A paginator whose `count` never scans a big table: two queries at most, each bounded. `estimated` says which kind it is."""
+    """A paginator whose `count` never scans a big table: two queries at most, each bounded.
+    `estimated` says which kind it is.
+    """
 
     template_name = "base/pagination.html"  # as unfold looks for it
 

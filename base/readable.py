@@ -8,7 +8,9 @@ HEX_BYTES_A_LINE = 16
 
 
 def duration(seconds: float) -> str:
-    """`43 ms`, `1.2 s`, `3 min`, `5 h`, `12 d`; negative ones are clocks that disagree and read as 0 ms."""
+    """`43 ms`, `1.2 s`, `3 min`, `5 h`, `12 d`; negative ones are clocks that disagree and read as
+    0 ms.
+    """
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 60:  # noqa: PLR2004 a minute
@@ -26,7 +28,9 @@ def amount(value: Decimal | None) -> str:
 
 
 def text_of(raw: bytes | memoryview | None) -> str:
-    """Bytes as text: JSON indented, other UTF-8 as it is, what is neither with its odd bytes escaped; empty for none."""
+    """Bytes as text: JSON indented, other UTF-8 as it is, what is neither with its odd bytes
+    escaped; empty for none.
+    """
     if raw is None:
         return ""
     try:
@@ -36,7 +40,9 @@ def text_of(raw: bytes | memoryview | None) -> str:
 
 
 def hex_of(raw: bytes | memoryview | None, *, bytes_max: int = 4096) -> str:
-    """Offset, hexadecimal and ASCII columns, as `hexdump -C` prints them; at most `bytes_max` bytes of it."""
+    """Offset, hexadecimal and ASCII columns, as `hexdump -C` prints them; at most `bytes_max` bytes
+    of it.
+    """
     whole = bytes(raw or b"")
     shown = whole[:bytes_max]
     lines = [_hex_line(at, shown[at : at + HEX_BYTES_A_LINE]) for at in range(0, len(shown), HEX_BYTES_A_LINE)]

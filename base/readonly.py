@@ -13,7 +13,9 @@ Shown = TypeVar("Shown", bound=Callable[..., object])
 
 
 def column(description: str, *, label: str | Mapping[Any, str] | None = None, ordering: str | None = None) -> Callable[[Shown], Shown]:
-    """A column of a list or a field of a page: its heading, its colours (one, or by value) and what sorts it."""
+    """A column of a list or a field of a page: its heading, its colours (one, or by value) and what
+    sorts it.
+    """
 
     def describe(shown: Shown) -> Shown:
         attributes = {"short_description": description, "label": label, "admin_order_field": ordering}
@@ -26,7 +28,9 @@ def column(description: str, *, label: str | Mapping[Any, str] | None = None, or
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """No form adds, changes or deletes; no page counts the whole table; lists are newest first by primary key, which an index gives."""
+    """No form adds, changes or deletes; no page counts the whole table; lists are newest first by
+    primary key, which an index gives.
+    """
 
     paginator = EstimatingPaginator
     show_full_result_count = False
@@ -47,7 +51,9 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
         return False
 
     def find(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        """The rows that a search term means, by indexes alone: no `%term%`. Overridden by each table that can be searched."""
+        """The rows that a search term means, by indexes alone: no `%term%`. Overridden by each
+        table that can be searched.
+        """
         raise NotImplementedError
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:

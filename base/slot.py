@@ -1,7 +1,9 @@
-"""One process at a time in a named slot, across machines: a second one waits, ready to go on, and takes over when the first one ends.
+"""One process at a time in a named slot, across machines: a second one waits, ready to go on, and
+takes over when the first one ends.
 
-An advisory lock of PostgreSQL, on a connection of its own: it goes with a process that dies. It only arranges who begins; that two never do harm is
-the business of what the slot protects. While PostgreSQL is away everybody waits who isn't in yet: there is nothing to do without it. When it is
+An advisory lock of PostgreSQL, on a connection of its own: it goes with a process that dies. It
+only arranges who begins; that two never do harm is the business of what the slot protects. While
+PostgreSQL is away everybody waits who isn't in yet: there is nothing to do without it. When it is
 back, who was in takes the lock again, before those who waited try to.
 """
 
@@ -28,8 +30,8 @@ _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 7079))"
 
 @contextmanager
 def held(name: str, stopping: threading.Event) -> Iterator[None]:
-    """Waits for the slot, or until `stopping`, saying first that this process is ready; gives it back at the end. Without a name there is nothing to
-    wait for.
+    """Waits for the slot, or until `stopping`, saying first that this process is ready; gives it
+    back at the end. Without a name there is nothing to wait for.
     """
     if not name:
         ready()
@@ -52,7 +54,9 @@ def held(name: str, stopping: threading.Event) -> Iterator[None]:
 
 
 class _Slot:
-    """The lock and its session. Used by one thread at a time: by who waits, then by who keeps it."""
+    """The lock and its session. Used by one thread at a time: by who waits, then by who keeps
+    it.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -82,7 +86,9 @@ class _Slot:
                 return
 
     def keep(self, over: threading.Event) -> None:
-        """Takes the lock again, however often its session breaks, until it is `over`; then gives it back."""
+        """Takes the lock again, however often its session breaks, until it is `over`; then gives it
+        back.
+        """
         while not over.wait(HELD_SECONDS if self._session is not None else AWAY_SECONDS):
             if (not self.is_ours or self._is_broken()) and self.take():
                 log.info("our place was taken again after its session broke", slot=self._name)
@@ -96,7 +102,9 @@ class _Slot:
                 session.close()
 
     def _is_broken(self) -> bool:
-        """Whether PostgreSQL ended the session: an idle one has nothing else to say, but for a setting that changed."""
+        """Whether PostgreSQL ended the session: an idle one has nothing else to say, but for a
+        setting that changed.
+        """
         assert self._session is not None
         poll = select.poll()
         poll.register(self._session.fileno(), select.POLLIN)

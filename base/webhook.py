@@ -1,8 +1,11 @@
-"""Alarms to a webhook: signed as our calls are, from a thread of its own behind a bounded queue, so that raising an alarm never waits or fails.
+"""Alarms to a webhook: signed as our calls are, from a thread of its own behind a bounded queue, so
+that raising an alarm never waits or fails.
 
-The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `kind` (`alarm`, or `event`: to be kept, and nobody is woken), `code`,
-`message`, `context`, `at` (ISO 8601, UTC); headers `X-Timestamp` and `X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY.
-Any 2xx is success. The same id may come more than once: after an answer that was lost, and from several processes that noticed the same thing.
+The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `kind` (`alarm`, or `event`: to be kept,
+and nobody is woken), `code`, `message`, `context`, `at` (ISO 8601, UTC); headers `X-Timestamp` and
+`X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY. Any 2xx is success.
+The same id may come more than once: after an answer that was lost, and from several processes that
+noticed the same thing.
 """
 
 import atexit
@@ -52,7 +55,9 @@ class Event:
 
 
 class Webhook:
-    """Sends alarms in the background. Safe in threads; after a fork the child has a queue and a thread of its own."""
+    """Sends alarms in the background. Safe in threads; after a fork the child has a queue and a
+    thread of its own.
+    """
 
     def __init__(self, client: Client, target: str, *, repeat_seconds: float, pauses: tuple[float, ...] = PAUSES_SECONDS) -> None:
         self._client = client
@@ -70,7 +75,9 @@ class Webhook:
         self._busy = threading.Event()
 
     def offer(self, code: str, message: str, context: Mapping[str, object], *, kind: Kind = "alarm") -> None:
-        """Queues the alarm, or the event, unless the same code about the same thing went out less than `repeat_seconds` ago, or the queue is full."""
+        """Queues the alarm, or the event, unless the same code about the same thing went out less
+        than `repeat_seconds` ago, or the queue is full.
+        """
         subject = "|".join(str(context.get(name, "")) for name in SUBJECTS)
         with self._lock:
             if self._is_repeat(code, subject):
@@ -86,7 +93,9 @@ class Webhook:
                 self._remember(code, subject)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Waits until everything was sent or given up, at most so long. False: something is left."""
+        """Waits until everything was sent or given up, at most so long. False: something is
+        left.
+        """
         deadline = time.monotonic() + seconds
         while self._queue.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -150,7 +159,9 @@ def _event(kind: Kind, code: str, message: str, subject: str, context: Mapping[s
 
 
 def from_settings() -> Webhook | None:
-    """The webhook that the settings name; None where they name none. Its last alarms are flushed at the process's end."""
+    """The webhook that the settings name; None where they name none. Its last alarms are flushed at
+    the process's end.
+    """
     if not settings.ALARM_WEBHOOK_URL:
         return None
     parts = urlsplit(settings.ALARM_WEBHOOK_URL)

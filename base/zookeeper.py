@@ -1,6 +1,8 @@
-"""How we reach ZooKeeper: what LEADERSHIP_URL says, checked where the settings are read, and the client that it makes.
+"""How we reach ZooKeeper: what LEADERSHIP_URL says, checked where the settings are read, and the
+client that it makes.
 
-A client's threads don't survive a fork, and its socket would be shared with the parent: a client belongs to the process that started it.
+A client's threads don't survive a fork, and its socket would be shared with the parent: a client
+belongs to the process that started it.
 """
 
 import os
@@ -29,7 +31,9 @@ class OtherProcess(RuntimeError):  # noqa: N818 - named by what it tells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooKeeperAddress:
-    """A ZooKeeper, and the node below which everything of this service lies. Raises WrongAddress."""
+    """A ZooKeeper, and the node below which everything of this service lies. Raises
+    WrongAddress.
+    """
 
     servers: tuple[str, ...]  # host:port
     root: str
@@ -52,7 +56,9 @@ class ZooKeeperAddress:
 
 
 def parse_address(url: str, *, session_seconds: float, username: str = "", password: str = "") -> ZooKeeperAddress | None:
-    """What LEADERSHIP_URL and ZOOKEEPER_… say; None where it is empty: leadership is a lease in PostgreSQL then. Raises WrongAddress."""
+    """What LEADERSHIP_URL and ZOOKEEPER_… say; None where it is empty: leadership is a lease in
+    PostgreSQL then. Raises WrongAddress.
+    """
     if not url:
         if username or password:
             raise WrongAddress(f"ZOOKEEPER_USER or ZOOKEEPER_PASSWORD is set, but LEADERSHIP_URL isn't: set it as in {EXAMPLE}")
@@ -81,7 +87,8 @@ def _server(text: str, url: str) -> str:
 
 
 def make_client(address: ZooKeeperAddress) -> KazooClient:
-    """A client that isn't started yet: `start_async` it in the process that uses it. It connects, and connects again, for ever.
+    """A client that isn't started yet: `start_async` it in the process that uses it. It connects,
+    and connects again, for ever.
 
     Where credentials are set it sends them, and what it makes is for their bearer alone.
     """

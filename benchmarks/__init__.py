@@ -1,1 +1,3 @@
-"""Figures as ratios against a floor that is measured in the same run: `python -m benchmarks overhead|burst|decode|ingest|gaps [--json]`."""
+"""Figures as ratios against a floor that is measured in the same run: `python -m benchmarks
+overhead|burst|decode|ingest|gaps [--json]`.
+"""

@@ -1,8 +1,10 @@
-"""`python -m benchmarks overhead|burst|decode|ingest|gaps|pages|handover|rolling [--json]`: our figures beside the floor's.
+"""`python -m benchmarks overhead|burst|decode|ingest|gaps|pages|handover|rolling [--json]`: our
+figures beside the floor's.
 
-Floor and ours run in turn; the ratios count. The floor of `pages` is the login page. `decode` needs no server; `handover` and `rolling` have no
-floor, and start servers of their own (ZooKeeper only where its jars are); `rolling` fails if the audit does. The others run on servers of the run's
-own: the embedded stack's, under .run/bench, or those that the environment names.
+Floor and ours run in turn; the ratios count. The floor of `pages` is the login page. `decode` needs
+no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only
+where its jars are); `rolling` fails if the audit does. The others run on servers of the run's own:
+the embedded stack's, under .run/bench, or those that the environment names.
 """
 
 import argparse
@@ -93,7 +95,9 @@ def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
 
 
 def migrate(*, anew: bool) -> None:
-    """The service's tables; in a database of ours from nothing, since functions that were changed since the last run are of the same migration."""
+    """The service's tables; in a database of ours from nothing, since functions that were changed
+    since the last run are of the same migration.
+    """
     from django.core.management import call_command
     from django.db import connection
 

@@ -1,4 +1,6 @@
-"""Which core runs what: the measured process has one to itself, the servers and who measures share the other."""
+"""Which core runs what: the measured process has one to itself, the servers and who measures share
+the other.
+"""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +10,9 @@ import psutil
 
 
 def pin(core: int, *pids: int) -> None:
-    """Those processes with their threads and children, and what they start from now on, run on that core alone."""
+    """Those processes with their threads and children, and what they start from now on, run on that
+    core alone.
+    """
     for pid in pids:
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
@@ -18,7 +22,9 @@ def pin(core: int, *pids: int) -> None:
 
 
 def pin_servers(servers: Sequence[int]) -> tuple[int, str]:
-    """Pins the servers and this process to the second core. Returns the first, for what is measured, and the arrangement in words."""
+    """Pins the servers and this process to the second core. Returns the first, for what is
+    measured, and the arrangement in words.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
         return cores[0], "everything on one core"

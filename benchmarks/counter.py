@@ -1,7 +1,8 @@
-"""A counter for the gap pass's figure, as a process: `python -m benchmarks.counter PORT ROWS`. One shard of ROWS orders, one a millisecond, by HTTP.
+"""A counter for the gap pass's figure, as a process: `python -m benchmarks.counter PORT ROWS`. One
+shard of ROWS orders, one a millisecond, by HTTP.
 
-It serves the two paths that a pass asks for, in the contract's form, and checks no signature: what is measured is our side, not a counterparty.
-`sql()` writes the same orders into our tables.
+It serves the two paths that a pass asks for, in the contract's form, and checks no signature: what
+is measured is our side, not a counterparty. `sql()` writes the same orders into our tables.
 """
 
 import json

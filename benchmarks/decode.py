@@ -1,6 +1,8 @@
-"""Rows a second of the decoder, for each format, beside `json.loads` and a naive loop in turn with it.
+"""Rows a second of the decoder, for each format, beside `json.loads` and a naive loop in turn with
+it.
 
-The floor of a packet of Canal's, which isn't JSON, is that of the same rows as flat JSON. Times are of CPU, the best of many short runs.
+The floor of a packet of Canal's, which isn't JSON, is that of the same rows as flat JSON. Times are
+of CPU, the best of many short runs.
 """
 
 import json

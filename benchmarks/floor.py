@@ -1,4 +1,6 @@
-"""The floor: one asyncio process with asyncpg, the same database functions, one call an event, the same durable writes, no broker."""
+"""The floor: one asyncio process with asyncpg, the same database functions, one call an event, the
+same durable writes, no broker.
+"""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,8 +1,10 @@
-"""Time of a gap pass that finds nothing new: `run_gap_pass` itself, on a core of its own, over 0, 10, … and 1,000,000 orders that are known.
+"""Time of a gap pass that finds nothing new: `run_gap_pass` itself, on a core of its own, over 0,
+10, … and 1,000,000 orders that are known.
 
-The orders are in our tables, cleared, and at a small counter, a process reached by HTTP (benchmarks/counter.py) on the other core. 3,000 and 30,000
-rows are what the default overlap of 30 s holds at 100 and at 1,000 orders/s. The floor asks for the same pages, `json.loads`, and looks the ids up;
-it maps nothing and compares no contents.
+The orders are in our tables, cleared, and at a small counter, a process reached by HTTP
+(benchmarks/counter.py) on the other core. 3,000 and 30,000 rows are what the default overlap of 30
+s holds at 100 and at 1,000 orders/s. The floor asks for the same pages, `json.loads`, and looks the
+ids up; it maps nothing and compares no contents.
 """
 
 import json
@@ -106,7 +108,9 @@ def _case(sides: dict[str, Callable[[int], int]], known: int, rows: int, rounds:
 
 
 def _seconds(act: Callable[[int], int], known: int, rows: int) -> float:
-    """Of one pass. Raises RuntimeError when it read other rows than it should, or took one for new."""
+    """Of one pass. Raises RuntimeError when it read other rows than it should, or took one for
+    new.
+    """
     start_ms = BASE_MS + known - rows
     Watermark.objects.update_or_create(shard=0, defaults={"scanned_through_ms": start_ms})
     started = time.perf_counter()

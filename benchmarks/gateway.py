@@ -1,4 +1,6 @@
-"""An in-process counterparty whose every call takes CALL_MS and succeeds: what is left of an order's time is ours."""
+"""An in-process counterparty whose every call takes CALL_MS and succeeds: what is left of an
+order's time is ours.
+"""
 
 import json
 import time

@@ -1,6 +1,8 @@
-"""How long the service is without a leader after its leader was killed, or was asked to stop: three real processes, on servers of their own.
+"""How long the service is without a leader after its leader was killed, or was asked to stop: three
+real processes, on servers of their own.
 
-From the signal to the first write of another, by the database: that is, with the election, the next term and the wait for open transactions.
+From the signal to the first write of another, by the database: that is, with the election, the next
+term and the wait for open transactions.
 """
 
 import random

@@ -1,8 +1,10 @@
-"""Orders a second from Kafka's messages to committed rows: `manage.py consume_binlog` itself, on a core of its own, beside a floor.
+"""Orders a second from Kafka's messages to committed rows: `manage.py consume_binlog` itself, on a
+core of its own, beside a floor.
 
-Every order is of a user of its own, the dearest case: each is promoted and published at once. Both sides read the same topic, written before the
-clock starts. The time is the database's: from the first transaction's first row to the last transaction's end, so without a process's start.
-The floor (benchmarks/ingest_floor.py) is what one writes at first, in a process of its own on the same core.
+Every order is of a user of its own, the dearest case: each is promoted and published at once. Both
+sides read the same topic, written before the clock starts. The time is the database's: from the
+first transaction's first row to the last transaction's end, so without a process's start. The floor
+(benchmarks/ingest_floor.py) is what one writes at first, in a process of its own on the same core.
 """
 
 import os
@@ -127,7 +129,9 @@ def _run(side: str, topic: str, orders: int, core: int, log: Path) -> float:
 
 
 def empty() -> None:
-    """The service's tables and broker, without a row; this session has no time limits from here on."""
+    """The service's tables and broker, without a row; this session has no time limits from here
+    on.
+    """
     broker.client().flushdb()
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 0; SET transaction_timeout = 0")

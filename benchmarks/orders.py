@@ -11,7 +11,9 @@ from orders.models import SyncOrder
 
 
 def prepare(count: int, users: int) -> list[tuple[int, OrderFacts]]:
-    """Empties the tables and writes `count` orders of `users` users, round and round. Returns (primary key, facts)."""
+    """Empties the tables and writes `count` orders of `users` users, round and round. Returns
+    (primary key, facts).
+    """
     tables = ", ".join(model._meta.db_table for model in (Attempt, StatusChange, Operation, Clearing, SyncOrder))
     facts = [
         OrderFacts(f"B{n:07d}", str(1000 + n % users), f"C{n:07d}", "OPEN", "BTC" if n % 2 else "ETH", Decimal("0.05"), Decimal("2500.25"))
@@ -36,13 +38,17 @@ def prepare(count: int, users: int) -> list[tuple[int, OrderFacts]]:
 
 
 def request_bytes(facts: OrderFacts) -> list[bytes]:
-    """The requests of an order's steps, for the floor, which doesn't compute them while it is measured."""
+    """The requests of an order's steps, for the floor, which doesn't compute them while it is
+    measured.
+    """
     first = plan(CURRENT_FLOW, facts, 1).request
     return [first, first, first, first]
 
 
 def overheads_ms(call_ms: float) -> list[float]:
-    """For each cleared order: from its acceptance to its 4th operation's record, less its four calls, by the database's clock; sorted."""
+    """For each cleared order: from its acceptance to its 4th operation's record, less its four
+    calls, by the database's clock; sorted.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SELECT extract(epoch FROM cleared_at - accepted_at) * 1000 FROM clearing_clearing WHERE state = 'cleared'")
         return sorted(float(row[0]) - 4 * call_ms for row in cursor.fetchall())

@@ -1,4 +1,6 @@
-"""The service as it runs in production: a real Celery worker, the real broker, the real store; only the counterparties are in-process."""
+"""The service as it runs in production: a real Celery worker, the real broker, the real store; only
+the counterparties are in-process.
+"""
 
 import os
 import signal
@@ -65,7 +67,9 @@ def _wait_cleared(count: int, seconds_max: float) -> None:
 
 
 def paced(orders: Sequence[Order], rate: float) -> None:
-    """Accepts and publishes one order after another at a fixed rate; waits until all are cleared."""
+    """Accepts and publishes one order after another at a fixed rate; waits until all are
+    cleared.
+    """
     start = time.monotonic()
     for n, order in enumerate(orders):
         time.sleep(max(0.0, start + n / rate - time.monotonic()))

@@ -1,7 +1,9 @@
-"""Replaces every process of a running service one by one while orders flow, and says what it cost their latency (counter to cleared).
+"""Replaces every process of a running service one by one while orders flow, and says what it cost
+their latency (counter to cleared).
 
-On a stack of its own: two workers, two ops workers, two consumers, two beats and the web process. Each order's latency is the database's: when the
-counter made it, and when it was cleared. An order counts for the replacement that it lived through.
+On a stack of its own: two workers, two ops workers, two consumers, two beats and the web process.
+Each order's latency is the database's: when the counter made it, and when it was cleared. An order
+counts for the replacement that it lived through.
 """
 
 import json
@@ -38,7 +40,9 @@ CLEARED = """
 
 @dataclass(frozen=True)
 class Cost:
-    """Latencies of the orders of a span of time, in ms; CPU seconds that the new process took until it was in its place."""
+    """Latencies of the orders of a span of time, in ms; CPU seconds that the new process took until
+    it was in its place.
+    """
 
     what: str
     seconds: float
@@ -148,7 +152,9 @@ def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def warm_up(database_url: str, rate: float) -> None:
-    """Returns when orders flow, and what had piled up at the start is cleared. Raises TimeoutError."""
+    """Returns when orders flow, and what had piled up at the start is cleared. Raises
+    TimeoutError.
+    """
 
     def flows() -> bool:
         newest = [ms for _, ms in read_latencies(database_url, (time.time() - WARM_UP_SECONDS) * 1000)]

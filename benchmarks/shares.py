@@ -1,4 +1,6 @@
-"""Percentiles, the same in every figure; no Django, so that they serve before settings are read, too."""
+"""Percentiles, the same in every figure; no Django, so that they serve before settings are read,
+too.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,6 @@
-"""The status table and its history. Written through `clearing/store/claims.py` alone; the admin reads."""
+"""The status table and its history. Written through `clearing/store/claims.py` alone; the admin
+reads.
+"""
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -62,8 +64,9 @@ class Clearing(models.Model):
             models.CheckConstraint(condition=~Q(state__in=DUE) | Q(due_at__isnull=False), name="clearing_due_has_time"),
             models.CheckConstraint(condition=~Q(state=State.PARKED) | ~Q(error_code=""), name="clearing_parked_says_why"),
         ]
-        # Partial, so that every sweep is independent of how many rows are finished; and none over what changes from step to step while
-        # running (step, claimed_until, changed_at), so that PostgreSQL updates the row in its page alone (HOT).
+        # Partial, so that every sweep is independent of how many rows are finished; and none over
+        # what changes from step to step while running (step, claimed_until, changed_at), so that
+        # PostgreSQL updates the row in its page alone (HOT).
         indexes = [
             models.Index(fields=["user_id", "created_ms", "shard", "sequence"], condition=Q(state=State.WAITING), name="clearing_waiting"),
             models.Index(fields=["lane", "queued_at"], condition=Q(state=State.QUEUED), name="clearing_queued"),
@@ -82,7 +85,9 @@ class Clearing(models.Model):
 
 
 class RestorePoint(models.Model):
-    """The database was restored from a backup: what it doesn't know of orders up to here may have been done already (docs/decisions/0007)."""
+    """The database was restored from a backup: what it doesn't know of orders up to here may have
+    been done already (docs/decisions/0007).
+    """
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(db_default=ServiceNow())
@@ -98,7 +103,9 @@ class RestorePoint(models.Model):
 
 
 class VoidedBefore(models.Model):
-    """An order that people voided in the time that a restore has forgotten, as an operator has told: held when it comes (docs/decisions/0007)."""
+    """An order that people voided in the time that a restore has forgotten, as an operator has
+    told: held when it comes (docs/decisions/0007).
+    """
 
     id = models.BigAutoField(primary_key=True)
     order_id = models.CharField(max_length=64, unique=True)
@@ -111,7 +118,9 @@ class VoidedBefore(models.Model):
 
 
 class Operation(models.Model):
-    """One of the calls of a clearing, with its own idempotency key; written down before its first call."""
+    """One of the calls of a clearing, with its own idempotency key; written down before its first
+    call.
+    """
 
     id = models.BigAutoField(primary_key=True)
     clearing = models.ForeignKey(Clearing, models.PROTECT, related_name="operations", db_index=False)
@@ -179,9 +188,11 @@ class StatusChange(models.Model):
 
 
 class Intervention(models.Model):
-    """What a person asked for, on what grounds, who approved it, and what became of it (docs/decisions/0012). Never deleted.
+    """What a person asked for, on what grounds, who approved it, and what became of it
+    (docs/decisions/0012). Never deleted.
 
-    It refers to the clearing as it was when it was asked for: `epoch`, `operation` and its state, the hold. Had any of these changed, it fails.
+    It refers to the clearing as it was when it was asked for: `epoch`, `operation` and its state,
+    the hold. Had any of these changed, it fails.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -225,7 +236,9 @@ class Intervention(models.Model):
 
 
 class ErrorPolicy(models.Model):
-    """What people decided about an error of a counterparty, on top of the table in `clearing/policy/outcomes.py`. An empty field: as everywhere."""
+    """What people decided about an error of a counterparty, on top of the table in
+    `clearing/policy/outcomes.py`. An empty field: as everywhere.
+    """
 
     id = models.BigAutoField(primary_key=True)
     counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
@@ -264,8 +277,8 @@ class ErrorPolicy(models.Model):
 
 
 class Standing(models.Model):
-    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all is well. Written by
-    `clearing/gateways/counterparty_state.py`.
+    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all
+    is well. Written by `clearing/gateways/counterparty_state.py`.
     """
 
     name = models.CharField(max_length=8, primary_key=True, choices=COUNTERPARTIES)
@@ -290,7 +303,9 @@ class Standing(models.Model):
 
 
 class Pause(models.Model):
-    """A counterparty, or one step, that a person has paused. While the row is there nobody calls."""
+    """A counterparty, or one step, that a person has paused. While the row is there nobody
+    calls.
+    """
 
     id = models.BigAutoField(primary_key=True)
     counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
@@ -307,7 +322,9 @@ class Pause(models.Model):
 
 
 class StandingChange(models.Model):
-    """One change of a counterparty's breaker or pauses, written in the same statement as the change. Append-only."""
+    """One change of a counterparty's breaker or pauses, written in the same statement as the
+    change. Append-only.
+    """
 
     id = models.BigAutoField(primary_key=True)
     counterparty = models.CharField(max_length=8)

@@ -1,4 +1,6 @@
-"""What intake is handed by the commands in ops: how an accepted order becomes a clearing, and how it is held."""
+"""What intake is handed by the commands in ops: how an accepted order becomes a clearing, and how
+it is held.
+"""
 
 from collections.abc import Sequence
 
@@ -16,16 +18,20 @@ ACTOR = "intake"
 
 
 def open_clearings(accepted: Sequence[AcceptedOrder], *, restored: bool = False) -> list[ClearingRef]:
-    """Opens the clearings in the open transaction that inserted the orders. Returns what to publish after the commit.
+    """Opens the clearings in the open transaction that inserted the orders. Returns what to publish
+    after the commit.
 
-    `restored`: the orders come from a replay after the database was restored, and are asked for first.
+    `restored`: the orders come from a replay after the database was restored, and are asked for
+    first.
     """
     orders = [(order.sync_order_id, _facts(order.order)) for order in accepted]
     return claims.accept(orders, actor=ACTOR, generation=broker.last_generation(), restored=restored)
 
 
 def hold(order_id: str, code: str) -> None:
-    """Sets a hold on the order's clearing, in the open transaction; an order that is already cleared only raises the alarm."""
+    """Sets a hold on the order's clearing, in the open transaction; an order that is already
+    cleared only raises the alarm.
+    """
     found, following = claims.hold(order_id, code, actor=ACTOR, generation=broker.last_generation())
     alarm(code, "an accepted order changed at the counter", order_id=order_id, state=found or "", already_cleared=found == State.CLEARED)
     if following:

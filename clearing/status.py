@@ -1,4 +1,6 @@
-"""The states of a clearing, of an operation, of an attempt and of a breaker, and what may follow what (design, section 4)."""
+"""The states of a clearing, of an operation, of an attempt and of a breaker, and what may follow
+what (design, section 4).
+"""
 
 from typing import Final
 

@@ -1,7 +1,9 @@
-"""The four step tasks: thin. Each loads nothing and decides nothing; it hands (clearing id, epoch) to the steps.
+"""The four step tasks: thin. Each loads nothing and decides nothing; it hands (clearing id, epoch)
+to the steps.
 
-A step task that has finished continues in place. The chain stays what is queued and recovered: what a task runs itself, or hands back, it
-takes off `request.chain`, because Celery's tracer would otherwise publish it after the body returns.
+A step task that has finished continues in place. The chain stays what is queued and recovered: what
+a task runs itself, or hands back, it takes off `request.chain`, because Celery's tracer would
+otherwise publish it after the body returns.
 """
 
 import os
@@ -34,12 +36,16 @@ under_way = UnderWay()
 
 
 def stopping() -> bool:
-    """Whether this worker is shutting down; `should_stop` becomes 0, which is falsy, on a warm shutdown."""
+    """Whether this worker is shutting down; `should_stop` becomes 0, which is falsy, on a warm
+    shutdown.
+    """
     return any(flag is not None and flag is not False for flag in (worker_state.should_stop, worker_state.should_terminate))
 
 
 class StepEvents:
-    """Task events for the steps that run in place, so that Flower shows all four; silent unless the worker sends events (`-E`)."""
+    """Task events for the steps that run in place, so that Flower shows all four; silent unless the
+    worker sends events (`-E`).
+    """
 
     def __init__(self, chain: list[dict[str, Any]]) -> None:
         self.links = list(chain)  # the next one is last
@@ -79,7 +85,8 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
     events.finish()
 
 
-# Arguments that the release after this one may add are left alone: a message is a hint, and what it hints at stands in the row.
+# Arguments that the release after this one may add are left alone: a message is a hint, and what it
+# hints at stands in the row.
 @shared_task(name="clearing.step_1", bind=True)
 def step_1(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Counter: adjust the system account."""

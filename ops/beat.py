@@ -1,8 +1,11 @@
-"""`celery -A acceptance_site beat -S ops.beat:LeaderScheduler`: any number of beats run, and the leader alone sends the periodic jobs.
+"""`celery -A acceptance_site beat -S ops.beat:LeaderScheduler`: any number of beats run, and the
+leader alone sends the periodic jobs.
 
-No schedule file: who becomes leader sends every job at once, since nobody knows what the one before had done; each is harmless at any time. A job
-isn't piled up: as long as one like it, of this term, waits in the queue, the next isn't sent. The queue itself says so, which no dead worker can
-leave behind wrongly. One that is being run is left to the worker, which does one of a kind at a time (ops/jobs/exclusive.py).
+No schedule file: who becomes leader sends every job at once, since nobody knows what the one before
+had done; each is harmless at any time. A job isn't piled up: as long as one like it, of this term,
+waits in the queue, the next isn't sent. The queue itself says so, which no dead worker can leave
+behind wrongly. One that is being run is left to the worker, which does one of a kind at a time
+(ops/jobs/exclusive.py).
 """
 
 import copy
@@ -37,9 +40,11 @@ class LeaderScheduler(Scheduler):
         super().__init__(*args, **kwargs)
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Sends one job that is due, if we lead; seconds until the next look. Raises SystemExit once it is closed.
+        """Sends one job that is due, if we lead; seconds until the next look. Raises SystemExit
+        once it is closed.
 
-        The handler of SIGTERM raises it as well, but where it interrupts a finaliser Python drops that, and this beat would stand again.
+        The handler of SIGTERM raises it as well, but where it interrupts a finaliser Python drops
+        that, and this beat would stand again.
         """
         if self._closed:
             raise SystemExit
@@ -58,7 +63,9 @@ class LeaderScheduler(Scheduler):
             return AWAY_SECONDS
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """Sends the job with the leader's term, unless one like it waits already, or we lead no more."""
+        """Sends the job with the leader's term, unless one like it waits already, or we lead no
+        more.
+        """
         term = self._candidate.term
         if term is None:
             return None
@@ -70,13 +77,17 @@ class LeaderScheduler(Scheduler):
         return super().apply_async(sent, producer=producer, advance=False, **kwargs)
 
     def close(self) -> None:
-        """First of all hands over; also from the handler of SIGTERM, which may interrupt this thread anywhere."""
+        """First of all hands over; also from the handler of SIGTERM, which may interrupt this
+        thread anywhere.
+        """
         self._closed = True
         self._candidate.resign()
         super().close()
 
     def _ensure_connected(self) -> Any:
-        """Celery's waits here for a broker that is away, with pauses of up to 30 s; the publish tells it as well, and the next tick tries again."""
+        """Celery's waits here for a broker that is away, with pauses of up to 30 s; the publish
+        tells it as well, and the next tick tries again.
+        """
         return self.connection
 
     def _make_all_due(self) -> None:

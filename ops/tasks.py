@@ -1,4 +1,6 @@
-"""The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else. `ops/jobs/run.py` runs each under its term."""
+"""The periodic jobs, sent by the leader's beat to the `ops` queue, whose workers run nothing else.
+`ops/jobs/run.py` runs each under its term.
+"""
 
 from typing import Final
 
@@ -27,7 +29,9 @@ def _sweep(fence: Fence) -> bool:
 
 
 def sweep_now() -> None:
-    """A sweep that nobody sent, under the term that is the current one. Raises what the job raises."""
+    """A sweep that nobody sent, under the term that is the current one. Raises what the job
+    raises.
+    """
     run_job(SWEEP, _sweep, None)
 
 
@@ -43,7 +47,9 @@ def probe(fence: Fence) -> bool:
 
 @periodic_job("ops.gap_pass")
 def gap_pass(fence: Fence) -> bool:
-    """Fetches from the counter what the binlog didn't bring; a counter that doesn't list its shards is asked more rarely."""
+    """Fetches from the counter what the binlog didn't bring; a counter that doesn't list its shards
+    is asked more rarely.
+    """
     if not counter_patience.may_ask():
         return True
     result = run_gap_pass(fence=fence)

@@ -15,14 +15,18 @@ from ops.monitoring import health, overview, scrape
 @never_cache
 @require_safe
 def healthz(_request: HttpRequest) -> JsonResponse:
-    """The process is alive and serves; asks nothing of anybody, so that an outage elsewhere doesn't get it killed."""
+    """The process is alive and serves; asks nothing of anybody, so that an outage elsewhere doesn't
+    get it killed.
+    """
     return JsonResponse({"status": "ok", "version": settings.VERSION})
 
 
 @never_cache
 @require_safe
 def readyz(_request: HttpRequest) -> JsonResponse:
-    """Whether the process can do its work: 200 or 503, with each probe by name and the fix for what failed."""
+    """Whether the process can do its work: 200 or 503, with each probe by name and the fix for what
+    failed.
+    """
     results = health.run_probes()
     ready = all(result.status != "failed" for result in results)
     body = {"status": "ready" if ready else "not ready", "probes": {result.probe.name: result.as_dict() for result in results}}
@@ -37,7 +41,9 @@ def metrics(_request: HttpRequest) -> HttpResponse:
 
 
 def environment_label(_request: HttpRequest) -> list[str]:
-    """[text, colour] at the top of the admin: nobody should mistake production for anything else."""
+    """[text, colour] at the top of the admin: nobody should mistake production for anything
+    else.
+    """
     return [settings.ENVIRONMENT, "danger" if settings.PRODUCTION else "info"]
 
 

@@ -1,4 +1,6 @@
-"""Where intake is wired together: rows of `orders` open, hold and publish the clearings of `clearing`."""
+"""Where intake is wired together: rows of `orders` open, hold and publish the clearings of
+`clearing`.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -48,15 +50,19 @@ def take_from_replay(items: Sequence[Item]) -> IngestResult:
 
 
 def take_from_restore(items: Sequence[Item]) -> IngestResult:
-    """Takes in what is replayed after the database was restored: what is new may have been run before, and is asked for first."""
+    """Takes in what is replayed after the database was restored: what is new may have been run
+    before, and is asked for first.
+    """
     return _take(items, Source.RESTORE, partial(open_clearings, restored=True))
 
 
 def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: Fence = no_fence) -> GapResult | None:
-    """Fetches from the counter what the binlog didn't bring, of one shard or of all. None: another pass is still under way.
+    """Fetches from the counter what the binlog didn't bring, of one shard or of all. None: another
+    pass is still under way.
 
-    `since_ms`: reads again from there (milliseconds of the counter's clock), however long that takes, beside the periodic passes. Under a
-    leader's fence it raises TermOutdated as soon as another leads.
+    `since_ms`: reads again from there (milliseconds of the counter's clock), however long that
+    takes, beside the periodic passes. Under a leader's fence it raises TermOutdated as soon as
+    another leads.
     """
     with alone(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
@@ -67,9 +73,11 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
 
 
 def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] | None:
-    """Compares our orders of the last hours with the counter's tables, and fetches what is missing. None: another run is still under way.
+    """Compares our orders of the last hours with the counter's tables, and fetches what is missing.
+    None: another run is still under way.
 
-    Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence TermOutdated as soon as another leads.
+    Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence
+    TermOutdated as soon as another leads.
     """
     with alone(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
@@ -80,7 +88,9 @@ def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] |
 
 
 def _take_fenced(fence: Fence) -> Take:
-    """For one pass: whose fault it is that an order can't be opened is judged by all orders that got in since it began."""
+    """For one pass: whose fault it is that an order can't be opened is judged by all orders that
+    got in since it began.
+    """
     return partial(take_from_gap, fence=fence, others_get_in=others_from_now_on())
 
 

@@ -1,4 +1,6 @@
-"""What came in: sync orders, quarantined messages, watermarks. To look at; `clearing/admin/clearings.py` adds to an order how it was cleared."""
+"""What came in: sync orders, quarantined messages, watermarks. To look at;
+`clearing/admin/clearings.py` adds to an order how it was cleared.
+"""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -23,12 +25,16 @@ COUNTED_MAX = 1_000  # of each reason: a number to look at, not worth reading a 
 
 
 def order_id_in(term: str) -> str:
-    """The order id in a search term, which may also be an idempotency key (`{order_id}:{step}…`)."""
+    """The order id in a search term, which may also be an idempotency key
+    (`{order_id}:{step}…`).
+    """
     return term.partition(":")[0]
 
 
 def orders_meant(term: str) -> Q:
-    """Orders by their id (or its beginning), or by the user's whole id: each answered by an index."""
+    """Orders by their id (or its beginning), or by the user's whole id: each answered by an
+    index.
+    """
     return Q(order_id__startswith=order_id_in(term)) | Q(user_id=term)
 
 
@@ -84,7 +90,8 @@ class SyncOrderAdmin(ReadOnlyAdmin):
         return f"{order.topic} / {order.partition} @ {order.offset}" if order.topic else "-"
 
 
-# Skips from one reason to the next through their index, so that it costs as many steps as there are reasons.
+# Skips from one reason to the next through their index, so that it costs as many steps as there are
+# reasons.
 REASONS_SQL = """
     WITH RECURSIVE reasons (reason) AS (
         (SELECT reason FROM orders_quarantined ORDER BY reason LIMIT 1)
@@ -125,7 +132,9 @@ class ReplayedFilter(admin.SimpleListFilter):
 
 
 class QuarantinedAdmin(ReadOnlyAdmin):
-    """Messages that couldn't be read or weren't trusted, whole. `ops/admin/quarantine.py` adds their replay."""
+    """Messages that couldn't be read or weren't trusted, whole. `ops/admin/quarantine.py` adds
+    their replay.
+    """
 
     list_display: ClassVar[tuple[str, ...]] = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
     list_filter: ClassVar[tuple[Any, ...]] = (ReasonFilter, ReplayedFilter, by_field("source", "source", Source.choices))

@@ -21,7 +21,9 @@ class Source(models.TextChoices):
 
 
 class SyncOrder(models.Model):
-    """Our copy of a row of the counter's sync-order table; never changed after its insert, but for `late`."""
+    """Our copy of a row of the counter's sync-order table; never changed after its insert, but for
+    `late`.
+    """
 
     id = models.BigAutoField(primary_key=True)
     order_id = models.CharField(max_length=64, unique=True)
@@ -113,7 +115,9 @@ class Watermark(models.Model):
 
 
 class ReconcileRun(models.Model):
-    """What comparing one shard with the counter's two tables found: of exchange orders created from `from_ms` up to, and without, `to_ms`."""
+    """What comparing one shard with the counter's two tables found: of exchange orders created from
+    `from_ms` up to, and without, `to_ms`.
+    """
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(db_default=ServiceNow())

@@ -65,7 +65,8 @@ class Parts:
         self.table = SyncTable(self.storage, self._committed)
         self.market = Market(seed=config.seed, volatility_bps=config.volatility_bps, now_ms=self.now_ms())
         self.fund = Fund(self.storage, self.market)
-        # The counter asks the fund service by the function that answers its price endpoint: the two share this process.
+        # The counter asks the fund service by the function that answers its price endpoint: the two
+        # share this process.
         self.board = FaultBoard(seed=config.seed)
         self.desk = Desk(self.storage, self.table, self.fund.price, config.spread_bps, self._placing_fault)
         self.effects: dict[str, Effect] = {
@@ -80,7 +81,9 @@ class Parts:
             self.table.create(self.now_ms())
 
     def start(self) -> None:
-        """Takes up what a killed sandbox left: unpublished changes, and calls that were in progress."""
+        """Takes up what a killed sandbox left: unpublished changes, and calls that were in
+        progress.
+        """
         if self.publisher is not None:
             self.publisher.start()
         self.operations.complete_due()
@@ -110,7 +113,9 @@ class Parts:
 
 
 class SandboxApp(Starlette):
-    """Starlette with a shortcut: routes without parameters are looked up in a dict before the router is asked."""
+    """Starlette with a shortcut: routes without parameters are looked up in a dict before the
+    router is asked.
+    """
 
     def __init__(self, parts: Parts) -> None:
         routes = _routes(parts)
@@ -129,7 +134,9 @@ class SandboxApp(Starlette):
 
 
 def build_app(config: SandboxConfig) -> SandboxApp:
-    """A sandbox as an ASGI application; its database is opened here, its publisher starts and stops with the lifespan."""
+    """A sandbox as an ASGI application; its database is opened here, its publisher starts and stops
+    with the lifespan.
+    """
     return SandboxApp(Parts(config))
 
 

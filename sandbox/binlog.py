@@ -1,7 +1,8 @@
 """How Canal shows the sync-order table's changes: flat JSON messages. Pure.
 
-As measured of Canal 1.1: every value a string or null, ENUM as its 1-based index, DECIMAL and DATETIME(3) at full scale, `es` with one-second
-precision, `id` counting batches from 1 since the start, several rows of a statement in one message up to a row event's 8 KB, DDL without rows.
+As measured of Canal 1.1: every value a string or null, ENUM as its 1-based index, DECIMAL and
+DATETIME(3) at full scale, `es` with one-second precision, `id` counting batches from 1 since the
+start, several rows of a statement in one message up to a row event's 8 KB, DDL without rows.
 """
 
 import zlib
@@ -50,7 +51,9 @@ class Message(NamedTuple):
 
 
 def messages(change: Change, *, batch_id: int, sent_at_ms: int, partitions: int) -> Iterator[Message]:
-    """The statement's messages, in order; its rows go to their user's partition, DDL to partition 0."""
+    """The statement's messages, in order; its rows go to their user's partition, DDL to partition
+    0.
+    """
     if change.rows is None:
         yield Message(0, _flat(change, None, None, batch_id, sent_at_ms))
         return

@@ -1,4 +1,6 @@
-"""One request's way in and out: reading the body, sending an answer, and the ways in which an answer can fail to come."""
+"""One request's way in and out: reading the body, sending an answer, and the ways in which an
+answer can fail to come.
+"""
 
 import asyncio
 import socket
@@ -16,7 +18,9 @@ TRANSPORT = "sandbox.transport"
 
 
 class ResettableProtocol(HttpToolsProtocol):
-    """Hands the connection itself to the application, which can then break it: ASGI has no message for that."""
+    """Hands the connection itself to the application, which can then break it: ASGI has no message
+    for that.
+    """
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

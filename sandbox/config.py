@@ -17,7 +17,9 @@ def wall_clock_ms() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxConfig:
-    """Settings of a sandbox; `keys` are the counterparties' secrets, an empty `kafka_bootstrap` means that nothing is published."""
+    """Settings of a sandbox; `keys` are the counterparties' secrets, an empty `kafka_bootstrap`
+    means that nothing is published.
+    """
 
     data: Path
     keys: Mapping[str, str]

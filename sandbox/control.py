@@ -1,4 +1,6 @@
-"""The sandbox's own pages, unsigned: faults, and what the audit reads. Long reads run on a thread, with a database reader of their own."""
+"""The sandbox's own pages, unsigned: faults, and what the audit reads. Long reads run on a thread,
+with a database reader of their own.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,6 @@
-"""The counter as the acceptance service sees it: step 1 of a clearing, the system account's adjustment."""
+"""The counter as the acceptance service sees it: step 1 of a clearing, the system account's
+adjustment.
+"""
 
 from collections.abc import Mapping
 from decimal import Decimal

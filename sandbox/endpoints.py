@@ -1,6 +1,8 @@
-"""The HTTP side of the three counterparties: signed calls, signed questions, and the counter's unsigned side for users.
+"""The HTTP side of the three counterparties: signed calls, signed questions, and the counter's
+unsigned side for users.
 
-They are plain ASGI callables: a signed call costs the sandbox less than the framework's routing would.
+They are plain ASGI callables: a signed call costs the sandbox less than the framework's routing
+would.
 """
 
 import asyncio
@@ -136,7 +138,9 @@ def parameters(channel: Channel) -> dict[str, str]:
 
 
 def integer(values: dict[str, str], name: str, *, default: int | None = None, least: int = 0, most: int = INTEGER_MAX) -> int:
-    """A whole number from a query; a 400 problem when it is missing (without a default), malformed or out of bounds."""
+    """A whole number from a query; a 400 problem when it is missing (without a default), malformed
+    or out of bounds.
+    """
     value = values.get(name)
     if value is None and default is not None:
         return default

@@ -1,11 +1,11 @@
 """Faults on demand: a board of what shall go wrong, and the playing of one fault on one call.
 
 kind                 what happens
-latency              waits `latency_ms`, then handles the call as always; meanwhile its key is in progress
-status               answers `status` with `code`, nothing is applied or stored (429 carries Retry-After)
+latency              waits `latency_ms`, then handles the call; meanwhile its key is in progress
+status               answers `status` with `code`, applies nothing (429 carries Retry-After)
 refuse               a final rejection: `status` 400, 404 or 410 with `code`, stored under the key
 partial              an exchange executes only `fraction` of the amount
-apply_then_timeout   applies, then holds the connection until the client hangs up (`latency_ms` at most)
+apply_then_timeout   applies, then holds the connection (`latency_ms` at most)
 apply_then_reset     applies, then breaks the connection
 apply_then_5xx       applies, then answers `status`
 reset                breaks the connection, nothing is applied
@@ -14,7 +14,7 @@ in_progress          answers 202; the effect comes `latency_ms` later
 drip                 applies, then sends the answer a byte every `latency_ms`
 stale                answers 401 `signature_stale`, nothing is applied
 no_sync_row          of operation `place` alone: the order gets no row in the sync-order table
-not_streamed         of operation `place` alone: the row is written, and its insert is never published
+not_streamed         of operation `place` alone: the row is written but never published
 """
 
 import random
@@ -54,7 +54,9 @@ GARBAGE = b"<html><body>It works!</body></html>"
 
 
 class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is asked of POST /sandbox/faults; `count` None goes on until it is deleted, `match` is a prefix of order ids."""
+    """What is asked of POST /sandbox/faults; `count` None goes on until it is deleted, `match` is a
+    prefix of order ids.
+    """
 
     kind: Kind
     counterparty: Literal["counter", "fund", "trading", "*"] = "*"
@@ -111,7 +113,9 @@ class Fault:
 
 
 class FaultBoard:
-    """The faults in force, in the order in which they were set; the first that fits a call is played."""
+    """The faults in force, in the order in which they were set; the first that fits a call is
+    played.
+    """
 
     def __init__(self, *, seed: int | None) -> None:
         self._random = random.Random(seed)
@@ -171,7 +175,9 @@ Act = Callable[[Twist], Answer]
 
 
 async def play(fault: Fault, channel: Channel, act: Act) -> None:
-    """Answers the call as the fault wants it; `act` handles the call, and what it says, a problem too, is subject to the fault."""
+    """Answers the call as the fault wants it; `act` handles the call, and what it says, a problem
+    too, is subject to the fault.
+    """
     player = PLAYERS.get(fault.kind, _twisted)
     await player(fault, channel, partial(_outcome, act))
 

@@ -1,7 +1,9 @@
-"""The ledger as business: named accounts, and the postings of every kind of movement. Each function is one movement; its sum is zero.
+"""The ledger as business: named accounts, and the postings of every kind of movement. Each function
+is one movement; its sum is zero.
 
-Accounts: `user:<id>`, `owed:<id>` (what step 1 of a CLOSE booked for the user), `counter:suspense` (USDT between a placement and its clearing),
-`counter:contracts` (coins that open contracts stand for), `system`, `fund`, `market`, and `float`, where every first deposit comes from.
+Accounts: `user:<id>`, `owed:<id>` (what step 1 of a CLOSE booked for the user), `counter:suspense`
+(USDT between a placement and its clearing), `counter:contracts` (coins that open contracts stand
+for), `system`, `fund`, `market`, and `float`, where every first deposit comes from.
 """
 
 from collections import defaultdict
@@ -41,7 +43,9 @@ def placement(order: PlacedOrder) -> list[Posting]:
 
 
 def adjustment(order: PlacedOrder) -> list[Posting]:
-    """Step 1. OPEN: system gets USDT and gives coin. CLOSE: system gets coin, and the USDT is booked as owed to the user."""
+    """Step 1. OPEN: system gets USDT and gives coin. CLOSE: system gets coin, and the USDT is
+    booked as owed to the user.
+    """
     usdt, quantity = Decimal(order.quoted_usdt), Decimal(order.quantity)
     if order.direction == "OPEN":
         return move(SUSPENSE, SYSTEM, "USDT", usdt) + move(SYSTEM, CONTRACTS, order.asset, quantity)

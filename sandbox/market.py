@@ -1,4 +1,6 @@
-"""The market: a random walk for each coin, and what an exchange gets there. Prices are USDT per coin."""
+"""The market: a random walk for each coin, and what an exchange gets there. Prices are USDT per
+coin.
+"""
 
 import math
 import random
@@ -24,7 +26,9 @@ class Deal(NamedTuple):
 
 
 class Market:
-    """Prices that move with time; the same seed and the same moments of asking give the same prices."""
+    """Prices that move with time; the same seed and the same moments of asking give the same
+    prices.
+    """
 
     def __init__(self, *, seed: int | None, volatility_bps: Decimal, now_ms: int) -> None:
         self._random = random.Random(seed)
@@ -37,7 +41,9 @@ class Market:
         return self._quoted(START[coin] * math.exp(self._logs[coin]))
 
     def exchange(self, sell_asset: str, amount: Decimal, buy_asset: str, *, now_ms: int, fraction: Decimal | None = None) -> Deal:
-        """Executes at the market with a little slip of its own; `fraction` executes only that part, in whole lots."""
+        """Executes at the market with a little slip of its own; `fraction` executes only that part,
+        in whole lots.
+        """
         coin = buy_asset if sell_asset == "USDT" else sell_asset
         slip = self._random.uniform(-SLIP_BPS_MAX, SLIP_BPS_MAX) / 10_000
         price = self._quoted(float(self.price(coin, now_ms)) * (1 + slip))

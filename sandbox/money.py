@@ -1,4 +1,6 @@
-"""Assets, their scales, and amounts as they travel: decimal strings, cut downwards to the asset's scale."""
+"""Assets, their scales, and amounts as they travel: decimal strings, cut downwards to the asset's
+scale.
+"""
 
 import re
 from decimal import ROUND_DOWN, Decimal
@@ -22,7 +24,9 @@ def text(amount: Decimal) -> str:
 
 
 def amount_of(value: str, asset: str) -> Decimal:
-    """A positive amount that fits the asset's scale; otherwise a final rejection (`amount_invalid`)."""
+    """A positive amount that fits the asset's scale; otherwise a final rejection
+    (`amount_invalid`).
+    """
     if AMOUNT.fullmatch(value) is None:
         raise Rejection(400, "amount_invalid", f"{value!r} is not a decimal string of at most 18 digits on either side of the point")
     amount = Decimal(value)

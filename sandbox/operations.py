@@ -1,4 +1,6 @@
-"""Mutating calls under idempotency keys: key and effect are written in one transaction, and a key's answer never changes once it is final."""
+"""Mutating calls under idempotency keys: key and effect are written in one transaction, and a key's
+answer never changes once it is final.
+"""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -23,7 +25,9 @@ class Call(NamedTuple):
 
 
 class Twist(NamedTuple):
-    """What a fault changes about a call's first execution: refuse it, execute a part, or do it only later."""
+    """What a fault changes about a call's first execution: refuse it, execute a part, or do it only
+    later.
+    """
 
     refusal: Rejection | None = None
     fraction: Decimal | None = None
@@ -45,7 +49,9 @@ STRAIGHT = Twist()
 
 
 class Operations:
-    """Runs calls and answers for their keys. `later` is called with the milliseconds after which a deferred call is due."""
+    """Runs calls and answers for their keys. `later` is called with the milliseconds after which a
+    deferred call is due.
+    """
 
     def __init__(self, storage: Storage, effects: Mapping[str, Effect], clock_ms: Callable[[], int], later: Callable[[int], None]) -> None:
         self._storage = storage
@@ -55,7 +61,9 @@ class Operations:
         self._in_work: dict[tuple[str, str], Call] = {}
 
     def enter(self, call: Call) -> None:
-        """Marks a call that will be executed after a wait; a call under a key that is already marked is a 409 (or 422 with other bytes)."""
+        """Marks a call that will be executed after a wait; a call under a key that is already
+        marked is a 409 (or 422 with other bytes).
+        """
         self.refuse_if_in_work(call)
         self._in_work[call.counterparty, call.key] = call
 
@@ -70,7 +78,9 @@ class Operations:
             raise _still_working(call.key)
 
     def run(self, call: Call, twist: Twist = STRAIGHT) -> Answer:
-        """The answer of a first call, or the stored one of a repeat. Raises `Problem` for a key that is reused or in progress."""
+        """The answer of a first call, or the stored one of a repeat. Raises `Problem` for a key
+        that is reused or in progress.
+        """
         now_ms = self._clock_ms()
         try:
             with self._storage.transaction():
@@ -91,7 +101,9 @@ class Operations:
         raise Problem(404, "unknown_key", f"{counterparty} never applied the key {quote(key)}, as of now")
 
     def complete_due(self) -> None:
-        """Executes the deferred calls whose time has come, and asks to be called again for the next one."""
+        """Executes the deferred calls whose time has come, and asks to be called again for the next
+        one.
+        """
         for row in self._storage.keys_in_progress():
             wait_ms = (row.due_at_ms or 0) - self._clock_ms()
             if wait_ms > 0:

@@ -1,4 +1,6 @@
-"""The counter as its users see it: quotes, and orders that open and close contracts. Sandbox only, and unsigned."""
+"""The counter as its users see it: quotes, and orders that open and close contracts. Sandbox only,
+and unsigned.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -29,7 +31,9 @@ class QuoteRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """An OPEN needs a quantity; a CLOSE closes its whole contract, so that the contract's quantity counts."""
+    """An OPEN needs a quantity; a CLOSE closes its whole contract, so that the contract's quantity
+    counts.
+    """
 
     direction: Direction
     asset: str
@@ -62,9 +66,11 @@ class Quote(NamedTuple):
 
 
 class Desk:
-    """Where users trade. `price` asks the fund service for a coin's price: (coin, now in ms) → USDT per coin.
+    """Where users trade. `price` asks the fund service for a coin's price: (coin, now in ms) → USDT
+    per coin.
 
-    `fault` names the fault that befalls an order's sync-order row, if any: (order id) → no_sync_row, not_streamed or "".
+    `fault` names the fault that befalls an order's sync-order row, if any: (order id) →
+    no_sync_row, not_streamed or "".
     """
 
     def __init__(
@@ -96,7 +102,9 @@ class Desk:
         return {"quote_id": quote_id, "usdt": text(usdt), "price": text(quote.price), "expires_at_ms": quote.expires_at_ms}
 
     def place(self, user_id: str, requests: Sequence[OrderRequest], now_ms: int) -> list[dict[str, Any]]:
-        """Places the orders in one transaction and one statement on the sync-order table; all of them or none."""
+        """Places the orders in one transaction and one statement on the sync-order table; all of
+        them or none.
+        """
         if not 1 <= len(requests) <= BATCH_ORDERS_MAX:
             raise Problem(400, "invalid_request", f"a batch has 1 to {BATCH_ORDERS_MAX} orders")
         require_user_id(user_id)

@@ -1,7 +1,9 @@
-"""Errors as `application/problem+json`, and the plain value in which every answer travels to the socket.
+"""Errors as `application/problem+json`, and the plain value in which every answer travels to the
+socket.
 
 Problem             an answer that says no; nothing is stored
-└── Rejection       final: stored under the idempotency key and given again byte for byte (docs/contracts/README.md, clause 3.4)
+└── Rejection       final: stored under the idempotency key, given again byte for byte
+                    (docs/contracts/README.md, clause 3.4)
 """
 
 from http import HTTPStatus

@@ -1,7 +1,9 @@
-"""Publishing the sync-order table's changes to Kafka, as Canal would: from a stored position, in order, at least once.
+"""Publishing the sync-order table's changes to Kafka, as Canal would: from a stored position, in
+order, at least once.
 
-The position is stored after Kafka has acknowledged, so that a crash in between repeats messages and never loses one. While Kafka is away
-it tries again with growing pauses, from the stored position, and says so once.
+The position is stored after Kafka has acknowledged, so that a crash in between repeats messages and
+never loses one. While Kafka is away it tries again with growing pauses, from the stored position,
+and says so once.
 """
 
 import contextlib
@@ -28,7 +30,9 @@ STOP_SECONDS_MAX = 0.4
 
 
 class Publisher:
-    """A thread of its own. `wake()` is called after each commit; `stop()` returns within `STOP_SECONDS_MAX`."""
+    """A thread of its own. `wake()` is called after each commit; `stop()` returns within
+    `STOP_SECONDS_MAX`.
+    """
 
     def __init__(self, storage: Storage, config: SandboxConfig) -> None:
         self._storage = storage
@@ -54,7 +58,9 @@ class Publisher:
         self._thread.join(STOP_SECONDS_MAX)
 
     def publish_pending(self, reader: sqlite3.Connection) -> int:
-        """Publishes the next statements and stores the position; returns how many. Raises `KafkaError` with nothing stored."""
+        """Publishes the next statements and stores the position; returns how many. Raises
+        `KafkaError` with nothing stored.
+        """
         changes = changes_after(reader, self._storage.published_through(), BATCH_STATEMENTS)
         if changes:
             self._send(changes)
@@ -131,7 +137,9 @@ class Publisher:
         self._failures = 0
 
     def _drop_producer(self) -> None:
-        """Forgets whatever the producer still had in its buffers: it is sent again from the stored position, in order."""
+        """Forgets whatever the producer still had in its buffers: it is sent again from the stored
+        position, in order.
+        """
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(KafkaError):

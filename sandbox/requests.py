@@ -1,4 +1,6 @@
-"""Reading requests: what can't be read is a 400 `invalid_request`, final when it came under a key."""
+"""Reading requests: what can't be read is a 400 `invalid_request`, final when it came under a
+key.
+"""
 
 import re
 from functools import cache
@@ -40,7 +42,9 @@ def decode(raw: bytes, kind: type[T]) -> T:
 
 
 def identify(counterparty: str, raw: bytes, header_key: str | None) -> Call:
-    """The call's names. Without a key that can be read, or with two that differ, it is refused and nothing is stored."""
+    """The call's names. Without a key that can be read, or with two that differ, it is refused and
+    nothing is stored.
+    """
     try:
         named = _NAMED.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,5 @@
--- The sandbox's one database. Amounts are decimal TEXT, times are milliseconds since the epoch, user ids TEXT (BIGINT UNSIGNED doesn't fit).
+-- The sandbox's one database. Amounts are decimal TEXT, times are milliseconds since the epoch,
+-- user ids TEXT (BIGINT UNSIGNED doesn't fit).
 
 -- Idempotency keys, each with the exact bytes of its request and of its answer.
 CREATE TABLE IF NOT EXISTS idempotency_key (
@@ -46,7 +47,8 @@ CREATE TABLE IF NOT EXISTS balance (
     PRIMARY KEY (account, asset)
 ) WITHOUT ROWID;
 
--- The counter: its contracts, its own order table, and the sync-order table that is written beside it.
+-- The counter: its contracts, its own order table, and the sync-order table that is written beside
+-- it.
 CREATE TABLE IF NOT EXISTS contract (
     contract_id TEXT PRIMARY KEY,
     user_id TEXT NOT NULL,
@@ -90,7 +92,8 @@ CREATE TABLE IF NOT EXISTS sync_order (
 CREATE UNIQUE INDEX IF NOT EXISTS sync_order_sequence ON sync_order (shard, sequence);
 CREATE INDEX IF NOT EXISTS sync_order_position ON sync_order (shard, created_ms, id);
 
--- The sync-order table's changes in commit order: what a database would keep as its binlog. `rows` and `old` are JSON lists.
+-- The sync-order table's changes in commit order: what a database would keep as its binlog. `rows`
+-- and `old` are JSON lists.
 CREATE TABLE IF NOT EXISTS change (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     type TEXT NOT NULL,

@@ -1,5 +1,6 @@
-"""Serving the sandbox: one process, no children. uvicorn with httptools, because it costs half the CPU of granian's embedded server here (65 against
-130 µs a call), stays one process, and gives a connection out of hand to be broken on purpose.
+"""Serving the sandbox: one process, no children. uvicorn with httptools, because it costs half the
+CPU of granian's embedded server here (65 against 130 µs a call), stays one process, and gives a
+connection out of hand to be broken on purpose.
 """
 
 import signal
@@ -31,7 +32,8 @@ class Server(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises `OSError` when the address is taken."""
-    # With the protocol named: asyncio sets TCP_NODELAY only then, and without it a delayed ACK makes every answer wait 40 ms.
+    # With the protocol named: asyncio sets TCP_NODELAY only then, and without it a delayed ACK
+    # makes every answer wait 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

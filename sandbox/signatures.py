@@ -1,4 +1,5 @@
-"""Checking signed requests: HMAC-SHA256 over method, target, timestamp and body (docs/contracts/README.md, part 2).
+"""Checking signed requests: HMAC-SHA256 over method, target, timestamp and body
+(docs/contracts/README.md, part 2).
 
 Written apart from the service's own signing, so that the two check each other.
 """
@@ -10,14 +11,18 @@ from sandbox.problems import Problem
 
 
 class Signatures:
-    """The counterparties' secrets; timestamps further than `validity_ms` from the clock are refused."""
+    """The counterparties' secrets; timestamps further than `validity_ms` from the clock are
+    refused.
+    """
 
     def __init__(self, keys: Mapping[str, str], validity_ms: int) -> None:
         self._keys = {name: key.encode() for name, key in keys.items()}
         self._validity_ms = validity_ms
 
     def check(self, counterparty: str, *, method: str, target: bytes, timestamp: bytes, body: bytes, signature: bytes, now_ms: int) -> None:
-        """Raises a 401 for a stale or wrong signature, a 403 for one that another counterparty's secret made."""
+        """Raises a 401 for a stale or wrong signature, a 403 for one that another counterparty's
+        secret made.
+        """
         signed = b"\n".join((method.encode(), target, timestamp, body))
         if not _matches(self._keys[counterparty], signed, signature):
             self._refuse(counterparty, signed, signature)

@@ -1,7 +1,9 @@
-"""All of the sandbox's SQL, behind one class: keys, effects, ledger, orders, and the log of the sync-order table's changes.
+"""All of the sandbox's SQL, behind one class: keys, effects, ledger, orders, and the log of the
+sync-order table's changes.
 
-SQLite in WAL mode with `synchronous=NORMAL`: what was committed survives a killed process. One connection writes, under a lock, so that the event
-loop and the publisher's thread take turns; whoever only reads much opens a `reader()` of its own and never holds up a writer.
+SQLite in WAL mode with `synchronous=NORMAL`: what was committed survives a killed process. One
+connection writes, under a lock, so that the event loop and the publisher's thread take turns;
+whoever only reads much opens a `reader()` of its own and never holds up a writer.
 """
 
 import sqlite3
@@ -20,7 +22,9 @@ SCHEMA = Path(__file__).with_name("schema.sql")
 
 
 class KeyRow(NamedTuple):
-    """One idempotency key with what it was given and what it answers; `fraction` is a deferred exchange's partial execution."""
+    """One idempotency key with what it was given and what it answers; `fraction` is a deferred
+    exchange's partial execution.
+    """
 
     counterparty: str
     key: str
@@ -82,7 +86,9 @@ class SyncOrderRow(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One statement on the sync-order table: `rows` after it, `old` the columns that an UPDATE changed; DDL has neither."""
+    """One statement on the sync-order table: `rows` after it, `old` the columns that an UPDATE
+    changed; DDL has neither.
+    """
 
     type: str
     rows: list[SyncOrderRow] | None
@@ -157,7 +163,7 @@ class Storage:
     def _run(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
         return self._connection.execute(sql, arguments)
 
-    # --- Idempotency keys and effects -------------------------------------------------------------------------------------------------
+    # --- Idempotency keys and effects -------------------------------------------------------------
     def find_key(self, counterparty: str, key: str) -> KeyRow | None:
         row = self._one(f"{_SELECT_KEY} WHERE counterparty = ? AND key = ?", counterparty, key)
         return KeyRow(*row) if row else None
@@ -179,14 +185,16 @@ class Storage:
             *(counterparty, operation, key, order_id, at_ms, request, result),
         )
 
-    # --- Ledger -----------------------------------------------------------------------------------------------------------------------
+    # --- Ledger -----------------------------------------------------------------------------------
     def balance(self, account: str, asset: str) -> Decimal | None:
         """The account's balance, or None for an account that was never posted to."""
         row = self._one("SELECT amount FROM balance WHERE account = ? AND asset = ?", account, asset)
         return Decimal(row[0]) if row else None
 
     def post(self, postings: Sequence[Posting], *, order_id: str | None, key: str | None, at_ms: int) -> None:
-        """Writes the postings and moves the balances; the caller has checked that they sum to zero (`ledger.book`)."""
+        """Writes the postings and moves the balances; the caller has checked that they sum to zero
+        (`ledger.book`).
+        """
         for account, asset, amount in postings:
             balance = (self.balance(account, asset) or Decimal(0)) + amount
             self._run(_UPSERT_BALANCE, account, asset, text(balance))
@@ -195,7 +203,7 @@ class Storage:
                 *(account, asset, text(amount), order_id, key, at_ms),
             )
 
-    # --- The counter's tables ---------------------------------------------------------------------------------------------------------
+    # --- The counter's tables ---------------------------------------------------------------------
     def contract(self, contract_id: str) -> Contract | None:
         row = self._one("SELECT contract_id, user_id, asset, quantity, state FROM contract WHERE contract_id = ?", contract_id)
         return Contract(*row) if row else None
@@ -215,7 +223,9 @@ class Storage:
         self._run("UPDATE contract SET state = 'CLOSED' WHERE contract_id = ?", contract_id)
 
     def last_of_shard(self, shard: int) -> tuple[int, int]:
-        """Sequence and creation time of the shard's newest row, of either table; zeros for an empty shard."""
+        """Sequence and creation time of the shard's newest row, of either table; zeros for an empty
+        shard.
+        """
         tables = ("sync_order", "placed_order")
         sql = "SELECT sequence, created_ms FROM {} WHERE shard = ? ORDER BY sequence DESC LIMIT 1"
         newest = [self._one(sql.format(table), shard) for table in tables]
@@ -264,7 +274,9 @@ class Storage:
         return [(row[0], PlacedOrder(*row[1:])) for row in rows]
 
     def sync_order_counts(self, shard: int, from_ms: int, to_ms: int) -> list[tuple[int, str, int]]:
-        """(minute's first ms, kind, rows) of the shard's rows from `from_ms` up to, and without, `to_ms`, in order."""
+        """(minute's first ms, kind, rows) of the shard's rows from `from_ms` up to, and without,
+        `to_ms`, in order.
+        """
         sql = f"SELECT {_MINUTE}, kind, count(*) FROM sync_order {_IN_WINDOW} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608 of constants
         return list(self._run(sql, shard, from_ms, to_ms))
 
@@ -273,7 +285,7 @@ class Storage:
         sql = f"SELECT {_MINUTE}, 'EXCHANGE', count(*) FROM placed_order {_IN_WINDOW} GROUP BY 1 ORDER BY 1"  # noqa: S608 of constants
         return list(self._run(sql, shard, from_ms, to_ms))
 
-    # --- The log of changes, and how far it was published -----------------------------------------------------------------------------
+    # --- The log of changes, and how far it was published -----------------------------------------
     def log_change(self, change: Change) -> None:
         rows = None if change.rows is None else msgspec.json.encode(change.rows).decode()
         old = None if change.old is None else msgspec.json.encode(change.old).decode()

@@ -1,4 +1,6 @@
-"""The counter's sync-order table: where an order's row gets its place, and the log that each statement on it leaves."""
+"""The counter's sync-order table: where an order's row gets its place, and the log that each
+statement on it leaves.
+"""
 
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,7 +16,9 @@ PAGE_ROWS_MAX = 1000
 
 
 class Place(NamedTuple):
-    """A new row's shard, its sequence there, and its time: later than, or equal to, that of the row before it in the shard."""
+    """A new row's shard, its sequence there, and its time: later than, or equal to, that of the row
+    before it in the shard.
+    """
 
     shard: int
     sequence: int
@@ -31,7 +35,9 @@ def shard_of(user_id: str) -> int:
 
 
 class SyncTable:
-    """Writes inside the caller's transaction; `committed()` is called after it, to wake the publisher."""
+    """Writes inside the caller's transaction; `committed()` is called after it, to wake the
+    publisher.
+    """
 
     def __init__(self, storage: Storage, committed: Callable[[], None]) -> None:
         self._storage = storage

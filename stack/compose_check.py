@@ -1,8 +1,10 @@
-"""Holds docker-compose.yml against the compose schema and against the project: `python -m stack.compose_check [FILE]`.
+"""Holds docker-compose.yml against the compose schema and against the project: `python -m
+stack.compose_check [FILE]`.
 
-The schema (PyPI's `compose-spec`) checks neither names in `depends_on` and `volumes` nor what is ours: that our processes are given only
-variables that settings.py reads, that no secret has a default, and that every service says when it is healthy.
-Exit code 1 and one line a finding when something is wrong.
+The schema (PyPI's `compose-spec`) checks neither names in `depends_on` and `volumes` nor what is
+ours: that our processes are given only variables that settings.py reads, that no secret has a
+default, and that every service says when it is healthy. Exit code 1 and one line a finding when
+something is wrong.
 """
 
 import argparse
@@ -23,7 +25,9 @@ RUNS_ONCE = "service_completed_successfully"
 
 
 def findings(text: str, known_variables: set[str]) -> Iterator[str]:
-    """What is wrong with a compose file, a sentence each; `known_variables` is what our own processes may be given."""
+    """What is wrong with a compose file, a sentence each; `known_variables` is what our own
+    processes may be given.
+    """
     try:
         PyCompose.from_yaml(text)
     except ValueError as error:
@@ -45,7 +49,9 @@ def _is_ours(service: dict[str, Any]) -> bool:
 
 
 def _variables(service: dict[str, Any]) -> set[str]:
-    """The names that a service's processes are given: its environment's, and those that its command sets with `env`."""
+    """The names that a service's processes are given: its environment's, and those that its command
+    sets with `env`.
+    """
     command = service.get("command") or []
     return {*service.get("environment", {}), *(word.split("=")[0] for word in command if command[0] == "env" and re.match(r"[A-Z_]+=", word))}
 

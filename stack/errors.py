@@ -2,4 +2,6 @@
 
 
 class StackError(Exception):
-    """A server or service couldn't be started, stopped or found; the message is meant for a person."""
+    """A server or service couldn't be started, stopped or found; the message is meant for a
+    person.
+    """

@@ -1,8 +1,9 @@
 """The log: a server from the wheel `noida-db` that speaks Kafka's protocol.
 
-An emulator for development: killed hard it loses messages that it had acknowledged, and it keeps a dead dynamic member's partitions.
-The service survives that (design, rule 1 and section 10); nothing else may trust it. The binary is started itself, because killing its
-Python wrapper would leave it running. It prints a harmless warning about a weak GLIBC symbol.
+An emulator for development: killed hard it loses messages that it had acknowledged, and it keeps a
+dead dynamic member's partitions. The service survives that (design, rule 1 and section 10); nothing
+else may trust it. The binary is started itself, because killing its Python wrapper would leave it
+running. It prints a harmless warning about a weak GLIBC symbol.
 """
 
 import importlib.util
@@ -56,7 +57,9 @@ class Kafka:
         return [str(_binary()), "start", "--only", "kafka", "--kafka-port", str(self.port), "--host", LOOPBACK, "--data-dir", self.marker]
 
     def answers(self) -> bool:
-        """An ApiVersions request, by which every client begins. By hand: kafka-python's clients try for long, and leak when they fail."""
+        """An ApiVersions request, by which every client begins. By hand: kafka-python's clients try
+        for long, and leak when they fail.
+        """
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
                 connection.sendall(API_VERSIONS_REQUEST)

@@ -1,4 +1,5 @@
-"""Brings the embedded servers up and down: whichever the environment doesn't name, each once, remembered in the run folder.
+"""Brings the embedded servers up and down: whichever the environment doesn't name, each once,
+remembered in the run folder.
 
 Needs no Django, so that tests can start the servers before settings are read.
 """
@@ -30,7 +31,9 @@ PORT_SECONDS_MAX = 3.0  # a killed server's threads may hold its port for a mome
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """`state`: up, silent (runs, but doesn't answer), down, or named (the environment names another; `url` is then left out)."""
+    """`state`: up, silent (runs, but doesn't answer), down, or named (the environment names
+    another; `url` is then left out).
+    """
 
     name: str
     state: str
@@ -48,7 +51,9 @@ class Stack:
         self._named = {name for name, value in environ.items() if value and value != ours.get(name)}
 
     def up(self) -> dict[str, str]:
-        """Starts what is down, waits until everything answers, writes `stack.env` and returns its variables. Raises StackError."""
+        """Starts what is down, waits until everything answers, writes `stack.env` and returns its
+        variables. Raises StackError.
+        """
         with self.run_dir.locked():
             memory = self.run_dir.recall()
             self._assign_ports(memory)
@@ -90,12 +95,16 @@ class Stack:
         return variable in self._named
 
     def named_environment(self) -> dict[str, str]:
-        """The environment without what came from `stack.env`, which may change while a process lives."""
+        """The environment without what came from `stack.env`, which may change while a process
+        lives.
+        """
         ours = self.run_dir.read_env()
         return {name: value for name, value in self._environ.items() if name in self._named or name not in ours}
 
     def renew_service_ports(self) -> None:
-        """Replaces ports of services that another process took meanwhile. Call it while no service runs."""
+        """Replaces ports of services that another process took meanwhile. Call it while no service
+        runs.
+        """
         with self.run_dir.locked():
             memory = self.run_dir.recall()
             for variable, name in SERVICE_PORTS.items():

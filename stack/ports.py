@@ -12,7 +12,8 @@ EPHEMERAL_LOWEST = 32_768  # Linux's default, where it doesn't tell
 def ephemeral_start() -> int:
     """The first port that the kernel gives to outgoing connections.
 
-    Ours lie below: a client that reconnects to a dead server's port could otherwise be given that very port and talk to itself.
+    Ours lie below: a client that reconnects to a dead server's port could otherwise be given that
+    very port and talk to itself.
     """
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

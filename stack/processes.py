@@ -1,4 +1,6 @@
-"""Detached processes: started so that they outlive us, recognised later although pids are used again, stopped with all they started."""
+"""Detached processes: started so that they outlive us, recognised later although pids are used
+again, stopped with all they started.
+"""
 
 import contextlib
 import os
@@ -18,7 +20,9 @@ _started: list["subprocess.Popen[bytes]"] = []  # kept, so that Python doesn't w
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for sure: its pid, when it started (seconds since the epoch) and a text that its command line holds."""
+    """One process for sure: its pid, when it started (seconds since the epoch) and a text that its
+    command line holds.
+    """
 
     pid: int
     started_at: float
@@ -26,7 +30,9 @@ class Identity:
 
     @classmethod
     def of(cls, pid: int, marker: str = "") -> "Identity":
-        """The identity of a running process. Raises `psutil.NoSuchProcess` when it is gone already."""
+        """The identity of a running process. Raises `psutil.NoSuchProcess` when it is gone
+        already.
+        """
         return cls(pid, psutil.Process(pid).create_time(), marker)
 
     def find(self) -> psutil.Process | None:
@@ -47,9 +53,11 @@ class Identity:
 def start_detached(
     command: Sequence[str], *, log: Path, cwd: Path, env: Mapping[str, str] | None = None, user: str | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Starts a daemon in a session of its own: no terminal, no inherited descriptors, its output appended to `log`.
+    """Starts a daemon in a session of its own: no terminal, no inherited descriptors, its output
+    appended to `log`.
 
-    With `user` (only as root) it runs as that account and its group alone. Raises OSError when the command can't be executed.
+    With `user` (only as root) it runs as that account and its group alone. Raises OSError when the
+    command can't be executed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -70,12 +78,16 @@ def start_detached(
 
 
 def group_of(user: str | None) -> int | None:
-    """The account's own group; None for no account. Raises KeyError when there is no such account."""
+    """The account's own group; None for no account. Raises KeyError when there is no such
+    account.
+    """
     return pwd.getpwnam(user).pw_gid if user else None
 
 
 def stop(identity: Identity, *, how: signal.Signals = signal.SIGTERM, grace_seconds: float = 10.0) -> None:
-    """Asks the process to end, kills it with its process group after the grace, and returns when it is gone."""
+    """Asks the process to end, kills it with its process group after the grace, and returns when it
+    is gone.
+    """
     process = identity.find()
     if process is None:
         return
@@ -108,7 +120,9 @@ def kill_group(group: int) -> None:
 
 
 def strays(binary: str, marker: str) -> Iterator[Identity]:
-    """Processes of that binary that have the marker as a word of their command line: what a lost record left running."""
+    """Processes of that binary that have the marker as a word of their command line: what a lost
+    record left running.
+    """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             words = process.cmdline()

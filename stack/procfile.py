@@ -13,7 +13,9 @@ COUNT = re.compile(r"(?P<base>[a-z][a-z0-9-]*)=(?P<count>[0-9]+)")
 
 
 def instance_of(name: str) -> tuple[str, int]:
-    """(Procfile's name, number) of a service: `worker` is its first instance, `worker.2` the second. Raises StackError."""
+    """(Procfile's name, number) of a service: `worker` is its first instance, `worker.2` the
+    second. Raises StackError.
+    """
     found = INSTANCE.fullmatch(name)
     if not found:
         raise StackError(f"{name!r} is no service: write worker, or worker.2 for a second one")
@@ -37,7 +39,9 @@ def read_counts(text: str) -> dict[str, int]:
 
 
 def read_procfile(path: Path) -> dict[str, str]:
-    """Names and command lines, in the file's order. Raises StackError for a line that is neither, nor empty, nor a comment."""
+    """Names and command lines, in the file's order. Raises StackError for a line that is neither,
+    nor empty, nor a comment.
+    """
     processes: dict[str, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

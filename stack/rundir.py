@@ -1,4 +1,6 @@
-"""The folder that holds all state of the stack (`.run/`, or RUN_DIR): its lock, what is remembered, and `stack.env`."""
+"""The folder that holds all state of the stack (`.run/`, or RUN_DIR): its lock, what is remembered,
+and `stack.env`.
+"""
 
 import contextlib
 import fcntl
@@ -24,14 +26,18 @@ def default_folder(environ: Mapping[str, str]) -> Path:
 
 @dataclass
 class Memory:
-    """What is remembered from one command to the next: everybody's port, and the servers that were started."""
+    """What is remembered from one command to the next: everybody's port, and the servers that were
+    started.
+    """
 
     ports: dict[str, int] = field(default_factory=dict)
     servers: dict[str, Identity] = field(default_factory=dict)
 
 
 class RunDir:
-    """Paths of a run folder, and its three files: `stack.lock`, `stack.json` (memory) and `stack.env` (for settings.py)."""
+    """Paths of a run folder, and its three files: `stack.lock`, `stack.json` (memory) and
+    `stack.env` (for settings.py).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

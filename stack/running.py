@@ -1,6 +1,8 @@
-"""One process of a service: started, listened to for its "I'm ready", stopped with everything that it started.
+"""One process of a service: started, listened to for its "I'm ready", stopped with everything that
+it started.
 
-Ready is said as systemd's `Type=notify` units do: `READY=1` to the datagram socket that NOTIFY_SOCKET names (base/notify.py sends it).
+Ready is said as systemd's `Type=notify` units do: `READY=1` to the datagram socket that
+NOTIFY_SOCKET names (base/notify.py sends it).
 """
 
 import contextlib
@@ -77,7 +79,9 @@ class Running:
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def reap(self) -> int:
-        """Its exit code. Its children must not outlive it; it isn't reaped yet, so that the group is surely its own."""
+        """Its exit code. Its children must not outlive it; it isn't reaped yet, so that the group
+        is surely its own.
+        """
         kill_group(self.process.pid)
         self._mailbox.close()
         return self.process.wait()
@@ -91,7 +95,9 @@ def may_wake() -> bool:
 
 
 def _set_niceness(leader: int, niceness: int) -> None:
-    """Of all processes and threads of a session that we started; where the kernel groups by sessions, of that group, too."""
+    """Of all processes and threads of a session that we started; where the kernel groups by
+    sessions, of that group, too.
+    """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PGRP, leader, niceness)
     with contextlib.suppress(OSError):

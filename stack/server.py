@@ -1,4 +1,6 @@
-"""What the launcher needs to know of a server; `postgres.py`, `valkey.py` and `kafka.py` say it of each."""
+"""What the launcher needs to know of a server; `postgres.py`, `valkey.py` and `kafka.py` say it of
+each.
+"""
 
 import signal
 from pathlib import Path
@@ -6,7 +8,9 @@ from typing import Protocol
 
 
 class Server(Protocol):
-    """One embedded server. `folder` is its own below the run folder; its command line names `marker`, by which it is recognised."""
+    """One embedded server. `folder` is its own below the run folder; its command line names
+    `marker`, by which it is recognised.
+    """
 
     name: str
     variable: str  # of the environment, which names another server to use instead

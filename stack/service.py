@@ -22,8 +22,8 @@ READY_SECONDS_MAX = 60.0  # a successor that isn't ready by then never will be
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """`state`: running, replacing (its successor starts, or it still ends after it), waiting (died, starts again soon), stopping, stopped, or
-    halted (exit code 78: stays stopped until told `up`).
+    """`state`: running, replacing (its successor starts, or it still ends after it), waiting (died,
+    starts again soon), stopping, stopped, or halted (exit code 78: stays stopped until told `up`).
     """
 
     state: str
@@ -65,7 +65,9 @@ class Service:
         return not (self._running or self._successor or self._leaving or self._wanted)
 
     def request(self, what: str | None, now: float) -> None:
-        """`up`, `down`, `restart`, or `replace` (a successor starts first); None leaves things as they are."""
+        """`up`, `down`, `restart`, or `replace` (a successor starts first); None leaves things as
+        they are.
+        """
         if what in {"up", "restart", "replace"}:
             self._wanted, self._start_at, self._pause = True, 0.0, PAUSE_SECONDS_MIN
         if what == "down":
@@ -76,7 +78,9 @@ class Service:
             self._successor = self._start(now, calm=True)
 
     def check(self, now: float) -> None:
-        """Brings the processes nearer to what is wanted. `now` is a monotonic clock's, in seconds."""
+        """Brings the processes nearer to what is wanted. `now` is a monotonic clock's, in
+        seconds.
+        """
         for former in list(self._leaving):
             self._see_off(former, now)
         if self._successor is not None:
@@ -126,7 +130,9 @@ class Service:
         return {**environ, **ours}
 
     def _raise_successor(self, successor: Running, now: float) -> None:
-        """A successor that is ready takes the place, and who held it leaves; one that died, or isn't wanted any more, changes nothing."""
+        """A successor that is ready takes the place, and who held it leaves; one that died, or
+        isn't wanted any more, changes nothing.
+        """
         if successor.has_ended:
             self._exit_code, self._successor = successor.reap(), None
         elif not self._wanted or now - successor.started > READY_SECONDS_MAX:

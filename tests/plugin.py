@@ -1,8 +1,10 @@
-"""Servers for the tests: a stack of their own under `.run/test`, up before Django's settings are read and down at the end.
+"""Servers for the tests: a stack of their own under `.run/test`, up before Django's settings are
+read and down at the end.
 
-Loaded by `-p tests.plugin` (pyproject.toml). The controlling process starts the servers and names them in its environment, where settings,
-xdist's workers and the processes that tests start find them. What the environment names already is used instead. A second run at the same
-time gets a folder of its own (`.run/test-2`, …).
+Loaded by `-p tests.plugin` (pyproject.toml). The controlling process starts the servers and names
+them in its environment, where settings, xdist's workers and the processes that tests start find
+them. What the environment names already is used instead. A second run at the same time gets a
+folder of its own (`.run/test-2`, …).
 """
 
 import os
@@ -32,7 +34,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def bring_up_servers(config: pytest.Config) -> None:
-    """Starts what the environment doesn't name, and sees to its end: also after Ctrl-C, SIGTERM or an error in the configuration."""
+    """Starts what the environment doesn't name, and sees to its end: also after Ctrl-C, SIGTERM or
+    an error in the configuration.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell that started us in the background left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     stack = Stack(reserve_folder(config), os.environ)
@@ -44,7 +48,9 @@ def bring_up_servers(config: pytest.Config) -> None:
 
 
 def reserve_folder(config: pytest.Config) -> Path:
-    """The first of the tests' folders that no other run holds; the kernel frees it when we end, however that may be."""
+    """The first of the tests' folders that no other run holds; the kernel frees it when we end,
+    however that may be.
+    """
     for number in range(1, RUNS_MAX + 1):
         folder = default_folder(os.environ) / ("test" if number == 1 else f"test-{number}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,9 @@ def reserve_folder(config: pytest.Config) -> Path:
 
 
 def take_a_broker_database() -> None:
-    """Gives each of xdist's workers a database of its own in our broker, as pytest-django does in PostgreSQL."""
+    """Gives each of xdist's workers a database of its own in our broker, as pytest-django does in
+    PostgreSQL.
+    """
     if Stack(default_folder(os.environ), os.environ).is_named("BROKER_URL"):
         return
     number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) + 1
@@ -65,7 +73,9 @@ def take_a_broker_database() -> None:
 
 
 def pytest_configure() -> None:
-    """No time limit where whole databases are made and dropped: each drop waits for a checkpoint, which a slow disk makes long."""
+    """No time limit where whole databases are made and dropped: each drop waits for a checkpoint,
+    which a slow disk makes long.
+    """
     from django.db.backends.base.base import NO_DB_ALIAS
     from django.db.backends.signals import connection_created
 

@@ -1,4 +1,6 @@
-"""docs/guards.md names files and tests that exist, so that nobody trusts a guard whose test is gone."""
+"""docs/guards.md names files and tests that exist, so that nobody trusts a guard whose test is
+gone.
+"""
 
 import ast
 import re

@@ -1,4 +1,6 @@
-"""How orders are cleared: the list to find one, the page to understand it, and from there the ways out (admin_interventions.py) and the retry."""
+"""How orders are cleared: the list to find one, the page to understand it, and from there the ways
+out (admin_interventions.py) and the retry.
+"""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -38,7 +40,9 @@ UNFINISHED_PAGE = "unfinished"
 
 
 class StateFilter(admin.SimpleListFilter):
-    """By state, and all that isn't finished; each is answered by a partial index or by the newest rows."""
+    """By state, and all that isn't finished; each is answered by a partial index or by the newest
+    rows.
+    """
 
     title = "state"
     parameter_name = "state"
@@ -200,7 +204,9 @@ class ClearingAdmin(ReadOnlyAdmin):
     # -- retry --
 
     def has_retry_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        """Of one clearing: also whether it is in a state to be retried, so that its page offers only what can be done."""
+        """Of one clearing: also whether it is in a state to be retried, so that its page offers
+        only what can be done.
+        """
         if object_id is None or not may_retry(request):
             return may_retry(request)
         return Clearing.objects.filter(pk=object_id, state__in=RETRYABLE_STATES).exists()

@@ -1,4 +1,6 @@
-"""How the counterparties stand, the switch that pauses one or one of its steps, and the policies for their errors."""
+"""How the counterparties stand, the switch that pauses one or one of its steps, and the policies
+for their errors.
+"""
 
 from typing import Any, ClassVar
 
@@ -74,7 +76,9 @@ class CounterpartyAdmin(ReadOnlyAdmin):
 
     @column("last change (UTC)")
     def changed(self, row: Standing) -> str:
-        """Of its breaker or a pause; the row's own time may be that of somebody's looking, who made it."""
+        """Of its breaker or a pause; the row's own time may be that of somebody's looking, who made
+        it.
+        """
         newest = StandingChange.objects.filter(counterparty=row.name).order_by("-pk").first()
         return f"{newest.at:%Y-%m-%d %H:%M:%S}" if newest else "-"
 
@@ -158,7 +162,9 @@ class StandingChangeAdmin(ReadOnlyAdmin):
 
 @admin.register(ErrorPolicy)
 class ErrorPolicyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """What people decided about single errors; `ErrorPolicy.clean` refuses what evidence alone may decide."""
+    """What people decided about single errors; `ErrorPolicy.clean` refuses what evidence alone may
+    decide.
+    """
 
     list_display = ("counterparty", "code", "outcome", "attempts_max", "backoff_base_ms", "backoff_cap_ms", "deadline_seconds", "reason")
     list_filter = ("counterparty",)

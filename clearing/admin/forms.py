@@ -1,4 +1,6 @@
-"""The forms of the ways out: why, the evidence, and what a confirmation has to say of what was done."""
+"""The forms of the ways out: why, the evidence, and what a confirmation has to say of what was
+done.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""The ways out of an order in the admin: what may be asked for, the form to ask, and the page where a second person approves or refuses."""
+"""The ways out of an order in the admin: what may be asked for, the form to ask, and the page where
+a second person approves or refuses.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,11 +109,13 @@ def person_of(request: HttpRequest) -> Person:
     return Person(user.get_username(), user.pk)
 
 
-# --- asking -------------------------------------------------------------------------------------------------------------------------
+# --- asking ---------------------------------------------------------------------------------------
 
 
 def ask_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: int, kind_name: str) -> HttpResponse:
-    """GET says what it would do and asks for reason and evidence; POST asks a second person for approval."""
+    """GET says what it would do and asks for reason and evidence; POST asks a second person for
+    approval.
+    """
     kind = _kind(kind_name)
     if not may_ask(request, kind):
         raise PermissionDenied
@@ -150,7 +154,9 @@ def _stored(operation: Operation) -> StoredRequest:
 
 
 def _foreseen(clearing: Clearing, operation: Operation, kind: InterventionKind, evidence: OutsideEvidence = NO_EVIDENCE) -> tuple[Effect | None, str]:
-    """What it would do, or what stands in its way. What a confirmation would do isn't known without its evidence."""
+    """What it would do, or what stands in its way. What a confirmation would do isn't known without
+    its evidence.
+    """
     try:
         return effect_of(clearing, operation, kind, evidence), ""
     except NotPossible as refusal:
@@ -158,7 +164,9 @@ def _foreseen(clearing: Clearing, operation: Operation, kind: InterventionKind, 
 
 
 def _ask(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form: AskForm) -> int | None:
-    """The request and its line in the audit log are one transaction. None: it can't be asked for, which the form says."""
+    """The request and its line in the audit log are one transaction. None: it can't be asked for,
+    which the form says.
+    """
     reason = form.cleaned_data["reason"]
     try:
         with transaction.atomic():
@@ -176,7 +184,7 @@ def _log(request: HttpRequest, clearing: Clearing, message: str) -> None:
     LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=message)
 
 
-# --- approving ----------------------------------------------------------------------------------------------------------------------
+# --- approving ------------------------------------------------------------------------------------
 
 
 @admin.register(Intervention)
@@ -302,7 +310,9 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
 
 
 def _approve(request: HttpRequest, intervention: Intervention) -> None:
-    """What is executed and its line in the audit log are one transaction, and so is what has failed; the publish comes after it."""
+    """What is executed and its line in the audit log are one transaction, and so is what has
+    failed; the publish comes after it.
+    """
     if not request.user.has_perm(APPROVING):
         raise PermissionDenied
     try:

@@ -1,4 +1,6 @@
-"""One order's whole journey as a page shows it: operations with their attempts (the evidence), and the status changes. Bounded queries."""
+"""One order's whole journey as a page shows it: operations with their attempts (the evidence), and
+the status changes. Bounded queries.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -120,6 +122,8 @@ def _shown_changes(changes: Iterable[StatusChange]) -> Iterable[ShownChange]:
 
 
 def age(clearing: Clearing, created_ms: int, now: datetime) -> str:
-    """How long the order has been under way; of a finished one, how long it took, from the counter's own time."""
+    """How long the order has been under way; of a finished one, how long it took, from the
+    counter's own time.
+    """
     end = clearing.cleared_at or (clearing.changed_at if clearing.state == State.VOIDED else None)
     return f"took {duration(end.timestamp() - created_ms / 1000)}" if end else duration(now.timestamp() - created_ms / 1000)

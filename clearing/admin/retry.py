@@ -1,4 +1,6 @@
-"""The page between pressing "Retry" and retrying: what would be retried, and why. The reason is kept with the change and in the audit log."""
+"""The page between pressing "Retry" and retrying: what would be retried, and why. The reason is
+kept with the change and in the audit log.
+"""
 
 from collections.abc import Sequence
 from typing import Any

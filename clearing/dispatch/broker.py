@@ -1,4 +1,6 @@
-"""What we ask of the broker besides publishing: its generation, and how far a queue has come. Redis or Valkey, by its own client."""
+"""What we ask of the broker besides publishing: its generation, and how far a queue has come. Redis
+or Valkey, by its own client.
+"""
 
 import json
 import secrets
@@ -33,7 +35,8 @@ _known = _Known()
 
 
 def generation() -> str:
-    """The broker's generation as last read, at most a second ago; what was last known where it doesn't answer. Never raises.
+    """The broker's generation as last read, at most a second ago; what was last known where it
+    doesn't answer. Never raises.
 
     Inside a transaction it isn't asked either (design, rule 6): whoever opens one reads it before.
     """
@@ -45,12 +48,16 @@ def generation() -> str:
 
 
 def last_generation() -> str:
-    """The generation as last read, without asking: for use inside a transaction (design, rule 6). A stale one costs a repeated message."""
+    """The generation as last read, without asking: for use inside a transaction (design, rule 6). A
+    stale one costs a repeated message.
+    """
     return _known.value
 
 
 def read_generation() -> str:
-    """The broker's generation, read now. A broker that has none (new, wiped, restarted empty) is given one. Raises redis.RedisError."""
+    """The broker's generation, read now. A broker that has none (new, wiped, restarted empty) is
+    given one. Raises redis.RedisError.
+    """
     found = client().get(GENERATION_KEY)
     if found is None:
         client().set(GENERATION_KEY, secrets.token_hex(8), nx=True)
@@ -66,7 +73,9 @@ def length(queue: str) -> int:
 
 
 def oldest_queued_ms(queue: str) -> int | None:
-    """The database's time of queueing of the queue's oldest message, ms; None when the queue is empty or the message isn't one of ours."""
+    """The database's time of queueing of the queue's oldest message, ms; None when the queue is
+    empty or the message isn't one of ours.
+    """
     raw = client().lindex(queue, -1)
     if raw is None:
         return None

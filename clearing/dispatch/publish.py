@@ -1,8 +1,10 @@
-"""The one place that builds and publishes chains: `chain(step_1.si(…), …, step_4.si(…))` from a clearing's own step on, on its lane's queue.
+"""The one place that builds and publishes chains: `chain(step_1.si(…), …, step_4.si(…))` from a
+clearing's own step on, on its lane's queue.
 
-The chain is built by Celery once a process for each first step, on an in-memory transport; a message is that template with other ids and
-arguments, published by kombu's batch: 32 µs instead of 600. A message is a hint to look at a row: publishing never raises for a broker that
-is away, since the sweep finds what wasn't published.
+The chain is built by Celery once a process for each first step, on an in-memory transport; a
+message is that template with other ids and arguments, published by kombu's batch: 32 µs instead of
+600. A message is a hint to look at a row: publishing never raises for a broker that is away, since
+the sweep finds what wasn't published.
 """
 
 import json
@@ -35,8 +37,9 @@ _ID, _EPOCH = 7_777_777_777_777_777, 7_777_777_777  # stand-ins in the template:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chain's message, taken apart where one differs from the next: `texts` of the body, and between each two what stands there (`places`: the
-    stand-ins, or the number of one of the chain's tasks).
+    """A chain's message, taken apart where one differs from the next: `texts` of the body, and
+    between each two what stands there (`places`: the stand-ins, or the number of one of the chain's
+    tasks).
     """
 
     texts: tuple[str, ...]
@@ -45,7 +48,9 @@ class Template:
 
     @classmethod
     def of(cls, body: str, headers: dict[str, Any], later_task_ids: Sequence[str]) -> "Template":
-        """Of a message that was built with the stand-ins, and the ids of the tasks after its own, in their order."""
+        """Of a message that was built with the stand-ins, and the ids of the tasks after its own,
+        in their order.
+        """
         places = {str(_ID): _ID, str(_EPOCH): _EPOCH} | {task_id: number for number, task_id in enumerate(later_task_ids, start=1)}
         parts = re.split(f"({'|'.join(places)})", body)
         return cls(tuple(parts[::2]), tuple(places[found] for found in parts[1::2]), headers)
@@ -63,7 +68,9 @@ class Template:
 
 
 def task_id_prefix() -> str:
-    """All but the last digit of a random id in the form of a UUID: the tasks of one chain differ by that, and cost one call of the kernel's."""
+    """All but the last digit of a random id in the form of a UUID: the tasks of one chain differ by
+    that, and cost one call of the kernel's.
+    """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:31]}"
 
@@ -85,7 +92,9 @@ def _build(step: int) -> Template:
 
 
 class _Publisher(threading.local):
-    """A producer for each thread: no pool to wait for, and a broken connection is this thread's own to mend."""
+    """A producer for each thread: no pool to wait for, and a broken connection is this thread's own
+    to mend.
+    """
 
     producer: Any = None  # a kombu Producer: its stubs lack what it has got since 5.6
 
@@ -124,14 +133,17 @@ def template(step: int) -> Template:
 
 
 def queue_of(ref: ClearingRef, wanted: str | None = None) -> str:
-    """The queue `wanted`, or the lane's; of a lane that no longer exists (CLEARING_LANES was lowered), the resume queue; of a suspect its own."""
+    """The queue `wanted`, or the lane's; of a lane that no longer exists (CLEARING_LANES was
+    lowered), the resume queue; of a suspect its own.
+    """
     if ref.lane == ALONE or wanted:
         return SUSPECTS_QUEUE if ref.lane == ALONE else str(wanted)
     return lane_queue(ref.lane) if ref.lane < settings.CLEARING_LANES else RESUME_QUEUE
 
 
 def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
-    """Sends a chain for each clearing, after the commit that queued them; to their lanes, or all to `queue`.
+    """Sends a chain for each clearing, after the commit that queued them; to their lanes, or all to
+    `queue`.
 
     False when the broker didn't take them: logged and counted, and the sweep sends them again.
     """
@@ -148,7 +160,9 @@ def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
 
 
 def _send_or_reconnect(refs: Sequence[ClearingRef], queue: str | None) -> None:
-    """A kept connection may be dead without the broker being away, so the first failure means a new connection."""
+    """A kept connection may be dead without the broker being away, so the first failure means a new
+    connection.
+    """
     if monotonic() - _away.since < AWAY_SECONDS:
         raise ConnectionRefusedError("the broker was away a moment ago")
     try:

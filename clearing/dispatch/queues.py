@@ -1,4 +1,6 @@
-"""The names of the Celery queues. Pure names: `acceptance_site.celery` imports them before the app registry is ready."""
+"""The names of the Celery queues. Pure names: `acceptance_site.celery` imports them before the app
+registry is ready.
+"""
 
 from django.conf import settings
 

@@ -1,8 +1,9 @@
 """What a voided order leaves behind, and the manual bookings that make it whole. Pure.
 
-What the steps did is read from their stored requests and answers, so it is right for every version of the flow. Accounts, as the contracts have
-them: `system`, `fund`, `user:<id>`; `market` is the trading service's other side; `counter` is the counter's own book (its suspense and its
-contracts), `owed:<id>` what it booked as owed to a user. Bookings sum to zero in each asset.
+What the steps did is read from their stored requests and answers, so it is right for every version
+of the flow. Accounts, as the contracts have them: `system`, `fund`, `user:<id>`; `market` is the
+trading service's other side; `counter` is the counter's own book (its suspense and its contracts),
+`owed:<id>` what it booked as owed to a user. Bookings sum to zero in each asset.
 """
 
 from collections import defaultdict

@@ -1,15 +1,16 @@
 """What the four steps are, for both directions: the business, in one table (design, section 2).
 
-========  ============  =====================================  =============================================
-step      counterparty  OPEN: the user paid USDT               CLOSE: the user sold the option back
-========  ============  =====================================  =============================================
-1         counter       system + USDT, - coin                  system + coin, the quoted USDT owed to the user
-2         fund          USDT: system -> fund                   coin: system -> fund
-3         trading       USDT -> coin at the market             coin -> USDT at the market
-4         fund          the coin bought: fund -> system        the quoted USDT: fund -> the user
-========  ============  =====================================  =============================================
+====  ============  ===================================  ===========================================
+step  counterparty  OPEN: the user paid USDT             CLOSE: the user sold the option back
+====  ============  ===================================  ===========================================
+1     counter       system + USDT, - coin                system + coin, the quoted USDT is owed
+2     fund          USDT: system -> fund                 coin: system -> fund
+3     trading       USDT -> coin at the market           coin -> USDT at the market
+4     fund          the coin bought: fund -> system      the quoted USDT: fund -> the user
+====  ============  ===================================  ===========================================
 
-A clearing runs by the version of the flow that it was opened with, to its end: a change of the business is a new entry of FLOWS.
+A clearing runs by the version of the flow that it was opened with, to its end: a change of the
+business is a new entry of FLOWS.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,7 +74,9 @@ Next = Planned | Finished | Parks
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of a flow: whom it calls, and its request from the order and what step 3 has exchanged so far."""
+    """A step of a flow: whom it calls, and its request from the order and what step 3 has exchanged
+    so far.
+    """
 
     counterparty: Counterparty
     action: Action
@@ -178,7 +181,9 @@ def unsold(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
 
 
 def key_of(order_id: str, step: int, part: int = 1, revision: int = 0) -> str:
-    """The idempotency key `{order_id}:{step}[.{part}][:r{n}]` (design, rule 5): the operation's, never an attempt's."""
+    """The idempotency key `{order_id}:{step}[.{part}][:r{n}]` (design, rule 5): the operation's,
+    never an attempt's.
+    """
     return f"{order_id}:{step}{f'.{part}' if part > 1 else ''}{f':r{revision}' if revision else ''}"
 
 
@@ -190,7 +195,9 @@ def plan(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged] = (
 
 
 def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *, part: int = 1) -> Next:
-    """What follows when the operation of `step` is confirmed. `parts`: every exchange of the order so far, this one included."""
+    """What follows when the operation of `step` is confirmed. `parts`: every exchange of the order
+    so far, this one included.
+    """
     if step == EXCHANGE_STEP:
         rest = unsold(order, parts)
         if rest > 0 and rest >= parts[-1].min_lot:
@@ -204,13 +211,17 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
 
 
 def exceeds_slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> bool:
-    """Whether the market's price lies outside CLEARING_MAX_SLIPPAGE_BPS of the quote, on either side; never while that is off."""
+    """Whether the market's price lies outside CLEARING_MAX_SLIPPAGE_BPS of the quote, on either
+    side; never while that is off.
+    """
     limit = settings.CLEARING_MAX_SLIPPAGE_BPS
     return bool(limit) and abs(slippage(order, parts)) * 10_000 > limit * order.quoted_usdt
 
 
 def slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
-    """What the exchange gained (positive) or lost by the market's move, in USDT, scale 8, half-even; dust below the lot counts in."""
+    """What the exchange gained (positive) or lost by the market's move, in USDT, scale 8,
+    half-even; dust below the lot counts in.
+    """
     with localcontext(prec=PRECISION):
         got, gone, dust = bought(parts), sold(parts), unsold(order, parts)
         if order.direction == "OPEN":

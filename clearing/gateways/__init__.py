@@ -1,7 +1,8 @@
 """The second door of a clearing: every call to a counterparty (design, section 7).
 
-`errors` draws the tree of what a call may end with, `ports` says what each counterparty can be asked for, `http` is the real thing and
-`fake` the counterparties in memory. `gateways()` hands out the process's own.
+`errors` draws the tree of what a call may end with, `ports` says what each counterparty can be
+asked for, `http` is the real thing and `fake` the counterparties in memory. `gateways()` hands out
+the process's own.
 """
 
 import os
@@ -64,7 +65,9 @@ _of_process: Final[dict[int, Gateways]] = {}  # by pid: a fork must not share it
 
 
 def gateways() -> Gateways:
-    """The process's gateways, built from the settings at the first call. Raises ImproperlyConfigured when GATEWAY_KIND names none."""
+    """The process's gateways, built from the settings at the first call. Raises
+    ImproperlyConfigured when GATEWAY_KIND names none.
+    """
     pid = os.getpid()
     built = _of_process.get(pid)
     return built if built is not None else _of_process.setdefault(pid, _build())

@@ -1,4 +1,5 @@
-"""Reading answers, strictly: what isn't exactly as the contract has it raises `UnknownOutcome("unreadable_body")`.
+"""Reading answers, strictly: what isn't exactly as the contract has it raises
+`UnknownOutcome("unreadable_body")`.
 
 Fields that the contract doesn't name are let pass, so that a counterparty may add some.
 """
@@ -106,7 +107,9 @@ def read_adjusted(stored: StoredRequest, body: bytes) -> Adjusted:
 
 
 def read_transferred(stored: StoredRequest, body: bytes) -> Transferred:
-    """The 200 body that answers `stored`: over the asset and the amount asked for. Raises UnknownOutcome."""
+    """The 200 body that answers `stored`: over the asset and the amount asked for. Raises
+    UnknownOutcome.
+    """
     wire, asked = _decode(_TRANSFERRED, body), _TRANSFER_ASKED.decode(stored.body)
     result = _transferred(wire)
     _require((wire.key, wire.asset, result.amount) == (stored.key, asked.asset, Decimal(asked.amount)), body)
@@ -114,7 +117,9 @@ def read_transferred(stored: StoredRequest, body: bytes) -> Transferred:
 
 
 def read_exchanged(stored: StoredRequest, body: bytes) -> Exchanged:
-    """The 200 body that answers `stored`: over the assets asked for, and no more sold than asked. Raises UnknownOutcome."""
+    """The 200 body that answers `stored`: over the assets asked for, and no more sold than asked.
+    Raises UnknownOutcome.
+    """
     wire, asked = _decode(_EXCHANGED, body), _EXCHANGE_ASKED.decode(stored.body)
     result = _exchanged(wire)
     _require((wire.key, wire.sell_asset, wire.buy_asset) == (stored.key, asked.sell_asset, asked.buy_asset), body)
@@ -159,7 +164,9 @@ def read_status(stored: StoredRequest, body: bytes) -> Status:
 
 
 def read_problem(answer: HttpAnswer) -> Problem:
-    """The problem of an answer that says no. Raises UnknownOutcome, as for the error page of a proxy in between."""
+    """The problem of an answer that says no. Raises UnknownOutcome, as for the error page of a
+    proxy in between.
+    """
     _require(answer.content_type == "application/problem+json", answer.body)
     return read_problem_body(answer.status, answer.body)
 

@@ -1,13 +1,15 @@
-"""What this process knows of the counterparties: asked before each call, told of each answer, without a round trip for either.
+"""What this process knows of the counterparties: asked before each call, told of each answer,
+without a round trip for either.
 
-    closed ──5 failures in 10 s, half of all calls──▶ open ──a probe is answered──▶ half open ──a call goes well──▶ closed
-             or 5 in a row                            ▲                               │
-                                                      └────────── it fails ───────────┘
+    closed ──5 failures in 10 s,──▶ open ──a probe is──▶ half open ──a call──▶ closed
+             half of all calls,     ▲      answered      │           succeeds
+             or 5 in a row          └────── it fails ────┘
 
-The state is everybody's and lies in PostgreSQL (`clearing/gateways/counterparty_state.py`); failures are counted here, since a counterparty that is
-down fails in every process. A refused signature opens the breaker at once; a request that isn't allowed does when it happens to three operations and
-no call goes well in between, otherwise it is that order's alone, and counts for it. What is blocked costs the order nothing: it waits, and the sweep
-sends it on when the way is free.
+The state is everybody's and lies in PostgreSQL (`clearing/gateways/counterparty_state.py`);
+failures are counted here, since a counterparty that is down fails in every process. A refused
+signature opens the breaker at once; a request that isn't allowed does when it happens to three
+operations and no call goes well in between, otherwise it is that order's alone, and counts for it.
+What is blocked costs the order nothing: it waits, and the sweep sends it on when the way is free.
 """
 
 import threading
@@ -79,7 +81,9 @@ class _Window:
         return enough and len(set(failures)) >= FAILING_KEYS_MIN
 
     def _latest_failures(self) -> list[str]:
-        """Those after the last good call: one that went down under load has many good calls in the window yet."""
+        """Those after the last good call: one that went down under load has many good calls in the
+        window yet.
+        """
         return list(takewhile(bool, (key for _, key in reversed(self.calls))))
 
     def restart(self, now: float) -> None:
@@ -114,8 +118,9 @@ class Guard:
     def admitted(self, counterparty: str, step: int, *, follows: bool = False) -> Iterator[None]:
         """Around each call. Raises Blocked, at once: nobody waits here.
 
-        One that `follows` a question that was admitted may owe its call of the rate limit: turned away, the order would ask again each time,
-        and where there is one call at a time never come to send.
+        One that `follows` a question that was admitted may owe its call of the rate limit: turned
+        away, the order would ask again each time, and where there is one call at a time never come
+        to send.
         """
         tries = self._admit(counterparty, step, follows=follows)
         try:
@@ -170,7 +175,9 @@ class Guard:
         return self._windows.setdefault(counterparty, _Window())
 
     def _spend(self, counterparty: str, *, follows: bool) -> None:
-        """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease than for a slot."""
+        """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease
+        than for a slot.
+        """
         rate = settings.COUNTERPARTY_RATES[counterparty]
         if not rate:
             return
@@ -200,10 +207,11 @@ class Guard:
         lease.none_before = monotonic() + wait_ms / 1000
 
     def heard(self, counterparty: str, key: str, answer: object, made_at: float, *, asked: bool = False) -> bool:
-        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never raises.
+        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never
+        raises.
 
-        Returns whether the counterparty doesn't allow this order what it allows others: that counts for the order. What was only `asked` well
-        doesn't say that anybody may send.
+        Returns whether the counterparty doesn't allow this order what it allows others: that counts
+        for the order. What was only `asked` well doesn't say that anybody may send.
         """
         if isinstance(answer, Blocked):
             self._found_it_full(counterparty)

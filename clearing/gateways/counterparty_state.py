@@ -1,7 +1,9 @@
-"""How the counterparties stand with all of us: their breakers, pauses and wishes, kept in PostgreSQL (docs/decisions/0011-breaker.md).
+"""How the counterparties stand with all of us: their breakers, pauses and wishes, kept in
+PostgreSQL (docs/decisions/0011-breaker.md).
 
-Every process reads it at most once in READ_SECONDS (`clearing/gateways/circuit_breaker.py`), and writes only when something changes. Times are the
-database's; what is read comes as milliseconds that are left.
+Every process reads it at most once in READ_SECONDS (`clearing/gateways/circuit_breaker.py`), and
+writes only when something changes. Times are the database's; what is read comes as milliseconds
+that are left.
 """
 
 from collections.abc import Mapping
@@ -74,7 +76,9 @@ def read() -> Standings:
 
 
 def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, refuses: bool = False, actor: str) -> tuple[Breaker, bool] | None:
-    """Moves the breaker; returns what it was and whether it refused us then, None where it was elsewhere by then."""
+    """Moves the breaker; returns what it was and whether it refused us then, None where it was
+    elsewhere by then.
+    """
     seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
     sql = "SELECT was, refused FROM clearing_move_breaker(%s, %s, %s, %s, %s, %s, %s)"
     for was, refused in call(sql, [counterparty, list(from_), to, cause, refuses, seconds, actor]):
@@ -84,7 +88,9 @@ def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, r
 
 
 def open_breaker(counterparty: str, cause: str, *, refuses: bool, actor: str) -> None:
-    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm, and the first who is refused."""
+    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm, and
+    the first who is refused.
+    """
     moved = _move(counterparty, [Breaker.CLOSED, Breaker.HALF_OPEN], Breaker.OPEN, cause, refuses=refuses, actor=actor)
     if moved is None:
         return
@@ -137,7 +143,9 @@ class Probe:
 
 
 def take_probes(seconds_max: float) -> list[Probe]:
-    """Whom to probe now. Nobody else is given them until `seconds_max` have passed, or `put_off` says when."""
+    """Whom to probe now. Nobody else is given them until `seconds_max` have passed, or `put_off`
+    says when.
+    """
     return [Probe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
 
 
@@ -149,7 +157,9 @@ def put_off(probe: Probe, cause: str, *, refuses: bool) -> None:
 
 
 def set_pause(counterparty: str, step: int, *, paused: bool, reason: str, actor: str) -> bool:
-    """A person pauses a counterparty (step 0) or one of its steps, or ends that. False: it was so already."""
+    """A person pauses a counterparty (step 0) or one of its steps, or ends that. False: it was so
+    already.
+    """
     changed: bool = call("SELECT clearing_pause_set(%s, %s, %s, %s, %s)", [counterparty, step, paused, reason, actor])[0][0]
     if changed:
         log.warning("paused" if paused else "resumed", counterparty=counterparty, step=step or "all", reason=reason, actor=actor)
@@ -179,7 +189,9 @@ def slots() -> int:
 
 
 def rooms(now: Standings, limit: int, seconds: float) -> dict[str, int]:
-    """How many due orders a pass of the sweep, made every so many seconds, dispatches to each counterparty at most."""
+    """How many due orders a pass of the sweep, made every so many seconds, dispatches to each
+    counterparty at most.
+    """
     tight = now.busy or any(breaker == Breaker.HALF_OPEN for breaker in now.breakers.values())
     taken, all_slots = (in_flight(), slots()) if tight else ({}, 0)
 

@@ -2,24 +2,26 @@
 
     GatewayError
     ├── Retryable        surely not applied: send the same bytes again, later
-    │   └── Blocked      nothing was tried: the counterparty is paused, down, limited or full; costs the order nothing
+    │   └── Blocked      nothing was sent: the counterparty is paused, down, limited or full
     ├── Rejected         finally refused, and kept under the key: a person decides
-    ├── UnknownOutcome   it may have been applied: ask for the key, and send the same bytes again only if it isn't known there
+    ├── UnknownOutcome   it may have been applied: query the key, resend only if it is unknown
     ├── StillPending     accepted and being worked on: ask for the key, later
-    ├── KeyReused        the key is known there with other bytes, which can't be: raise an alarm, and park
-    └── ClaimEnded       no answer at all: our right to run the clearing is over, nothing was signed; put it down
+    ├── KeyReused        the key is known there with other bytes: alarm, and park
+    └── ClaimEnded       our claim is over, nothing was signed: drop the work
 
-The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an `UnknownOutcome`. Which answer is which stands in
-`clearing/policy/outcomes.py`.
+The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an
+`UnknownOutcome`. Which answer is which stands in `clearing/policy/outcomes.py`.
 """
 
 from clearing.policy.outcomes import Health
 
 
 class GatewayError(Exception):
-    """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail` is for people.
+    """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail`
+    is for people.
 
-    `health` is what the answer says of the counterparty itself; `alone`: it isn't allowed to this order, and is to others.
+    `health` is what the answer says of the counterparty itself; `alone`: it isn't allowed to this
+    order, and is to others.
     """
 
     health: Health = Health.WELL
@@ -32,7 +34,9 @@ class GatewayError(Exception):
 
 
 class Retryable(GatewayError):  # noqa: N818 - named by the reaction, as all of these
-    """Surely not applied. `counted` False: the cause lies with the counterparty or with us, not with the order; no attempt is counted."""
+    """Surely not applied. `counted` False: the cause lies with the counterparty or with us, not
+    with the order; no attempt is counted.
+    """
 
     def __init__(self, code: str, detail: str = "", *, retry_after_ms: int | None = None, counted: bool = True) -> None:
         super().__init__(code, detail)
@@ -41,7 +45,9 @@ class Retryable(GatewayError):  # noqa: N818 - named by the reaction, as all of 
 
 
 class Blocked(Retryable):
-    """No call was made: `code` says what stands in its way, `retry_after_ms` for how long, where that is known."""
+    """No call was made: `code` says what stands in its way, `retry_after_ms` for how long, where
+    that is known.
+    """
 
     def __init__(self, code: str, *, retry_after_ms: int | None = None) -> None:
         super().__init__(code, retry_after_ms=retry_after_ms, counted=False)
@@ -56,7 +62,9 @@ class Rejected(GatewayError):  # noqa: N818
 
 
 class UnknownOutcome(GatewayError):  # noqa: N818
-    """It may have been applied. `retry_after_ms`: the counterparty wished not to be called sooner."""
+    """It may have been applied. `retry_after_ms`: the counterparty wished not to be called
+    sooner.
+    """
 
     def __init__(self, code: str, detail: str = "", *, retry_after_ms: int | None = None) -> None:
         super().__init__(code, detail)

@@ -1,7 +1,9 @@
-"""The three counterparties in memory, for tests and benchmarks: the contract's keys, stored answers, questions and faults, without a socket.
+"""The three counterparties in memory, for tests and benchmarks: the contract's keys, stored
+answers, questions and faults, without a socket.
 
-They stand in for the connection, not for the gateways: what is classified and read is what comes over HTTP, too. A `Fault` makes the next
-calls go wrong; its kinds are those of the sandbox, and `unreachable`.
+They stand in for the connection, not for the gateways: what is classified and read is what comes
+over HTTP, too. A `Fault` makes the next calls go wrong; its kinds are those of the sandbox, and
+`unreachable`.
 """
 
 import threading
@@ -77,7 +79,9 @@ class _Scripted:
 
 
 class FakeCounterparties:
-    """Counter, fund and trading. `prices` are in USDT per coin; `applied` is every effect that took place, in order. Safe in threads."""
+    """Counter, fund and trading. `prices` are in USDT per coin; `applied` is every effect that took
+    place, in order. Safe in threads.
+    """
 
     def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self.clock_ms = clock_ms
@@ -92,7 +96,9 @@ class FakeCounterparties:
         return over(self._services.__getitem__, limits)
 
     def script(self, operation: Action | Literal["status", "*"], fault: Fault, times: int = 1, match: str = "") -> None:
-        """Makes the next `times` calls of an operation go wrong, for orders whose id begins with `match`."""
+        """Makes the next `times` calls of an operation go wrong, for orders whose id begins with
+        `match`.
+        """
         with self._lock:
             self._faults.append(_Scripted(operation, fault, times, match))
 

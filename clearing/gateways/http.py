@@ -1,7 +1,9 @@
-"""The counterparties over HTTP: what is sent, and how an answer becomes what it is evidence of (docs/contracts/, design rule 7).
+"""The counterparties over HTTP: what is sent, and how an answer becomes what it is evidence of
+(docs/contracts/, design rule 7).
 
-Which answer is evidence of what stands in `clearing/policy/outcomes.py`. Here is what HTTP adds: a stale signature is made anew, once, in place; and
-where libcurl may have sent twice, what would say that nothing was applied says so of the second sending alone, and is unknown.
+Which answer is evidence of what stands in `clearing/policy/outcomes.py`. Here is what HTTP adds: a
+stale signature is made anew, once, in place; and where libcurl may have sent twice, what would say
+that nothing was applied says so of the second sending alone, and is unknown.
 """
 
 import threading
@@ -56,8 +58,9 @@ class Client(Protocol):
 class Limits:
     """Of the calls to one counterparty from this process.
 
-    `deadline_ms` is total for a call. `calls_max` are in flight at once, so that one slow counterparty can't hold every thread; who finds
-    no slot within `slot_wait_ms` gives up. Raises ValueError for limits that would let no call through.
+    `deadline_ms` is total for a call. `calls_max` are in flight at once, so that one slow
+    counterparty can't hold every thread; who finds no slot within `slot_wait_ms` gives up. Raises
+    ValueError for limits that would let no call through.
     """
 
     deadline_ms: int
@@ -92,7 +95,9 @@ class _HttpGateway(Generic[R]):
         raise error_of(stored, answer)
 
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[R] | None:
-        """Asks for the key. None: not known, as of now. Raises Rejected, StillPending, UnknownOutcome, Blocked or ClaimEnded."""
+        """Asks for the key. None: not known, as of now. Raises Rejected, StillPending,
+        UnknownOutcome, Blocked or ClaimEnded.
+        """
         try:
             answer = self._signed(clock, "GET", f"/v1/operations/{quote(stored.key, safe='')}")
         except (NotSent, AnswerLost) as error:
@@ -116,7 +121,9 @@ class _HttpGateway(Generic[R]):
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> HttpAnswer:
-        """One call under one deadline. The time is taken, and with it the claim checked, once there is a slot, right before signing."""
+        """One call under one deadline. The time is taken, and with it the claim checked, once there
+        is a slot, right before signing.
+        """
 
         def send(deadline_ms: int) -> HttpAnswer:
             return self._client.request(method, path, body=body, headers=headers, deadline_ms=deadline_ms, timestamp_ms=clock.timestamp_ms())
@@ -206,7 +213,9 @@ def _error(rule: Rule, code: str, detail: str, *, retry_after_ms: int | None = N
 
 
 def _unanswered(code: str, detail: str, health: Health, *, retry_after_ms: int | None = None) -> UnknownOutcome:
-    """Whatever became of a question, it says nothing about the operation; of the counterparty it does."""
+    """Whatever became of a question, it says nothing about the operation; of the counterparty it
+    does.
+    """
     error = UnknownOutcome(code, detail, retry_after_ms=retry_after_ms)
     error.health = health
     return error

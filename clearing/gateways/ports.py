@@ -8,13 +8,16 @@ from clearing.gateways.types import Action, Adjusted, Done, Exchanged, Result, S
 
 class CounterGateway(Protocol):
     def adjust(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted]:
-        """Sends the stored bytes once, within one total deadline. Raises a GatewayError; each says what it demands."""
+        """Sends the stored bytes once, within one total deadline. Raises a GatewayError; each says
+        what it demands.
+        """
         ...
 
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted] | None:
         """Asks for the key. None: not known, as of now.
 
-        Raises Rejected, StillPending, Blocked or ClaimEnded, and UnknownOutcome when the question got no usable answer, whatever the reason.
+        Raises Rejected, StillPending, Blocked or ClaimEnded, and UnknownOutcome when the question
+        got no usable answer, whatever the reason.
         """
         ...
 
@@ -58,7 +61,9 @@ class Gateways:
                 return self.trading.exchange(stored, clock)
 
     def ask(self, stored: StoredRequest, clock: SigningClock) -> Done[Result] | None:
-        """What the counterparty knows of the key. None: nothing, as of now. Raises a GatewayError but Retryable (Blocked it may)."""
+        """What the counterparty knows of the key. None: nothing, as of now. Raises a GatewayError
+        but Retryable (Blocked it may).
+        """
         match stored.action:
             case Action.ADJUST:
                 return self.counter.status(stored, clock)

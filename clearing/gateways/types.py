@@ -25,7 +25,9 @@ class Action(StrEnum):
 
 
 class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
-    """Step 1: the counter adjusts the system account for an order, by its direction (OPEN or CLOSE)."""
+    """Step 1: the counter adjusts the system account for an order, by its direction (OPEN or
+    CLOSE).
+    """
 
     order_id: str
     user_id: str
@@ -36,7 +38,9 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
     usdt: Decimal
 
     def encode(self, key: str) -> bytes:
-        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is negative."""
+        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is
+        negative.
+        """
         return _encode(key, self)
 
 
@@ -50,7 +54,9 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
 
     def encode(self, key: str) -> bytes:
-        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is negative."""
+        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is
+        negative.
+        """
         return _encode(key, self)
 
 
@@ -63,7 +69,9 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     buy_asset: str
 
     def encode(self, key: str) -> bytes:
-        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is negative."""
+        """The request's exact bytes. Raises ValueError for an amount that isn't finite or is
+        negative.
+        """
         return _encode(key, self)
 
 
@@ -83,7 +91,9 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """`sold` may be less than what was asked for (a partial execution); `price` in USDT per coin, `min_lot` in units of the asset sold."""
+    """`sold` may be less than what was asked for (a partial execution); `price` in USDT per coin,
+    `min_lot` in units of the asset sold.
+    """
 
     reference: str
     done_at_ms: int
@@ -101,7 +111,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[R_co]):
-    """The counterparty confirms the effect; `body` is its answer as it came, to be kept as evidence."""
+    """The counterparty confirms the effect; `body` is its answer as it came, to be kept as
+    evidence.
+    """
 
     body: bytes
     result: R_co
@@ -109,7 +121,9 @@ class Done(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """An operation's request as it was written down before its first call; a repeat sends the same bytes."""
+    """An operation's request as it was written down before its first call; a repeat sends the same
+    bytes.
+    """
 
     counterparty: Counterparty
     action: Action
@@ -121,7 +135,9 @@ class SigningClock(Protocol):
     """The time to sign with, under a claim."""
 
     def timestamp_ms(self) -> int:
-        """The service's time in ms since the epoch. Raises ClaimEnded at or after the claim's end."""
+        """The service's time in ms since the epoch. Raises ClaimEnded at or after the claim's
+        end.
+        """
         ...
 
 

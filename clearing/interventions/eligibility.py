@@ -1,14 +1,15 @@
-"""Which ways out an order has, as it stands: one table, for the admin's page and for who asks. Pure.
+"""Which ways out an order has, as it stands: one table, for the admin's page and for who asks.
+Pure.
 
-=================  ==========================  ==========================================================================
+=================  ==========================  =====================================================
 way                the clearing is             and its current operation, or what else must be
-=================  ==========================  ==========================================================================
+=================  ==========================  =====================================================
 retry              parked, retrying            not held, not `key_expired` or `key_reused`
 release_hold       parked                      held
 confirm_done       parked, pending, unknown    planned, pending, unknown or rejected
 confirm_not_done   parked, pending, unknown    pending or unknown
-void               parked                      planned, rejected or done, or settled; but not all four done
-=================  ==========================  ==========================================================================
+void               parked                      planned, rejected, done or settled; not all four done
+=================  ==========================  =====================================================
 """
 
 from dataclasses import dataclass

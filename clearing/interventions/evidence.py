@@ -1,6 +1,8 @@
-"""An operation's answer made of what people know from outside, in the counterparty's own form, and read by the reader of its answers.
+"""An operation's answer made of what people know from outside, in the counterparty's own form, and
+read by the reader of its answers.
 
-So a confirmation by phone is as strict as an answer: another amount than the one that was asked for, or more sold than asked, is refused here.
+So a confirmation by phone is as strict as an answer: another amount than the one that was asked
+for, or more sold than asked, is refused here.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,9 @@ class Confirmed:
 
 
 def answer_from(stored: StoredRequest, evidence: OutsideEvidence, *, done_at_ms: int, intervention_id: int) -> Confirmed:
-    """The answer to `stored` that the evidence amounts to; it names the intervention. Raises Unfit."""
+    """The answer to `stored` that the evidence amounts to; it names the intervention. Raises
+    Unfit.
+    """
     if not evidence.reference.strip():
         raise Unfit("name the counterparty's reference of what it did")
     fields = {"key": stored.key, "state": "done", "reference": evidence.reference, "done_at_ms": done_at_ms, **_own_fields(stored, evidence)}

@@ -1,7 +1,9 @@
-"""What a person may do to a clearing: retry it, or ask for something that a second person approves (docs/decisions/0012).
+"""What a person may do to a clearing: retry it, or ask for something that a second person approves
+(docs/decisions/0012).
 
-Whatever is executed is one call of a database function, one commit, which finds the clearing as it was asked for or changes nothing; the publish
-comes after the commit, and the sweep does it where we died in between. Times are the database's.
+Whatever is executed is one call of a database function, one commit, which finds the clearing as it
+was asked for or changes nothing; the publish comes after the commit, and the sweep does it where we
+died in between. Times are the database's.
 """
 
 from dataclasses import dataclass
@@ -88,14 +90,16 @@ def _require_reason(reason: str, what: str) -> None:
         raise NotPossible("no_reason", f"{what} needs a reason: it stands in the audit log")
 
 
-# --- retry: one person, at once ---------------------------------------------------------------------------------------------------
+# --- retry: one person, at once -------------------------------------------------------------------
 
 
 def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | None = None, only_ask: bool = False) -> None:
-    """Lets a parked or retrying clearing go on, in its lane's order, and publishes it. The reason and the actor stand in its history.
+    """Lets a parked or retrying clearing go on, in its lane's order, and publishes it. The reason
+    and the actor stand in its history.
 
-    After a final rejection, or after two people confirmed that it wasn't done, the operation's key gets the next revision; a partial execution
-    gets a further part. With `only_ask` that is asked for and not sent, of a restored order that may have been retried in the forgotten time: it is
+    After a final rejection, or after two people confirmed that it wasn't done, the operation's key
+    gets the next revision; a partial execution gets a further part. With `only_ask` that is asked
+    for and not sent, of a restored order that may have been retried in the forgotten time: it is
     found, or the order parks again. Raises NotPossible.
     """
     _require_reason(reason, "a retry")
@@ -128,7 +132,9 @@ def _require_forgotten(clearing: Clearing) -> None:
 
 
 def _require_nothing_forgotten(clearing: Clearing, operation: Operation) -> None:
-    """A void is computed from what we hold as done: what a forgotten retry did would be left out. A void from then hasn't left it out."""
+    """A void is computed from what we hold as done: what a forgotten retry did would be left out. A
+    void from then hasn't left it out.
+    """
     if _voided_before(clearing) or not interventions.is_forgotten(clearing.pk):
         return
     try:
@@ -143,7 +149,9 @@ def _require_nothing_forgotten(clearing: Clearing, operation: Operation) -> None
 
 
 def _following(clearing: Clearing, operation: Operation) -> tuple[Planned | None, int]:
-    """The operation that takes the current one's place, with its revision; none where the same bytes are sent again."""
+    """The operation that takes the current one's place, with its revision; none where the same
+    bytes are sent again.
+    """
     if operation.state == OperationState.REJECTED:
         ended = interventions.not_done_since_restore(clearing.pk)
         part, revision = operation.part, operation.revision + (FORGOTTEN_REVISIONS if ended else 1)
@@ -173,11 +181,12 @@ def exchanges_of(clearing: Clearing) -> list[Exchanged]:
     return [result for result in results if isinstance(result, Exchanged)]
 
 
-# --- what a second person approves --------------------------------------------------------------------------------------------------
+# --- what a second person approves ----------------------------------------------------------------
 
 
 def ask(clearing_id: int, kind: InterventionKind, *, person: Person, reason: str, evidence: OutsideEvidence = NO_EVIDENCE) -> int:
-    """Asks for something that a second person has to approve within INTERVENTION_HOURS; a pending or unknown order parks meanwhile.
+    """Asks for something that a second person has to approve within INTERVENTION_HOURS; a pending
+    or unknown order parks meanwhile.
 
     Returns the intervention's primary key. Raises NotPossible.
     """
@@ -197,7 +206,9 @@ def ask(clearing_id: int, kind: InterventionKind, *, person: Person, reason: str
 
 
 def effect_of(clearing: Clearing, operation: Operation, kind: InterventionKind, evidence: OutsideEvidence) -> Effect:
-    """What it would do. Raises NotPossible: it can't be done as the order stands, or the evidence doesn't fit."""
+    """What it would do. Raises NotPossible: it can't be done as the order stands, or the evidence
+    doesn't fit.
+    """
     check(kind, standing_of(clearing, operation))
     match kind:
         case InterventionKind.RETRY:
@@ -250,7 +261,9 @@ def _next(clearing: Clearing, operation: Operation, confirmed: Confirmed) -> Nex
 
 
 def bookings_of(clearing: Clearing) -> list[Booking]:
-    """The manual bookings that make the order whole again; of one that was voided before a restore, what was done since, mostly nothing."""
+    """The manual bookings that make the order whole again; of one that was voided before a restore,
+    what was done since, mostly nothing.
+    """
     done = clearing.operations.filter(state=OperationState.DONE).order_by("step", "part")
     if _voided_before(clearing):
         done = done.filter(pk__in=interventions.done_since_restore(clearing.pk))
@@ -258,9 +271,11 @@ def bookings_of(clearing: Clearing) -> list[Booking]:
 
 
 def approve(intervention_id: int, *, person: Person) -> str:
-    """Executes what was asked for, and publishes whom it lets go on. Returns what came of it, for people.
+    """Executes what was asked for, and publishes whom it lets go on. Returns what came of it, for
+    people.
 
-    Raises NotPossible: it was decided already or has expired, `person` asked for it, the order changed, or it is too early.
+    Raises NotPossible: it was decided already or has expired, `person` asked for it, the order
+    changed, or it is too early.
     """
     intervention = Intervention.objects.select_related("clearing__order", "operation").get(pk=intervention_id)
     decided = _execute(intervention, person)
@@ -277,7 +292,9 @@ def approve(intervention_id: int, *, person: Person) -> str:
 
 
 def _tell(intervention: Intervention) -> None:
-    """A database that comes back from a backup has forgotten it: whoever restores reads it here (docs/runbook.md)."""
+    """A database that comes back from a backup has forgotten it: whoever restores reads it here
+    (docs/runbook.md).
+    """
     tell(
         f"people_{intervention.kind}",
         "two people decided",
@@ -299,7 +316,9 @@ def _time(moment: datetime | None) -> str:
 
 
 def _execute(intervention: Intervention, person: Person) -> Decided:
-    """What is computed here of the clearing's operations holds as long as its epoch, its operation and the operation's state do."""
+    """What is computed here of the clearing's operations holds as long as its epoch, its operation
+    and the operation's state do.
+    """
     generation, pk = publish.generation(), intervention.pk
     match InterventionKind(intervention.kind):
         case InterventionKind.RELEASE_HOLD:

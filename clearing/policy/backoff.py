@@ -1,4 +1,6 @@
-"""When to try again: a pure value from an outcome and what has been tried. Full jitter, capped, on the database's clock."""
+"""When to try again: a pure value from an outcome and what has been tried. Full jitter, capped, on
+the database's clock.
+"""
 
 from dataclasses import dataclass
 from random import Random, SystemRandom
@@ -11,8 +13,9 @@ WISH_MS_MAX = 300_000
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The delay before try n is uniform over base / 2 … min(cap, base · 2ⁿ), in milliseconds, and not below the counterparty's own wish, which is
-    heard up to WISH_MS_MAX: nobody may send an order to sleep for weeks.
+    """The delay before try n is uniform over base / 2 … min(cap, base · 2ⁿ), in milliseconds, and
+    not below the counterparty's own wish, which is heard up to WISH_MS_MAX: nobody may send an
+    order to sleep for weeks.
     """
 
     base_ms: int
@@ -37,7 +40,9 @@ BLOCKED_MS = (100.0, 1_000.0)  # the sweep holds what is blocked, whatever its t
 
 
 def step_aside(operation_state: OperationState, wait_ms: int | None) -> Reaction:
-    """What a call that something stood in the way of makes of its clearing: nothing new. It is due soon, and the sweep knows when it may go on."""
+    """What a call that something stood in the way of makes of its clearing: nothing new. It is due
+    soon, and the sweep knows when it may go on.
+    """
     delay = max(_random.uniform(*BLOCKED_MS), min(wait_ms or 0, WISH_MS_MAX))
     match operation_state:
         case OperationState.PENDING:
@@ -51,10 +56,12 @@ def step_aside(operation_state: OperationState, wait_ms: int | None) -> Reaction
 def react(
     outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, wish_ms: int | None = None, overdue: bool = False
 ) -> Reaction:
-    """The reaction to an outcome other than done. `tries`: all since the last progress; `attempts`: sure failures that count, this one included.
+    """The reaction to an outcome other than done. `tries`: all since the last progress; `attempts`:
+    sure failures that count, this one included.
 
-    A sure failure is tried again until its attempts are used up, then parks. Pending and unknown are asked for as long as it takes: nothing
-    but evidence or people end them (design, rule 7). `overdue`, by a policy's deadline, parks them too; but as what they are.
+    A sure failure is tried again until its attempts are used up, then parks. Pending and unknown
+    are asked for as long as it takes: nothing but evidence or people end them (design, rule 7).
+    `overdue`, by a policy's deadline, parks them too; but as what they are.
     """
     delay = backoff.delay_ms(tries, wish_ms=wish_ms)
     match outcome:

@@ -1,7 +1,8 @@
-"""What people decided about single errors, on top of the table of outcomes: read from `ErrorPolicy`, believed for a few seconds.
+"""What people decided about single errors, on top of the table of outcomes: read from
+`ErrorPolicy`, believed for a few seconds.
 
-A policy may make an outcome less certain, never more (design, rule 7). The admin refuses anything else; so does reading, whoever wrote the row;
-and `soften` couldn't do it even then.
+A policy may make an outcome less certain, never more (design, rule 7). The admin refuses anything
+else; so does reading, whoever wrote the row; and `soften` couldn't do it even then.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,9 @@ class Policy:
         return Backoff(base_ms, max(self.backoff_cap_ms or settings.RETRY_CAP_MS, base_ms))
 
     def soften(self, outcome: Outcome) -> Outcome:
-        """The outcome as the policy has it; the table's own where the policy would make it more certain."""
+        """The outcome as the policy has it; the table's own where the policy would make it more
+        certain.
+        """
         return self.outcome if self.outcome is not None and may_become(outcome, self.outcome) else outcome
 
 

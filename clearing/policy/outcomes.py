@@ -1,6 +1,8 @@
-"""What each answer of a counterparty is evidence of (design, rule 7): one table, read from the top of a column to its bottom.
+"""What each answer of a counterparty is evidence of (design, rule 7): one table, read from the top
+of a column to its bottom.
 
-A policy (`clearing/policy/error_policies.py`) may make an outcome less certain, never more: MAY_BECOME is all that it may do.
+A policy (`clearing/policy/error_policies.py`) may make an outcome less certain, never more:
+MAY_BECOME is all that it may do.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`counted`: it costs the order an attempt. `parks`: at once and with an alarm, since nothing that we could do by ourselves would be right."""
+    """`counted`: it costs the order an attempt. `parks`: at once and with an alarm, since nothing
+    that we could do by ourselves would be right.
+    """
 
     outcome: Outcome
     counted: bool = False
@@ -84,7 +88,9 @@ MAY_BECOME: Final[dict[Outcome, frozenset[Outcome]]] = {
 
 
 def rule_of(came: int | str, code: str) -> Rule:
-    """What a status (or UNSENT, LOST) with a code is. Any 5xx is unknown, and so is what the table doesn't have."""
+    """What a status (or UNSENT, LOST) with a code is. Any 5xx is unknown, and so is what the table
+    doesn't have.
+    """
     rule = TABLE.get((came, code)) or TABLE.get((came, ANY))
     if rule is not None:
         return rule
@@ -93,7 +99,9 @@ def rule_of(came: int | str, code: str) -> Rule:
 
 
 def outcomes_of(code: str) -> frozenset[Outcome]:
-    """Every outcome that the table gives a code by its name; unknown for one that it doesn't name."""
+    """Every outcome that the table gives a code by its name; unknown for one that it doesn't
+    name.
+    """
     return frozenset(rule.outcome for (_, named), rule in TABLE.items() if named == code) or frozenset({Outcome.UNKNOWN})
 
 

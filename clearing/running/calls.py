@@ -1,6 +1,8 @@
-"""One operation's call: ask first where something may have been sent, then send the stored bytes; and what the answer is evidence of.
+"""One operation's call: ask first where something may have been sent, then send the stored bytes;
+and what the answer is evidence of.
 
-Every call passes the guard, which knows whether the counterparty is to be called at all, and is told of each answer.
+Every call passes the guard, which knows whether the counterparty is to be called at all, and is
+told of each answer.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,9 @@ WORKER_STOPPING = "worker_stopping"
 
 
 class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of these
-    """The key may be older than the counterparty keeps keys, and it isn't known there: sending it again could do it twice (rule 7)."""
+    """The key may be older than the counterparty keeps keys, and it isn't known there: sending it
+    again could do it twice (rule 7).
+    """
 
 
 class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
@@ -32,9 +36,11 @@ class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
 
 
 def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[], bool] = lambda: False) -> tuple[Evidence, Answer]:
-    """The operation's call, or the question for its key. Raises ClaimEnded or Blocked: nothing was sent in this try.
+    """The operation's call, or the question for its key. Raises ClaimEnded or Blocked: nothing was
+    sent in this try.
 
-    A first attempt that surely had no effect is made once more in place. One that is `stopping` makes no second call after its first.
+    A first attempt that surely had no effect is made once more in place. One that is `stopping`
+    makes no second call after its first.
     """
     if work.operation_state != OperationState.PLANNED:
         evidence, answer = ask(work, gateways, guard)
@@ -56,7 +62,9 @@ def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[
 
 
 def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False) -> tuple[Evidence, Answer]:
-    """Sends the stored bytes once; `follows`: right after the question for them. A policy may make what comes less certain."""
+    """Sends the stored bytes once; `follows`: right after the question for them. A policy may make
+    what comes less certain.
+    """
     sent_at = clock_gettime(CLOCK_BOOTTIME)
     answer = _answer(work, guard, lambda: gateways.perform(work.stored, work.clock), follows=follows)
     evidence = _evidence(answer, sent_at, asked=False)
@@ -69,7 +77,9 @@ def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False)
 
 
 def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer | None]:
-    """Asks for the key. None: not known, as of now. A question without a usable answer leaves the operation unknown, whatever went wrong."""
+    """Asks for the key. None: not known, as of now. A question without a usable answer leaves the
+    operation unknown, whatever went wrong.
+    """
     sent_at = clock_gettime(CLOCK_BOOTTIME)
     answer = _answer(work, guard, lambda: gateways.ask(work.stored, work.clock), asked=True)
     if answer is None:
@@ -111,7 +121,9 @@ def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:
 
 
 def outcome_of(error: GatewayError) -> Outcome:
-    """What an error is evidence of. A reused key is evidence of nothing but that something is badly wrong."""
+    """What an error is evidence of. A reused key is evidence of nothing but that something is badly
+    wrong.
+    """
     match error:
         case Retryable():
             return Outcome.RETRYABLE

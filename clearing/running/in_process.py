@@ -1,4 +1,6 @@
-"""What this process is at. The claim of an epoch is a worker's, and two of its threads have one name: only the process itself can tell them apart."""
+"""What this process is at. The claim of an epoch is a worker's, and two of its threads have one
+name: only the process itself can tell them apart.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +8,9 @@ from contextlib import contextmanager
 
 
 class UnderWay:
-    """The clearings, by id and epoch, that a process's threads are claiming or running. Safe in threads."""
+    """The clearings, by id and epoch, that a process's threads are claiming or running. Safe in
+    threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

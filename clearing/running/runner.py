@@ -1,7 +1,9 @@
-"""Running the steps of one clearing: claim, call, record, and on to the next in place (design, section 5).
+"""Running the steps of one clearing: claim, call, record, and on to the next in place (design,
+section 5).
 
-The order of effects is what keeps an order whole wherever the process dies: the operation with its bytes is in the database before the call;
-the result, the history and the next operation are one commit; only then comes the next call, or the publish.
+The order of effects is what keeps an order whole wherever the process dies: the operation with its
+bytes is in the database before the call; the result, the history and the next operation are one
+commit; only then comes the next call, or the publish.
 """
 
 from collections.abc import Callable
@@ -60,8 +62,9 @@ def _never(_name: str) -> bool:
 class Runner:
     """A worker as the steps see it.
 
-    `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has ended and the worker goes on as another;
-    `stopping` ends continuing; `on_step` is told of each step that the first clearing takes in place; `alone` is the worker of one slot that runs
+    `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has
+    ended and the worker goes on as another; `stopping` ends continuing; `on_step` is told of each
+    step that the first clearing takes in place; `alone` is the worker of one slot that runs
     suspects, and nothing else in place; `under_way` is what its process is at.
     """
 
@@ -75,7 +78,9 @@ class Runner:
     outlived: Callable[[str], bool] = _never
 
     def run(self, clearing_id: int, epoch: int) -> None:
-        """Runs a queued clearing from its own step on, as far as it goes, and then its user's next ones (up to a number)."""
+        """Runs a queued clearing from its own step on, as far as it goes, and then its user's next
+        ones (up to a number).
+        """
         following = self._run_clearing(clearing_id, epoch, self.on_step)
         for _ in range(settings.CLEARING_NEXT_IN_PLACE_MAX - 1):
             if following is None or not self._continues():
@@ -88,7 +93,9 @@ class Runner:
         return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.alone
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
-        """Claims and runs one clearing, unless another thread is at it. Returns its user's next order, once this one is out of its way."""
+        """Claims and runs one clearing, unless another thread is at it. Returns its user's next
+        order, once this one is out of its way.
+        """
         with self.under_way.entered(clearing_id, epoch) as is_first:
             work = self._claim(clearing_id, epoch, is_first)
             return None if work is None else self._run_claimed(work, on_step)
@@ -179,7 +186,9 @@ class Runner:
 
 
 def _keep(work: Work, evidence: Evidence) -> None:
-    """What was answered outlives a mistake of our own: no person may say that it wasn't done, if it was."""
+    """What was answered outlives a mistake of our own: no person may say that it wasn't done, if it
+    was.
+    """
     try:
         claims.record_attempt(work, evidence)
     except DATABASE_AWAY:
@@ -189,7 +198,9 @@ def _keep(work: Work, evidence: Evidence) -> None:
 
 
 def _parked_by_mistake(work: Work) -> Recorded:
-    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked for first, unless people have confirmed it."""
+    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked
+    for first, unless people have confirmed it.
+    """
     if work.operation_state == OperationState.DONE:
         return _parked(work, interventions.park_confirmed(work, INTERNAL_ERROR, generation=publish.generation()), INTERNAL_ERROR)
     evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
@@ -198,7 +209,9 @@ def _parked_by_mistake(work: Work) -> Recorded:
 
 
 def _finish_confirmed(work: Work) -> Recorded:
-    """People confirmed the last step, and the order's turn has come: it is cleared without a call. What follows other steps was written down then."""
+    """People confirmed the last step, and the order's turn has come: it is cleared without a call.
+    What follows other steps was written down then.
+    """
     finished = after(work.flow, work.order, work.step, work.exchanges, part=work.part)
     assert isinstance(finished, Finished), f"step {work.step} is done, and nothing follows it"
     return _cleared(work, interventions.finish_confirmed(work, finished.slippage_usdt, generation=publish.generation()))
@@ -223,7 +236,8 @@ def _step_aside(work: Claimed, blocked: Blocked) -> Recorded:
 def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool, asked: bool) -> Reaction:
     doubtful = isinstance(error, Rejected) and work.operation_state != OperationState.PLANNED and not asked
     if doubtful or isinstance(error, (KeyReused, KeyExpired, Held)):
-        # An earlier sending may still be on its way: only the counterparty's answer for the key makes a rejection final.
+        # An earlier sending may still be on its way: only the counterparty's answer for the key
+        # makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
     # a question that isn't allowed would be asked for ever, and nobody told
@@ -240,7 +254,9 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
 
 
 def _attempts_max(work: Work, error: GatewayError, policy: Policy) -> int:
-    """What isn't allowed to one order alone isn't tried hundreds of times, unless people want that."""
+    """What isn't allowed to one order alone isn't tried hundreds of times, unless people want
+    that.
+    """
     if error.health != Health.FORBIDDING or policy.attempts_max or not _is_worn_out(work, work.attempts + 1):
         return policy.attempts()
     return min(policy.attempts(), FORBIDDEN_ATTEMPTS_MAX)

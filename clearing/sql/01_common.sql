@@ -1,5 +1,5 @@
--- The lane's lock: advisory, held to the end of the transaction. Every function below takes locks in one order: lane locks sorted by
--- their key, then clearing rows (design, rule 6).
+-- The lane's lock: advisory, held to the end of the transaction. Every function below takes locks
+-- in one order: lane locks sorted by their key, then clearing rows (design, rule 6).
 CREATE OR REPLACE FUNCTION clearing_lane_key(p_user text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
     SELECT hashtextextended(p_user, 7077)
 $$;
@@ -31,18 +31,20 @@ CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANG
     SELECT timestamptz 'epoch' + p_ms * interval '1 millisecond'
 $$;
 
--- The queue of a clearing: its lane's, or -1 for one that was being run when its worker died, three times: it runs alone.
+-- The queue of a clearing: its lane's, or -1 for one that was being run when its worker died, three
+-- times: it runs alone.
 CREATE OR REPLACE FUNCTION clearing_route(p_deaths int, p_lane int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_deaths >= 3 THEN -1 ELSE p_lane END
 $$;
 
--- Whether so many deaths are the order's own doing: three of workers that ran others beside it, and two of one that ran nothing else.
+-- Whether so many deaths are the order's own doing: three of workers that ran others beside it, and
+-- two of one that ran nothing else.
 CREATE OR REPLACE FUNCTION clearing_is_poison(p_deaths int) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT p_deaths >= 5
 $$;
 
--- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard, sequence) whose contract isn't blocked by
--- a parked order. The lane's lock must be held.
+-- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard,
+-- sequence) whose contract isn't blocked by a parked order. The lane's lock must be held.
 CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
     v clearing_clearing;
@@ -68,8 +70,8 @@ BEGIN
 END
 $$;
 
--- Appends an attempt's evidence; nothing ever refuses it, a lost claim least of all. Times come as milliseconds that have passed since, so
--- that no worker's clock decides anything.
+-- Appends an attempt's evidence; nothing ever refuses it, a lost claim least of all. Times come as
+-- milliseconds that have passed since, so that no worker's clock decides anything.
 CREATE OR REPLACE FUNCTION clearing_record_attempt(
     p_operation bigint, p_epoch int, p_worker text, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea
@@ -83,7 +85,8 @@ BEGIN
 END
 $$;
 
--- The same for an attempt that isn't the end of its step: its operation keeps its state, and remembers when it was first sent.
+-- The same for an attempt that isn't the end of its step: its operation keeps its state, and
+-- remembers when it was first sent.
 CREATE OR REPLACE FUNCTION clearing_record_try(
     p_operation bigint, p_epoch int, p_worker text, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea

@@ -1,7 +1,9 @@
--- Opens a clearing for each accepted order, with its first operation written down, and queues the heads of the lanes.
--- Runs in the transaction that inserted the orders. Returns what is to be published after the commit.
--- Where the database was restored from a backup, an order from before that may have been run already, whatever brings it now (p_restored: the
--- caller knows it for each of these): it is marked, and its operations are written down as unknown, sent when the order was made: they are asked for first.
+-- Opens a clearing for each accepted order, with its first operation written down, and queues the
+-- heads of the lanes. Runs in the transaction that inserted the orders. Returns what is to be
+-- published after the commit. Where the database was restored from a backup, an order from before
+-- that may have been run already, whatever brings it now (p_restored: the caller knows it for each
+-- of these): it is marked, and its operations are written down as unknown, sent when the order was
+-- made: they are asked for first.
 CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text, p_restored boolean
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
@@ -15,9 +17,10 @@ DECLARE
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM orders_syncorder WHERE id = ANY (p_orders)));
     v_now := service_now();
-    -- Of a lane where nothing is unfinished the oldest new order is written down as queued, as clearing_promote would have it: one version of its row
-    -- instead of two, which is most of what accepting costs. Each question is a subquery of its own: whatever the statistics were when this was
-    -- planned, it is answered from its partial index.
+    -- Of a lane where nothing is unfinished the oldest new order is written down as queued, as
+    -- clearing_promote would have it: one version of its row instead of two, which is most of what
+    -- accepting costs. Each question is a subquery of its own: whatever the statistics were when
+    -- this was planned, it is answered from its partial index.
     WITH found AS (
         SELECT o.*, a.lane, a.key, a.request, p_restored OR coalesce(o.created_ms <= v_restored_through, false) AS restored,
             (SELECT true FROM clearing_clearing c
@@ -57,7 +60,8 @@ BEGIN
     FOREACH v_user IN ARRAY v_behind LOOP
         RETURN QUERY SELECT * FROM clearing_promote(v_user, p_actor, p_generation);
     END LOOP;
-    -- those that people voided before the restore: what was returned above for such a one is a hint that nobody can claim any more
+    -- those that people voided before the restore: what was returned above for such a one is a hint
+    -- that nobody can claim any more
     IF EXISTS (SELECT FROM clearing_voidedbefore) THEN
         FOR v_order IN SELECT o.order_id FROM orders_syncorder o JOIN clearing_voidedbefore m ON m.order_id = o.order_id
                 WHERE o.id = ANY (p_orders) AND m.released_at IS NULL ORDER BY o.id LOOP
@@ -67,8 +71,9 @@ BEGIN
 END
 $$;
 
--- Sets a hold on the clearing of an order, known by the counter's id. Waiting, queued and retrying ones park at once; what may be under way
--- parks before its next step. Returns the state that it was found in (null: no such order), and whom to publish next.
+-- Sets a hold on the clearing of an order, known by the counter's id. Waiting, queued and retrying
+-- ones park at once; what may be under way parks before its next step. Returns the state that it
+-- was found in (null: no such order), and whom to publish next.
 CREATE OR REPLACE FUNCTION clearing_hold(p_order text, p_code text, p_actor text, p_generation text)
 RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE

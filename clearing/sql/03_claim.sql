@@ -18,9 +18,10 @@ BEGIN
 END
 $$;
 
--- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has it, or it is elsewhere by now; or it is one
--- that runs alone, and the worker (p_alone) isn't the one for that; or the worker's incarnation has ended: the next sweep would take the claim
--- back from a process that lives.
+-- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has
+-- it, or it is elsewhere by now; or it is one that runs alone, and the worker (p_alone) isn't the
+-- one for that; or the worker's incarnation has ended: the next sweep would take the claim back
+-- from a process that lives.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
 RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
 DECLARE
@@ -46,8 +47,9 @@ BEGIN
 END
 $$;
 
--- The claim that the worker took by a call whose answer was lost. Only for who is alone at it in its process: nothing else tells two of a worker's
--- threads apart. What the claim opened may have been sent by now, for all that this knows: it is asked for first.
+-- The claim that the worker took by a call whose answer was lost. Only for who is alone at it in
+-- its process: nothing else tells two of a worker's threads apart. What the claim opened may have
+-- been sent by now, for all that this knows: it is asked for first.
 CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c clearing_clearing;

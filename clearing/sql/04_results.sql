@@ -1,17 +1,21 @@
--- Each of these three may be repeated when the answer to its COMMIT was lost: where the conditional UPDATE finds nothing they look whether they did it
--- themselves. What only a claim can do tells it by the row (an epoch has one claim: its next operation while it runs, and its end); a parked or
--- waiting one by its history: under the claim's epoch a sweep parks poison, too, and people confirm a step.
+-- Each of these three may be repeated when the answer to its COMMIT was lost: where the conditional
+-- UPDATE finds nothing they look whether they did it themselves. What only a claim can do tells it
+-- by the row (an epoch has one claim: its next operation while it runs, and its end); a parked or
+-- waiting one by its history: under the claim's epoch a sweep parks poison, too, and people confirm
+-- a step.
 
--- As which of the states given the worker itself left it at that step, when its claim ended so; null: it didn't. p_epoch is the one that it left behind.
+-- As which of the states given the worker itself left it at that step, when its claim ended so;
+-- null: it didn't. p_epoch is the one that it left behind.
 CREATE OR REPLACE FUNCTION clearing_left_as(p_id bigint, p_epoch int, p_step int, p_worker text, p_states text[]) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT h.to_state FROM clearing_statuschange h
     WHERE h.clearing_id = p_id AND h.epoch = p_epoch AND h.step = p_step AND h.actor = left(p_worker, 330)
         AND h.from_state = 'running' AND h.to_state = ANY (p_states)
 $$;
 
--- Step done, the next operation written down. With p_in_place the claim goes on to it (running -> running); without, the rest is queued for
--- the broker (running -> queued). With a hold set, or with p_parks, it parks before its next step. `outcome` is running, queued, parked or lost;
--- a lost claim changes nothing, its attempt is appended all the same.
+-- Step done, the next operation written down. With p_in_place the claim goes on to it (running ->
+-- running); without, the rest is queued for the broker (running -> queued). With a hold set, or
+-- with p_parks, it parks before its next step. `outcome` is running, queued, parked or lost; a lost
+-- claim changes nothing, its attempt is appended all the same.
 CREATE OR REPLACE FUNCTION clearing_step_done(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea,
@@ -66,8 +70,9 @@ BEGIN
             WHERE id = p_id AND state = 'running' AND step = c.step AND epoch = p_epoch AND hold_code = c.hold_code
             RETURNING * INTO c;
         EXIT WHEN FOUND;
-        -- A hold or a take-over came in between. The row that the UPDATE waited for is locked by now, and a lane's lock mustn't be waited for under it
-        -- (design, rule 6): where a hold asks for one, all is rolled back, and the caller, who takes this for an outage, calls again.
+        -- A hold or a take-over came in between. The row that the UPDATE waited for is locked by
+        -- now, and a lane's lock mustn't be waited for under it (design, rule 6): where a hold asks
+        -- for one, all is rolled back, and the caller, who takes this for an outage, calls again.
         IF v_state <> 'parked' AND EXISTS (
                 SELECT FROM clearing_clearing WHERE id = p_id AND state = 'running' AND epoch = p_epoch AND hold_code <> '') THEN
             RAISE EXCEPTION 'a hold was set meanwhile' USING ERRCODE = 'serialization_failure';
@@ -95,7 +100,8 @@ BEGIN
 END
 $$;
 
--- Whom a transaction of ours, whose answer was lost, has queued for the user: publishing it once more is harmless.
+-- Whom a transaction of ours, whose answer was lost, has queued for the user: publishing it once
+-- more is harmless.
 CREATE OR REPLACE FUNCTION clearing_queued_of(p_user text) RETURNS SETOF clearing_ref LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY SELECT c.id, c.epoch, c.step::int, clearing_route(c.deaths, c.lane), clearing_ms(c.queued_at)
@@ -103,7 +109,8 @@ BEGIN
 END
 $$;
 
--- The last operation is confirmed: the order is cleared and the user's next one queued, in one transaction under the lane's lock.
+-- The last operation is confirmed: the order is cleared and the user's next one queued, in one
+-- transaction under the lane's lock.
 CREATE OR REPLACE FUNCTION clearing_finish(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_slippage numeric, p_generation text
@@ -140,10 +147,11 @@ BEGIN
 END
 $$;
 
--- An attempt that didn't end in "done": the clearing becomes retrying, pending, unknown or parked. Evidence adds up: "retrying" needs every
--- attempt of the operation to have surely failed, otherwise it becomes unknown (design, rule 7). A parked order steps aside.
--- `outcome` is the state that it got, or lost. Without p_outcome nothing was tried, since something stood in the way (p_code): no attempt is
--- appended and nothing counted.
+-- An attempt that didn't end in "done": the clearing becomes retrying, pending, unknown or parked.
+-- Evidence adds up: "retrying" needs every attempt of the operation to have surely failed,
+-- otherwise it becomes unknown (design, rule 7). A parked order steps aside. `outcome` is the state
+-- that it got, or lost. Without p_outcome nothing was tried, since something stood in the way
+-- (p_code): no attempt is appended and nothing counted.
 CREATE OR REPLACE FUNCTION clearing_settle(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea, p_state text, p_operation_state text, p_due_ms float8, p_counted int, p_generation text

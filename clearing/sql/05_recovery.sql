@@ -1,5 +1,6 @@
--- Orders whose backoff has outlasted their counterparty's outage are due now: those that got no answer before its breaker closed, the last one
--- a short while ago. No lane's lock: nothing but the time changes; a row that somebody else holds is being seen to.
+-- Orders whose backoff has outlasted their counterparty's outage are due now: those that got no
+-- answer before its breaker closed, the last one a short while ago. No lane's lock: nothing but the
+-- time changes; a row that somebody else holds is being seen to.
 CREATE OR REPLACE FUNCTION clearing_bring_forward(p_ids bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -10,12 +11,14 @@ BEGIN
 END
 $$;
 
--- Takes back expired claims and queues what is due; also what was written while the clock was ahead, since its times are: a claim of a minute and more
--- from now, and whatever waits. The caller picked the candidates without locks; here lane locks come first, then each
--- row's conditional UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so, and it is asked for
--- first. What is held parks instead, unless something may still be under way. A death of the worker counts against the clearing that it was
--- running; after three it runs alone, and two more there park it as poison: one may be an accident of that worker's own. Returns the state that each was found in, and whom to publish; for one that
--- parks also its order and why.
+-- Takes back expired claims and queues what is due; also what was written while the clock was
+-- ahead, since its times are: a claim of a minute and more from now, and whatever waits. The caller
+-- picked the candidates without locks; here lane locks come first, then each row's conditional
+-- UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so,
+-- and it is asked for first. What is held parks instead, unless something may still be under way. A
+-- death of the worker counts against the clearing that it was running; after three it runs alone,
+-- and two more there park it as poison: one may be an accident of that worker's own. Returns the
+-- state that each was found in, and whom to publish; for one that parks also its order and why.
 CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
 RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -30,7 +33,8 @@ DECLARE
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = ANY (p_ids)));
     FOR v_id IN SELECT id FROM clearing_clearing WHERE id = ANY (p_ids) ORDER BY id LOOP
-        -- Locked before anything is read of it: a worker that was taken for dead may be about to commit a step, and the next one would be in doubt then.
+        -- Locked before anything is read of it: a worker that was taken for dead may be about to
+        -- commit a step, and the next one would be in doubt then.
         SELECT * INTO STRICT c FROM clearing_clearing WHERE id = v_id FOR UPDATE;
         v_now := service_now();
         SELECT * INTO STRICT o FROM clearing_operation
@@ -52,7 +56,8 @@ BEGIN
                     OR (state IN ('retrying', 'pending', 'unknown') AND (due_at <= v_now OR changed_at > v_now)));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
-            -- sent, if it was, at any time since the claim or the last step; the earliest counts for how long the key is kept
+            -- sent, if it was, at any time since the claim or the last step; the earliest counts
+            -- for how long the key is kept
             PERFORM clearing_record_try(o.id, c.epoch, c.claimed_by, false, greatest(extract(epoch FROM v_now - c.changed_at), 0) * 1000, 0,
                 'lost', 'claim_lost', '', NULL);
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
@@ -70,7 +75,8 @@ BEGIN
 END
 $$;
 
--- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each time by the caller's choice of candidates.
+-- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each
+-- time by the caller's choice of candidates.
 CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -84,7 +90,8 @@ BEGIN
 END
 $$;
 
--- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is part of every transaction that ends an order.
+-- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is
+-- part of every transaction that ends an order.
 CREATE OR REPLACE FUNCTION clearing_promote_lanes(p_users text[], p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
     v_user text;

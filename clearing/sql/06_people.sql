@@ -1,5 +1,6 @@
--- What people do to a clearing. All of these take the lane's lock, then the clearing's row, then the intervention's; what a person saw (epoch,
--- state, current operation and its state, the hold) is part of every condition, so that what changed meanwhile wins. None of them names the
+-- What people do to a clearing. All of these take the lane's lock, then the clearing's row, then
+-- the intervention's; what a person saw (epoch, state, current operation and its state, the hold)
+-- is part of every condition, so that what changed meanwhile wins. None of them names the
 -- intervention's table but in a statement: it is made after the functions.
 
 -- The clearing's current operation.
@@ -7,10 +8,12 @@ CREATE OR REPLACE FUNCTION clearing_current(p_id bigint, p_step int) RETURNS cle
     SELECT o FROM clearing_operation o WHERE o.clearing_id = p_id AND o.step = p_step ORDER BY o.part DESC, o.revision DESC LIMIT 1
 $$;
 
--- Until when a request of an operation that isn't confirmed may still be on its way and be applied: nobody signs after the end of a claim, which
--- ended at the latest p_claim_seconds after the attempt was sent, or when its result was written; and p_transit_seconds (the signature's validity,
--- the clocks' difference, a call's deadline) later no counterparty takes it any more (design, rule 7). Null: none is.
--- After a restore, the attempts of the forgotten time count as made at the restore.
+-- Until when a request of an operation that isn't confirmed may still be on its way and be applied:
+-- nobody signs after the end of a claim, which ended at the latest p_claim_seconds after the
+-- attempt was sent, or when its result was written; and p_transit_seconds (the signature's
+-- validity, the clocks' difference, a call's deadline) later no counterparty takes it any more
+-- (design, rule 7). Null: none is. After a restore, the attempts of the forgotten time count as
+-- made at the restore.
 CREATE OR REPLACE FUNCTION clearing_on_its_way_until(p_id bigint, p_claim_seconds float8, p_transit_seconds float8)
 RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT p_transit_seconds * interval '1 second' + greatest(
@@ -22,15 +25,16 @@ RETURNS timestamptz LANGUAGE sql STABLE AS $$
             WHERE c.id = p_id AND c.restored AND o.state NOT IN ('done', 'planned'))))
 $$;
 
--- Whether an answer has come that says "done" of an operation that isn't confirmed: from a worker that had lost its claim, after people said
--- otherwise. Such evidence stands against them.
+-- Whether an answer has come that says "done" of an operation that isn't confirmed: from a worker
+-- that had lost its claim, after people said otherwise. Such evidence stands against them.
 CREATE OR REPLACE FUNCTION clearing_says_done(p_id bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM clearing_attempt a JOIN clearing_operation o ON o.id = a.operation_id
         WHERE o.clearing_id = p_id AND o.state <> 'done' AND a.outcome = 'done')
 $$;
 
--- Whether two people have confirmed since the last restore that the current operation of a restored order was not done, under whatever key: then
--- nothing of it or of what follows can be in the forgotten time, and the mark of the restore ends with the retry.
+-- Whether two people have confirmed since the last restore that the current operation of a restored
+-- order was not done, under whatever key: then nothing of it or of what follows can be in the
+-- forgotten time, and the mark of the restore ends with the retry.
 CREATE OR REPLACE FUNCTION clearing_not_done_since_restore(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM clearing_clearing c JOIN clearing_intervention i ON i.clearing_id = c.id
@@ -39,8 +43,9 @@ BEGIN
 END
 $$;
 
--- Whether a retry may have been done in the time that a restore has forgotten, under a key that we don't hold: the current operation is at its end
--- (rejected, or a part that leaves a rest), and only the question for the key that a retry would use next can tell.
+-- Whether a retry may have been done in the time that a restore has forgotten, under a key that we
+-- don't hold: the current operation is at its end (rejected, or a part that leaves a rest), and
+-- only the question for the key that a retry would use next can tell.
 CREATE OR REPLACE FUNCTION clearing_is_forgotten(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c clearing_clearing;
@@ -53,9 +58,10 @@ BEGIN
 END
 $$;
 
--- A person's retry. A parked order goes back to waiting and its lane's next one is queued; a retrying one is queued at once. p_key and the
--- rest describe an operation that takes the current one's place (a raised revision after a final rejection, a further part); null keeps it.
--- `outcome` is waiting, queued, changed or says_done.
+-- A person's retry. A parked order goes back to waiting and its lane's next one is queued; a
+-- retrying one is queued at once. p_key and the rest describe an operation that takes the current
+-- one's place (a raised revision after a final rejection, a further part); null keeps it. `outcome`
+-- is waiting, queued, changed or says_done.
 CREATE OR REPLACE FUNCTION clearing_retry(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
     p_part int, p_revision int, p_key text, p_request bytea, p_generation text
@@ -107,8 +113,10 @@ BEGIN
 END
 $$;
 
--- A person's retry that only asks, of an order that may have been retried in the time that a restore has forgotten: the next key is asked for, and not
--- sent, since a hold stands before it. A hold that was there stays. Returns as clearing_retry does; changed also where nothing is forgotten.
+-- A person's retry that only asks, of an order that may have been retried in the time that a
+-- restore has forgotten: the next key is asked for, and not sent, since a hold stands before it. A
+-- hold that was there stays. Returns as clearing_retry does; changed also where nothing is
+-- forgotten.
 CREATE OR REPLACE FUNCTION clearing_ask_next(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
     p_part int, p_revision int, p_key text, p_request bytea, p_generation text
@@ -133,8 +141,9 @@ BEGIN
 END
 $$;
 
--- Writes down what a person asks for, to be approved by another one. What is pending or unknown parks with it: otherwise it would go on being
--- asked for and sent, and its state at the approval would never be the one that it was asked for in. What waited for approval before, and was
+-- Writes down what a person asks for, to be approved by another one. What is pending or unknown
+-- parks with it: otherwise it would go on being asked for and sent, and its state at the approval
+-- would never be the one that it was asked for in. What waited for approval before, and was
 -- overtaken, has failed. `outcome` is asked, changed or waiting (another one waits).
 CREATE OR REPLACE FUNCTION clearing_ask(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_held_at timestamptz, p_kind text, p_reason text,
@@ -189,8 +198,9 @@ BEGIN
 END
 $$;
 
--- What each approval begins with: the locks, and whether everything still is as it was asked for. `problem` is empty, or says why not:
--- decided, expired, same_person, changed (expired and changed end the intervention).
+-- What each approval begins with: the locks, and whether everything still is as it was asked for.
+-- `problem` is empty, or says why not: decided, expired, same_person, changed (expired and changed
+-- end the intervention).
 CREATE OR REPLACE FUNCTION clearing_begin(
     p_intervention bigint, p_kind text, p_person text, p_person_id bigint,
     OUT problem text, OUT c clearing_clearing, OUT o clearing_operation, OUT actor text, OUT reason text
@@ -224,8 +234,9 @@ BEGIN
 END
 $$;
 
--- A hold is released: the contents that were accepted stand. The order goes on if it is parked for the hold alone; where something else is the
--- matter (a rejection, a partial execution) it stays parked for that. `outcome` is waiting, parked, or begin's problem.
+-- A hold is released: the contents that were accepted stand. The order goes on if it is parked for
+-- the hold alone; where something else is the matter (a rejection, a partial execution) it stays
+-- parked for that. `outcome` is waiting, parked, or begin's problem.
 CREATE OR REPLACE FUNCTION clearing_release(
     p_intervention bigint, p_person text, p_person_id bigint, p_generation text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -261,8 +272,9 @@ BEGIN
 END
 $$;
 
--- The current operation was done, people say: p_response is an answer made of their evidence. p_step and the rest are the operation that follows;
--- with a null key and no p_code nothing does, and a worker clears the order when its turn comes; p_code parks it. `outcome` is waiting, parked,
+-- The current operation was done, people say: p_response is an answer made of their evidence.
+-- p_step and the rest are the operation that follows; with a null key and no p_code nothing does,
+-- and a worker clears the order when its turn comes; p_code parks it. `outcome` is waiting, parked,
 -- too_early or begin's problem.
 CREATE OR REPLACE FUNCTION clearing_confirm_done(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_response bytea, p_code text,
@@ -300,8 +312,9 @@ BEGIN
 END
 $$;
 
--- The current operation was not done and never will be, people say: it counts as rejected. The order stays parked; a retry may raise the key's
--- revision now, or a void be asked for. `outcome` is parked, too_early, says_done or begin's problem.
+-- The current operation was not done and never will be, people say: it counts as rejected. The
+-- order stays parked; a retry may raise the key's revision now, or a void be asked for. `outcome`
+-- is parked, too_early, says_done or begin's problem.
 CREATE OR REPLACE FUNCTION clearing_confirm_not_done(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_response bytea, p_code text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -333,8 +346,11 @@ BEGIN
 END
 $$;
 
--- The order is closed. Never while an operation is open, pending or unknown, and never while a request may be on its way. p_bookings: what people
--- must book by hand. One that was voided before a restore may have an operation pending or unknown: that void has settled it. `outcome` is voided, too_early, says_done, unfinished (an operation is), finished (all are done) or begin's problem.
+-- The order is closed. Never while an operation is open, pending or unknown, and never while a
+-- request may be on its way. p_bookings: what people must book by hand. One that was voided before
+-- a restore may have an operation pending or unknown: that void has settled it. `outcome` is
+-- voided, too_early, says_done, unfinished (an operation is), finished (all are done) or begin's
+-- problem.
 CREATE OR REPLACE FUNCTION clearing_void(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_bookings jsonb, p_generation text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -377,7 +393,8 @@ BEGIN
 END
 $$;
 
--- The last operation was confirmed by people, and the claim has come to it: cleared, as by clearing_finish, without an attempt that nobody made.
+-- The last operation was confirmed by people, and the claim has come to it: cleared, as by
+-- clearing_finish, without an attempt that nobody made.
 CREATE OR REPLACE FUNCTION clearing_finish_confirmed(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_slippage numeric, p_generation text
 ) RETURNS TABLE (outcome text, hold_code text, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -409,8 +426,9 @@ BEGIN
 END
 $$;
 
--- A claim came to an operation that people confirmed, and a mistake of ours keeps it from being cleared: it parks, since it would be claimed again and
--- again. What is done stays done: a retry of the mended release clears it. `outcome` is parked or lost.
+-- A claim came to an operation that people confirmed, and a mistake of ours keeps it from being
+-- cleared: it parks, since it would be claimed again and again. What is done stays done: a retry of
+-- the mended release clears it. `outcome` is parked or lost.
 CREATE OR REPLACE FUNCTION clearing_park_confirmed(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_code text, p_generation text
 ) RETURNS TABLE (outcome text, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -450,9 +468,10 @@ BEGIN
 END
 $$;
 
--- Orders that have waited for a person for longer than p_seconds, and since the last reminder; first a CLOSE, or an order that a CLOSE of its
--- contract waits behind: a user isn't paid. Marks them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest, so
--- that its cost doesn't grow with what is parked.
+-- Orders that have waited for a person for longer than p_seconds, and since the last reminder;
+-- first a CLOSE, or an order that a CLOSE of its contract waits behind: a user isn't paid. Marks
+-- them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest,
+-- so that its cost doesn't grow with what is parked.
 CREATE OR REPLACE FUNCTION clearing_remind(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, error_code text, step int, waiting_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
@@ -482,9 +501,11 @@ BEGIN
 END
 $$;
 
--- Orders whose operation has been unknown or pending for longer than p_seconds, and since the last reminder: they never park (rule 7), and hold their
--- users' lanes. A CLOSE first. Marks them as reminded; two sweeps at once share them. Looks at the p_window oldest of each state that weren't
--- reminded of, by an index; it passes over no more than were within p_seconds. One that is just being asked for is left to a later pass.
+-- Orders whose operation has been unknown or pending for longer than p_seconds, and since the last
+-- reminder: they never park (rule 7), and hold their users' lanes. A CLOSE first. Marks them as
+-- reminded; two sweeps at once share them. Looks at the p_window oldest of each state that weren't
+-- reminded of, by an index; it passes over no more than were within p_seconds. One that is just
+-- being asked for is left to a later pass.
 CREATE OR REPLACE FUNCTION clearing_remind_unknown(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, counterparty text, error_code text, step int, state text, unknown_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE

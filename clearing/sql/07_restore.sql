@@ -1,6 +1,8 @@
--- The database was restored from a backup: what it holds of unfinished orders may be behind what the counterparties did. Every operation that isn't
--- known to have ended becomes unknown, sent when its order was made, and the ones that follow it are opened so (clearing.restored). One batch, by
--- id, so that neither locks nor time depend on how many orders are unfinished. Returns how many were marked, and the last one's id (null: none left).
+-- The database was restored from a backup: what it holds of unfinished orders may be behind what
+-- the counterparties did. Every operation that isn't known to have ended becomes unknown, sent when
+-- its order was made, and the ones that follow it are opened so (clearing.restored). One batch, by
+-- id, so that neither locks nor time depend on how many orders are unfinished. Returns how many
+-- were marked, and the last one's id (null: none left).
 CREATE OR REPLACE FUNCTION clearing_mark_restored(p_after bigint, p_limit int) RETURNS TABLE (marked int, last_id bigint) LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
@@ -18,7 +20,8 @@ BEGIN
 END
 $$;
 
--- Whether an order counts as voided in the forgotten time: told so, and not released since. Its void has named the bookings of all that was done then.
+-- Whether an order counts as voided in the forgotten time: told so, and not released since. Its
+-- void has named the bookings of all that was done then.
 CREATE OR REPLACE FUNCTION clearing_voided_before(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM clearing_voidedbefore m JOIN orders_syncorder o ON o.order_id = m.order_id JOIN clearing_clearing c ON c.order_id = o.id
@@ -26,7 +29,8 @@ BEGIN
 END
 $$;
 
--- Whether that void leaves nothing of the order open: whatever isn't known of its operations was before the restore, since nothing was sent after it.
+-- Whether that void leaves nothing of the order open: whatever isn't known of its operations was
+-- before the restore, since nothing was sent after it.
 CREATE OR REPLACE FUNCTION clearing_is_settled(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN clearing_voided_before(p_id) AND NOT EXISTS (
@@ -35,8 +39,9 @@ BEGIN
 END
 $$;
 
--- The operations that were done since the restore, for which no void of the forgotten time has named bookings: they were sent since, and answered,
--- or their key was not known when it was asked for.
+-- The operations that were done since the restore, for which no void of the forgotten time has
+-- named bookings: they were sent since, and answered, or their key was not known when it was asked
+-- for.
 CREATE OR REPLACE FUNCTION clearing_done_since_restore(p_id bigint) RETURNS SETOF bigint LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY SELECT o.id FROM clearing_operation o WHERE o.clearing_id = p_id AND o.state = 'done' AND EXISTS (
@@ -45,8 +50,10 @@ BEGIN
 END
 $$;
 
--- Remembers orders that were voided in the forgotten time. What two people released stays so, unless the database was restored since. The caller lets
--- no order in meanwhile (orders/intake/order_store.py), so that each is seen here by who accepts it, or by clearing_hold_voided.
+-- Remembers orders that were voided in the forgotten time. What two people released stays so,
+-- unless the database was restored since. The caller lets no order in meanwhile
+-- (orders/intake/order_store.py), so that each is seen here by who accepts it, or by
+-- clearing_hold_voided.
 CREATE OR REPLACE FUNCTION clearing_remember_voided(p_orders text[], p_actor text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO clearing_voidedbefore (order_id, at, actor) SELECT DISTINCT v, service_now(), p_actor FROM unnest(p_orders) v ORDER BY v
@@ -55,9 +62,11 @@ BEGIN
 END
 $$;
 
--- Holds such an order and parks it at once, whatever is or isn't known of its operation: no question is left that its void hasn't answered. One that
--- a worker has is parked before its next step, a hold that stands already stays, and this one takes its place when it is released (clearing_release).
--- `found_state`: its state before, held (by this already), released (two people said that it wasn't voided); no row: no such order yet.
+-- Holds such an order and parks it at once, whatever is or isn't known of its operation: no
+-- question is left that its void hasn't answered. One that a worker has is parked before its next
+-- step, a hold that stands already stays, and this one takes its place when it is released
+-- (clearing_release). `found_state`: its state before, held (by this already), released (two people
+-- said that it wasn't voided); no row: no such order yet.
 CREATE OR REPLACE FUNCTION clearing_hold_voided(p_order text, p_actor text, p_generation text)
 RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -78,7 +87,8 @@ BEGIN
             NULL::clearing_ref;
         RETURN;
     END IF;
-    -- held_at: what was asked for before the order was told of, a void with bookings above all, is no longer what it was
+    -- held_at: what was asked for before the order was told of, a void with bookings above all, is
+    -- no longer what it was
     UPDATE clearing_clearing l SET hold_code = CASE l.hold_code WHEN '' THEN v_code ELSE l.hold_code END, held_at = v_now
         WHERE l.id = c.id AND (l.hold_code = '' OR l.held_at < (SELECT m.at FROM clearing_voidedbefore m WHERE m.order_id = p_order));
     IF c.state NOT IN ('running', 'parked') THEN

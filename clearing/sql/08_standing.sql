@@ -1,7 +1,9 @@
--- How a counterparty stands with all of us. A missing row is a closed breaker, so that each function makes its own.
+-- How a counterparty stands with all of us. A missing row is a closed breaker, so that each
+-- function makes its own.
 
--- Moves a breaker that is in one of p_from. Returns the state that it was in, and whether the counterparty was known to refuse us; no row: elsewhere by
--- now, and nothing changed. After a trial that failed the next probe waits longer each time, up to ten seconds.
+-- Moves a breaker that is in one of p_from. Returns the state that it was in, and whether the
+-- counterparty was known to refuse us; no row: elsewhere by now, and nothing changed. After a trial
+-- that failed the next probe waits longer each time, up to ten seconds.
 CREATE OR REPLACE FUNCTION clearing_move_breaker(
     p_name text, p_from text[], p_to text, p_cause text, p_refuses boolean, p_probe_seconds float8, p_actor text
 ) RETURNS TABLE (was text, refused boolean) LANGUAGE plpgsql AS $$
@@ -27,13 +29,15 @@ BEGIN
 END
 $$;
 
--- A time that a counterparty is waited for, null where no wait is so long: the clock was ahead when it was written. The longest is WISH_MS_MAX, five
--- minutes; one that is further off by less ends by itself.
+-- A time that a counterparty is waited for, null where no wait is so long: the clock was ahead when
+-- it was written. The longest is WISH_MS_MAX, five minutes; one that is further off by less ends by
+-- itself.
 CREATE OR REPLACE FUNCTION clearing_if_near(p_until timestamptz, p_now timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_until <= p_now + interval '5 minutes' THEN p_until END
 $$;
 
--- Somebody found the counterparty full (p_busy_seconds), or was told to be quiet (p_quiet_ms): for all of us.
+-- Somebody found the counterparty full (p_busy_seconds), or was told to be quiet (p_quiet_ms): for
+-- all of us.
 CREATE OR REPLACE FUNCTION clearing_standing_note(p_name text, p_busy_seconds float8, p_quiet_ms float8) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz := service_now();
@@ -45,7 +49,8 @@ BEGIN
 END
 $$;
 
--- Takes calls of a rate limit: as many as p_wanted, or what is there. The bucket holds half a second's calls. `wait_ms`: until the next one.
+-- Takes calls of a rate limit: as many as p_wanted, or what is there. The bucket holds half a
+-- second's calls. `wait_ms`: until the next one.
 CREATE OR REPLACE FUNCTION clearing_lease_calls(p_name text, p_rate float8, p_wanted int) RETURNS TABLE (granted int, wait_ms float8)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -65,7 +70,8 @@ BEGIN
 END
 $$;
 
--- A person's pause of a counterparty (p_step 0) or of one of its steps, and its end. False: it was so already.
+-- A person's pause of a counterparty (p_step 0) or of one of its steps, and its end. False: it was
+-- so already.
 CREATE OR REPLACE FUNCTION clearing_pause_set(p_name text, p_step int, p_paused boolean, p_reason text, p_actor text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF p_paused THEN

@@ -1,10 +1,13 @@
-"""The one door to the status table: every change of a clearing is one call of a database function, one commit (sql/*.sql).
+"""The one door to the status table: every change of a clearing is one call of a database function,
+one commit (sql/*.sql).
 
-What people do is in `store_people.py`, what the sweep does in `store_recovery.py`: leaves of the same door.
+What people do is in `store_people.py`, what the sweep does in `store_recovery.py`: leaves of the
+same door.
 
-Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test holds the SQL against it. Functions that
-end an order return whom to publish next. While PostgreSQL is away a claim waits for it, and a result is recorded as soon as it is back, until the
-claim's end; then django.db.OperationalError is raised, and the sweep finds what was under way.
+Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test
+holds the SQL against it. Functions that end an order return whom to publish next. While PostgreSQL
+is away a claim waits for it, and a result is recorded as soon as it is back, until the claim's end;
+then django.db.OperationalError is raised, and the sweep finds what was under way.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +28,9 @@ from clearing.store.lanes import lane_of
 
 @dataclass(frozen=True, slots=True)
 class ClearingRef:
-    """A queued clearing as its message names it. `queued_ms`: the database's time of the queueing, so that messages can be told apart in age."""
+    """A queued clearing as its message names it. `queued_ms`: the database's time of the queueing,
+    so that messages can be told apart in age.
+    """
 
     id: int
     epoch: int
@@ -36,14 +41,18 @@ class ClearingRef:
 
 @dataclass(frozen=True, slots=True)
 class ClaimClock:
-    """The database's time, as measured at the claim and carried on by a clock that counts through a suspended machine."""
+    """The database's time, as measured at the claim and carried on by a clock that counts through a
+    suspended machine.
+    """
 
     now_ms: int
     measured_at: float
     claimed_until_ms: int
 
     def timestamp_ms(self) -> int:
-        """The time to sign with, ms. Raises ClaimEnded at or after the claim's end: nobody signs then (design, rule 7)."""
+        """The time to sign with, ms. Raises ClaimEnded at or after the claim's end: nobody signs
+        then (design, rule 7).
+        """
         now = self.now_ms + int((clock_gettime(CLOCK_BOOTTIME) - self.measured_at) * 1000)
         if now >= self.claimed_until_ms:
             raise ClaimEnded("the claim ended before the call was signed")
@@ -70,7 +79,9 @@ class Claimed:
 
 
 class FlowUnknown(Exception):  # noqa: N818 - named by what it tells
-    """A claim was taken, but a release that is newer than this process opened the clearing: its operation is nothing that we can read."""
+    """A claim was taken, but a release that is newer than this process opened the clearing: its
+    operation is nothing that we can read.
+    """
 
     def __init__(self, claimed: Claimed) -> None:
         super().__init__(f"flow {claimed.flow}")
@@ -100,7 +111,9 @@ class Work(Claimed):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one try brought. Times on `CLOCK_BOOTTIME`, seconds; the database turns them into its own."""
+    """What one try brought. Times on `CLOCK_BOOTTIME`, seconds; the database turns them into its
+    own.
+    """
 
     outcome: Outcome
     sent_at: float
@@ -118,7 +131,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of the clearing, and whom to publish: `ref` the clearing itself if it was queued, `next` the user's next order."""
+    """What became of the clearing, and whom to publish: `ref` the clearing itself if it was queued,
+    `next` the user's next order.
+    """
 
     outcome: str  # a State, or "lost": the claim was gone and nothing changed but the evidence
     ref: ClearingRef | None = None
@@ -141,10 +156,11 @@ def read_refs(rows: Sequence[Row]) -> list[ClearingRef]:
 
 
 def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str, restored: bool = False) -> list[ClearingRef]:
-    """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns the heads of lanes, to be published.
+    """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns
+    the heads of lanes, to be published.
 
-    `restored`: each may have been run before the database was restored from a backup, and is asked for first; orders up to the latest restore
-    point are without it.
+    `restored`: each may have been run before the database was restored from a backup, and is asked
+    for first; orders up to the latest restore point are without it.
     """
     if not orders:
         return []
@@ -167,7 +183,9 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
 
 
 def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[State | None, ClearingRef | None]:
-    """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to publish next."""
+    """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to
+    publish next.
+    """
     rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
     return (State(rows[0][0]), read_ref(rows[0][1:])) if rows else (None, None)
 
@@ -182,11 +200,13 @@ def claim(
     sole: bool = False,
     outlived: Callable[[str], bool] = lambda _name: False,
 ) -> Work | None:
-    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a suspect, which only a worker that is `alone`
-    may run. `sole`: no other thread of this process is at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
+    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a
+    suspect, which only a worker that is `alone` may run. `sole`: no other thread of this process is
+    at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
 
-    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it claims again under its new one. Waits while
-    PostgreSQL is away, unless `gives_up`: a message that is let go then is gone from the broker, and thousands of them would be.
+    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it
+    claims again under its new one. Waits while PostgreSQL is away, unless `gives_up`: a message
+    that is let go then is gone from the broker, and thousands of them would be.
     """
     unanswered = False
     while True:
@@ -258,7 +278,9 @@ def record_attempt(work: Work, evidence: Evidence) -> None:
 
 
 def recorded(sql: str, work: Claimed, params: Callable[[], Sequence[object]]) -> Row:
-    """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts; the functions know their own commits again."""
+    """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts;
+    the functions know their own commits again.
+    """
     while True:
         try:
             return call(sql, params())[0]
@@ -273,7 +295,9 @@ def _head(work: Work, evidence: Evidence) -> list[object]:
 
 
 def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
-    """The operation is confirmed and the next one written down; with `in_place` the claim goes on to it, otherwise it is queued."""
+    """The operation is confirmed and the next one written down; with `in_place` the claim goes on
+    to it, otherwise it is queued.
+    """
     asked_at = clock_gettime(CLOCK_BOOTTIME)
     row = recorded(
         f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {REF.format('ref')}, {REF.format('next')}"
@@ -322,7 +346,9 @@ def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation
 
 
 def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
-    """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or unknown where the evidence demands it."""
+    """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or
+    unknown where the evidence demands it.
+    """
     row = recorded(
         f"SELECT outcome, {REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         work,
@@ -335,7 +361,9 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
 
 
 def step_aside(work: Claimed, code: str, reaction: Reaction, *, generation: str) -> Recorded:
-    """Nothing was tried, since something stands in the way (`code`): the clearing waits, no attempt is appended and nothing counted."""
+    """Nothing was tried, since something stands in the way (`code`): the clearing waits, no attempt
+    is appended and nothing counted.
+    """
     row = recorded(
         "SELECT outcome FROM clearing_settle(%s, %s, %s, %s, %s, true, 0, 0, NULL, %s, '', NULL, %s, %s, %s, 0, %s)",
         work,

@@ -1,4 +1,5 @@
-"""The people's leaf of the door to the status table (`clearing/store/claims.py`): each is one call of a function of `sql/06_people.sql`, one commit.
+"""The people's leaf of the door to the status table (`clearing/store/claims.py`): each is one call
+of a function of `sql/06_people.sql`, one commit.
 
 What a person does raises Busy where others keep the order's locks for longer than a session waits.
 """
@@ -28,7 +29,9 @@ class NotPossible(Exception):  # noqa: N818 - an answer to a person
 
 
 class Busy(NotPossible):
-    """Somebody else kept the order's locks for longer than a session waits: nothing was done, and an open transaction has to be rolled back."""
+    """Somebody else kept the order's locks for longer than a session waits: nothing was done, and
+    an open transaction has to be rolled back.
+    """
 
     def __init__(self) -> None:
         super().__init__("busy", "an order of this user is being changed at this very moment, so nothing was done: do it once more")
@@ -36,7 +39,9 @@ class Busy(NotPossible):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who acts: the name that the history tells, and the user's key, which stays when a name is changed (None: no user of the admin)."""
+    """Who acts: the name that the history tells, and the user's key, which stays when a name is
+    changed (None: no user of the admin).
+    """
 
     name: str
     id: int | None = None
@@ -56,7 +61,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class OutsideEvidence:
-    """What people know from outside. `amount`: what was transferred or sold, `bought`: what it brought, `min_lot`: the market's, of a rest."""
+    """What people know from outside. `amount`: what was transferred or sold, `bought`: what it
+    brought, `min_lot`: the market's, of a rest.
+    """
 
     reference: str = ""
     amount: Decimal | None = None
@@ -67,7 +74,9 @@ class OutsideEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What an approval came to: the clearing's state now, or why not; `not_before`: when it is no longer too early."""
+    """What an approval came to: the clearing's state now, or why not; `not_before`: when it is no
+    longer too early.
+    """
 
     outcome: str
     not_before: datetime | None
@@ -86,7 +95,8 @@ def _by_hand(sql: str, params: Sequence[object]) -> list[Row]:
 def retry(
     seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str, only_ask: bool = False
 ) -> tuple[str, ClearingRef | None]:
-    """A person's retry; `following` takes the current operation's place. With `only_ask` it is asked for, and held before anything is sent.
+    """A person's retry; `following` takes the current operation's place. With `only_ask` it is
+    asked for, and held before anything is sent.
 
     Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
     """
@@ -105,7 +115,9 @@ def retry(
 def ask(
     seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, person: Person, generation: str
 ) -> tuple[str, int | None, ClearingRef | None]:
-    """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key, whom to publish)."""
+    """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key,
+    whom to publish).
+    """
     row = _by_hand(
         f"SELECT outcome, intervention, {REF.format('next')} FROM clearing_ask(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
@@ -132,7 +144,9 @@ def release(intervention_id: int, *, person: Person, generation: str) -> Decided
 
 
 def confirm_done(intervention_id: int, *, person: Person, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
-    """The current operation is done, with a response made of the evidence; `following` is written down, or `code` parks the order."""
+    """The current operation is done, with a response made of the evidence; `following` is written
+    down, or `code` parks the order.
+    """
     planned = (
         (following.step, following.part, following.counterparty, following.action, following.key, following.request) if following else (None,) * 6
     )
@@ -173,7 +187,9 @@ def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> 
 
 
 def park_confirmed(work: Work, code: str, *, generation: str) -> Recorded:
-    """A mistake of ours keeps an order whose last operation was confirmed by people from being cleared: it parks, with the operation done."""
+    """A mistake of ours keeps an order whose last operation was confirmed by people from being
+    cleared: it parks, with the operation done.
+    """
     row = recorded(
         f"SELECT outcome, {REF.format('next')} FROM clearing_park_confirmed(%s, %s, %s, %s, %s, %s)",
         work,
@@ -183,33 +199,45 @@ def park_confirmed(work: Work, code: str, *, generation: str) -> Recorded:
 
 
 def on_its_way_until(clearing_id: int) -> datetime | None:
-    """Until when a request of an operation that isn't confirmed may still be applied, as of now; None: none may."""
+    """Until when a request of an operation that isn't confirmed may still be applied, as of now;
+    None: none may.
+    """
     until: datetime | None = call("SELECT clearing_on_its_way_until(%s, %s, %s)", [clearing_id, *_times()])[0][0]
     return until
 
 
 def is_forgotten(clearing_id: int) -> bool:
-    """Whether a retry of a restored order may have been done in the forgotten time, under a key that nobody has asked for since."""
+    """Whether a retry of a restored order may have been done in the forgotten time, under a key
+    that nobody has asked for since.
+    """
     return bool(call("SELECT clearing_is_forgotten(%s)", [clearing_id])[0][0])
 
 
 def not_done_since_restore(clearing_id: int) -> bool:
-    """Whether people have confirmed since a restore that a restored order's current step was not done."""
+    """Whether people have confirmed since a restore that a restored order's current step was not
+    done.
+    """
     return bool(call("SELECT clearing_not_done_since_restore(%s)", [clearing_id])[0][0])
 
 
 def voided_before(clearing_id: int) -> bool:
-    """Whether it was told of a restored order that people had voided it before, and nobody has released it since."""
+    """Whether it was told of a restored order that people had voided it before, and nobody has
+    released it since.
+    """
     return bool(call("SELECT clearing_voided_before(%s)", [clearing_id])[0][0])
 
 
 def is_settled(clearing_id: int) -> bool:
-    """Whether that void leaves nothing open: nothing was sent since the restore of what isn't known."""
+    """Whether that void leaves nothing open: nothing was sent since the restore of what isn't
+    known.
+    """
     return bool(call("SELECT clearing_is_settled(%s)", [clearing_id])[0][0])
 
 
 def done_since_restore(clearing_id: int) -> list[int]:
-    """The primary keys of the operations that were done since the restore: no void from before has named their bookings."""
+    """The primary keys of the operations that were done since the restore: no void from before has
+    named their bookings.
+    """
     return [row[0] for row in call("SELECT clearing_done_since_restore(%s)", [clearing_id])]
 
 
@@ -248,5 +276,7 @@ class Unknown:
 
 
 def remind_unknown(*, limit: int, window: int) -> list[Unknown]:
-    """Orders that are unknown or pending for longer than people should hear of, CLOSE first, marked as reminded."""
+    """Orders that are unknown or pending for longer than people should hear of, CLOSE first, marked
+    as reminded.
+    """
     return [Unknown(*row) for row in call("SELECT * FROM clearing_remind_unknown(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]

@@ -1,7 +1,9 @@
-"""The recovery's leaf of the door to the status table (`clearing/store/claims.py`): what the sweep looks for and does, and what follows a restore.
+"""The recovery's leaf of the door to the status table (`clearing/store/claims.py`): what the sweep
+looks for and does, and what follows a restore.
 
-Each write is one call of a function of `sql/05_recovery.sql` or `sql/07_restore.sql`, one commit. What only looks takes no locks: it picks the
-candidates, and the write looks again under the lanes' locks.
+Each write is one call of a function of `sql/05_recovery.sql` or `sql/07_restore.sql`, one commit.
+What only looks takes no locks: it picks the candidates, and the write looks again under the lanes'
+locks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +16,8 @@ from clearing.policy.outcomes import UNANSWERED
 from clearing.status import State
 from clearing.store.claims import REF, ClearingRef, read_ref, read_refs
 
-# A database's own name: its server's, its number there, and the timeline. A dump that is loaded has another number, recovery begins a new timeline.
+# A database's own name: its server's, its number there, and the timeline. A dump that is loaded has
+# another number, recovery begins a new timeline.
 _DATABASE = (
     "(SELECT system_identifier FROM pg_control_system()) || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())"
     " || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
@@ -37,7 +40,9 @@ _OUTLASTING: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Requeued:
-    """What the sweep did to one clearing: queued it (`ref`), or parked it (`order_id`, `parked_as`), with whom to publish then."""
+    """What the sweep did to one clearing: queued it (`ref`), or parked it (`order_id`,
+    `parked_as`), with whom to publish then.
+    """
 
     found: State
     ref: ClearingRef | None
@@ -46,7 +51,9 @@ class Requeued:
 
 
 def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued]:
-    """Takes back expired claims and queues what is due, of the candidates given; parks what is held, or poison."""
+    """Takes back expired claims and queues what is due, of the candidates given; parks what is
+    held, or poison.
+    """
     rows = call(
         f"SELECT found_state, parked_order, parked_as, {REF.format('ref')} FROM clearing_redispatch(%s, %s, %s)", [list(ids), actor, generation]
     )
@@ -54,7 +61,9 @@ def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued
 
 
 def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
-    """Marks queued clearings, given by (id, epoch), as sent again. Returns those that still were queued."""
+    """Marks queued clearings, given by (id, epoch), as sent again. Returns those that still were
+    queued.
+    """
     ids, epochs = [pk for pk, _ in candidates], [epoch for _, epoch in candidates]
     return read_refs(call("SELECT * FROM clearing_resend(%s, %s, %s)", [ids, epochs, generation]))
 
@@ -65,7 +74,8 @@ def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> li
 
 
 def orphaned(limit: int) -> list[int]:
-    """Clearings whose claim has expired, or was taken while the clock was ahead, or whose worker has ended.
+    """Clearings whose claim has expired, or was taken while the clock was ahead, or whose worker
+    has ended.
 
     Without locks: `requeue` looks again under them.
     """
@@ -80,7 +90,8 @@ def orphaned(limit: int) -> list[int]:
     return [row[0] for row in call(f"({expired}) UNION ({ended})", [limit, limit])]
 
 
-# The longest due first, each counterparty's step from the one end of its index; and from the other end what was written while the clock was ahead.
+# The longest due first, each counterparty's step from the one end of its index; and from the other
+# end what was written while the clock was ahead.
 _DUE: Final = """
     SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (
         (SELECT id, waits_for, due_at FROM clearing_clearing
@@ -94,8 +105,9 @@ _DUE: Final = """
 
 
 def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
-    """Clearings whose time has come, the longest due first: for each counterparty as many as it has room for, and none of what is `paused`, as
-    (counterparty, step or 0). Without locks, as `orphaned`.
+    """Clearings whose time has come, the longest due first: for each counterparty as many as it has
+    room for, and none of what is `paused`, as (counterparty, step or 0). Without locks, as
+    `orphaned`.
     """
     open_dues = [name for name in dues() if not {_due(name), (_due(name)[0], 0)} & set(paused)]
     rows = call(_DUE, [[*open_dues, ""], limit, AHEAD_LOOKED_AT])
@@ -110,9 +122,11 @@ def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, i
 
 
 def outlasting(limit: int) -> list[int]:
-    """Clearings that wait longer than their counterparty was away: they got no answer from it, and its breaker has closed since, a moment ago.
+    """Clearings that wait longer than their counterparty was away: they got no answer from it, and
+    its breaker has closed since, a moment ago.
 
-    An answer may have said how long to wait, and so may a policy: those keep their time. Without locks, as `orphaned`.
+    An answer may have said how long to wait, and so may a policy: those keep their time. Without
+    locks, as `orphaned`.
     """
     return [row[0] for row in call(_OUTLASTING, [list(dues()), CLOSED_SECONDS, list(UNANSWERED), limit])]
 
@@ -139,8 +153,8 @@ class Unclaimed:
 
 
 def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
-    """Queued clearings to look after: those of another broker generation, those unclaimed for long, spaced further apart each time, and those that
-    were queued while the clock was ahead.
+    """Queued clearings to look after: those of another broker generation, those unclaimed for long,
+    spaced further apart each time, and those that were queued while the clock was ahead.
 
     At most `limit` a lane, the oldest: a lane that nobody drains doesn't hide the others.
     """
@@ -155,7 +169,8 @@ def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Uncla
     return [Unclaimed(*row) for row in rows]
 
 
-# Users with a waiting order, one after another by the index: a lane of ten thousand orders costs as much as one of two.
+# Users with a waiting order, one after another by the index: a lane of ten thousand orders costs as
+# much as one of two.
 _WAITING_USERS = (
     "WITH RECURSIVE users (user_id, number) AS ("
     " (SELECT user_id, 1 FROM clearing_clearing WHERE state = 'waiting' AND user_id > %s ORDER BY user_id LIMIT 1)"
@@ -183,10 +198,12 @@ def stalled_lanes(after: str, limit: int) -> tuple[list[str], str]:
 
 
 def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:
-    """The database was restored from a backup: unfinished clearings are asked for first from now on, and so is every order made up to
-    `through_ms` (the counter's clock) that comes in later. Returns how many clearings were marked. Nothing else may run meanwhile.
+    """The database was restored from a backup: unfinished clearings are asked for first from now
+    on, and so is every order made up to `through_ms` (the counter's clock) that comes in later.
+    Returns how many clearings were marked. Nothing else may run meanwhile.
 
-    The restore point comes first, the clearings in batches of `limit`: after a failure it is repeated as a whole.
+    The restore point comes first, the clearings in batches of `limit`: after a failure it is
+    repeated as a whole.
     """
     call(_RESTORE_POINT, [through_ms, reason[:200], actor[:150]])
     marked, after = 0, 0
@@ -197,13 +214,15 @@ def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500)
 
 
 def remember_voided(order_ids: Sequence[str], *, actor: str) -> None:
-    """People voided these before the restore: each is held as soon as it is accepted. In the open transaction, which lets no order in meanwhile."""
+    """People voided these before the restore: each is held as soon as it is accepted. In the open
+    transaction, which lets no order in meanwhile.
+    """
     call("SELECT clearing_remember_voided(%s, %s)", [list(order_ids), actor[:150]])
 
 
 def hold_voided(order_id: str, *, actor: str, generation: str) -> tuple[str, ClearingRef | None]:
-    """Holds one that was remembered. Returns (what it was found as, whom to publish): its state, "held" by this already, "released" by two people
-    since, or "" where it hasn't come yet.
+    """Holds one that was remembered. Returns (what it was found as, whom to publish): its state,
+    "held" by this already, "released" by two people since, or "" where it hasn't come yet.
     """
     rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold_voided(%s, %s, %s)", [order_id, actor, generation])
     return (str(rows[0][0]), read_ref(rows[0][1:])) if rows else ("", None)
@@ -215,5 +234,7 @@ def was_ever_restored() -> bool:
 
 
 def restore_was_said() -> bool:
-    """Whether `mark_restored` ran on this very database within a day: a restore point that came with the backup is another restore's."""
+    """Whether `mark_restored` ran on this very database within a day: a restore point that came
+    with the backup is another restore's.
+    """
     return bool(call(_RESTORE_SAID, [])[0][0])

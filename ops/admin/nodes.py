@@ -1,4 +1,6 @@
-"""The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended within the hour, and who leads."""
+"""The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended
+within the hour, and who leads.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,7 +32,9 @@ NODES_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One incarnation. `shown`: whether ZooKeeper shows it; None: there is none, or it doesn't say."""
+    """One incarnation. `shown`: whether ZooKeeper shows it; None: there is none, or it doesn't
+    say.
+    """
 
     name: str
     role: str

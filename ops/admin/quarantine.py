@@ -1,4 +1,6 @@
-"""The quarantine with what a person may do there: send messages through the intake once more, after what was wrong has been mended."""
+"""The quarantine with what a person may do there: send messages through the intake once more, after
+what was wrong has been mended.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +56,9 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
         return _to_replay_page([int(object_id)])
 
     def replay_view(self, request: HttpRequest) -> HttpResponse:
-        """GET shows what was chosen and what its replay would come to; POST replays and goes back."""
+        """GET shows what was chosen and what its replay would come to; POST replays and goes
+        back.
+        """
         if not self.has_replay_permission(request):
             raise PermissionDenied
         chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
@@ -75,7 +79,9 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
 
 
 def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
-    """Not in one transaction with the audit log's line: each batch of the intake commits by itself."""
+    """Not in one transaction with the audit log's line: each batch of the intake commits by
+    itself.
+    """
     replayed = replay_quarantined(row, Rules.from_settings(), take_from_replay)
     user: Any = request.user
     LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_what_became(replayed)}")

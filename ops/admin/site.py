@@ -39,7 +39,9 @@ class PeopleAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has n
 
 @admin.register(LogEntry)
 class AuditLogAdmin(ReadOnlyAdmin):
-    """Who did what in the admin, and why: retries write their reason here, replays what came of them."""
+    """Who did what in the admin, and why: retries write their reason here, replays what came of
+    them.
+    """
 
     list_display = ("action_time", "user", "what", "object_repr", "message")
     fields = ("action_time", "user", "what", "object_repr", "message")

@@ -1,4 +1,5 @@
-"""The audit: what the counter placed, what our database says became of it, and what the sandbox's ledger shows, held against each other.
+"""The audit: what the counter placed, what our database says became of it, and what the sandbox's
+ledger shows, held against each other.
 
     facts.py     what is compared: plain records, whoever brought them
     sandbox.py   … from the sandbox, by HTTP, in pages
@@ -8,6 +9,6 @@
     report.py    the findings, in numbers and examples
     run.py       the sequence of reads, and waiting
 
-Everything that compares is pure. The reads come in an order that makes a running system look no worse than it is: what was placed, then the
-database, then what was applied.
+Everything that compares is pure. The reads come in an order that makes a running system look no
+worse than it is: what was placed, then the database, then what was applied.
 """

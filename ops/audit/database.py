@@ -23,7 +23,8 @@ PARKED_SQL = """
     SELECT clearing_id, to_state = 'parked', extract(epoch FROM at) * 1000 FROM clearing_statuschange
     WHERE (to_state = 'parked') <> (from_state = 'parked') ORDER BY id
 """
-# Parked although a call of the step was sent of which nobody knew what became (poison, a key older than its retention), and not sent since.
+# Parked although a call of the step was sent of which nobody knew what became (poison, a key older
+# than its retention), and not sent since.
 IN_DOUBT_SQL = """
     SELECT h.clearing_id, o.key FROM clearing_statuschange h JOIN clearing_operation o ON o.clearing_id = h.clearing_id AND o.step = h.step
     WHERE h.to_state = 'parked' AND h.from_state <> 'parked' AND EXISTS (
@@ -58,14 +59,18 @@ def read_orders() -> dict[str, Held]:
 
 
 def count_ended(order_ids: Sequence[str]) -> int:
-    """How many of these orders are cleared, or were voided by people. Raises django.db.DatabaseError."""
+    """How many of these orders are cleared, or were voided by people. Raises
+    django.db.DatabaseError.
+    """
     with connection.cursor() as cursor:
         cursor.execute(ENDED_SQL, [list(order_ids)])
         return int((cursor.fetchone() or (0,))[0])
 
 
 def parked_spans(changes: Sequence[tuple[int, bool, Decimal | float]]) -> dict[int, tuple[Span, ...]]:
-    """From (clearing, whether it was parked or left, ms), in the order of writing, to each clearing's spans; the last may be open."""
+    """From (clearing, whether it was parked or left, ms), in the order of writing, to each
+    clearing's spans; the last may be open.
+    """
     spans: dict[int, list[Span]] = defaultdict(list)
     for pk, entered, at in changes:
         if entered:

@@ -25,7 +25,9 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An operation that was applied at a counterparty, in the order of application. `sold`, `bought`, `min_lot` (of what is sold): of an exchange."""
+    """An operation that was applied at a counterparty, in the order of application. `sold`,
+    `bought`, `min_lot` (of what is sold): of an exchange.
+    """
 
     order_id: str
     user_id: str
@@ -43,10 +45,12 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An order and its clearing as our database holds them. `promoted_ms`: when it first became the head of its lane.
+    """An order and its clearing as our database holds them. `promoted_ms`: when it first became the
+    head of its lane.
 
-    `parked`: the spans (from, until) in which it was parked; the last may be open (until None). `in_doubt`: the keys
-    of operations of which a request could still be applied when it was parked, and that weren't sent again after that.
+    `parked`: the spans (from, until) in which it was parked; the last may be open (until None).
+    `in_doubt`: the keys of operations of which a request could still be applied when it was parked,
+    and that weren't sent again after that.
     """
 
     order_id: str

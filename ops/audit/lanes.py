@@ -1,11 +1,14 @@
-"""Rule 8: one user's orders clear one after another. Judged by the order in which the counterparties applied their operations. Pure.
+"""Rule 8: one user's orders clear one after another. Judged by the order in which the
+counterparties applied their operations. Pure.
 
-Two things can be wrong. An order that had begun was interrupted by another one of its user without having been parked. Or a younger order began
-before an older one, although the older one was accepted, not parked and not waiting behind a parked one of its contract when the younger became the
-head of the lane; a late one, too, goes before whatever becomes the head after it came. Only the second needs times, and those are all of our
-database's one clock.
+Two things can be wrong. An order that had begun was interrupted by another one of its user without
+having been parked. Or a younger order began before an older one, although the older one was
+accepted, not parked and not waiting behind a parked one of its contract when the younger became the
+head of the lane; a late one, too, goes before whatever becomes the head after it came. Only the
+second needs times, and those are all of our database's one clock.
 
-A request that was on its way when its order was parked isn't an interruption: it was sent in its turn, and an order that is parked steps aside.
+A request that was on its way when its order was parked isn't an interruption: it was sent in its
+turn, and an order that is parked steps aside.
 """
 
 from collections import defaultdict
@@ -48,7 +51,9 @@ def out_of_order(held: Mapping[str, Held], effects: Iterable[Effect]) -> list[Ou
 
 
 def interrupted(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[OutOfOrder]:
-    """Orders that others of the user came between more often than they were parked. An order whose last step was applied is out of the way."""
+    """Orders that others of the user came between more often than they were parked. An order whose
+    last step was applied is out of the way.
+    """
     runs = _runs(_without_late(held, effects))
     left: dict[str, list[str]] = defaultdict(list)
     for (order_id, run), (following, _) in pairwise(runs):
@@ -62,7 +67,9 @@ def _runs(effects: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:
 
 
 def _without_late(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[Effect]:
-    """Leaves out an effect that was in doubt when its order was parked, where it stands alone after others had begun."""
+    """Leaves out an effect that was in doubt when its order was parked, where it stands alone after
+    others had begun.
+    """
     begun: set[str] = set()
     kept: list[Effect] = []
     for order_id, run in _runs(effects):

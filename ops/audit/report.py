@@ -45,7 +45,9 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing, doubled or out of order, and rule 12 holds for every cleared order."""
+        """Nothing is missing, doubled or out of order, and rule 12 holds for every cleared
+        order.
+        """
         return self.balanced and not (self.missing or self.unplaced or self.doubled or self.out_of_order or self.broken)
 
     @property

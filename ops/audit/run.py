@@ -1,4 +1,6 @@
-"""The audit from end to end: waits where asked to, reads in the order that is fair to a running system, judges."""
+"""The audit from end to end: waits where asked to, reads in the order that is fair to a running
+system, judges.
+"""
 
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -12,7 +14,8 @@ POLL_SECONDS = 0.5
 
 
 def run_audit(*, wait_seconds: float = 0.0, on_wait: Callable[[int, int], None] = lambda _cleared, _placed: None) -> Report:
-    """Waits until every placed order is cleared, at most so long (`on_wait` hears cleared and placed), and audits.
+    """Waits until every placed order is cleared, at most so long (`on_wait` hears cleared and
+    placed), and audits.
 
     Raises SandboxError, and django.db.DatabaseError.
     """
@@ -42,7 +45,9 @@ def await_cleared(reader: SandboxReader, deadline: float, on_wait: Callable[[int
 
 
 def read_books(reader: SandboxReader) -> Books:
-    """Everything, placed orders first and effects last: what moves on meanwhile can only look further than it was, never missing."""
+    """Everything, placed orders first and effects last: what moves on meanwhile can only look
+    further than it was, never missing.
+    """
     placed, position = reader.orders()
     held = database.read_orders()
     later, _ = reader.orders(position)

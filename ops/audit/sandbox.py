@@ -1,4 +1,6 @@
-"""What the sandbox says, by HTTP in pages. Raises SandboxError when it doesn't answer as it should."""
+"""What the sandbox says, by HTTP in pages. Raises SandboxError when it doesn't answer as it
+should.
+"""
 
 import http.client
 from collections.abc import Iterator
@@ -16,11 +18,15 @@ ANSWER_SECONDS_MAX = 30
 
 
 class SandboxError(Exception):
-    """The sandbox isn't there, or the counter that is configured isn't a sandbox; the text says which and what to do."""
+    """The sandbox isn't there, or the counter that is configured isn't a sandbox; the text says
+    which and what to do.
+    """
 
 
 def sandbox_url() -> str:
-    """The sandbox's own address: the counter's, without its prefix. Raises SandboxError for a counter that can't be a sandbox's."""
+    """The sandbox's own address: the counter's, without its prefix. Raises SandboxError for a
+    counter that can't be a sandbox's.
+    """
     counter: str = settings.COUNTERPARTY_URLS["counter"]
     if not counter.endswith("/counter"):
         raise SandboxError(f"COUNTER_URL is {counter}: a sandbox serves the counter under /counter, so this one can't be audited")

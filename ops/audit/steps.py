@@ -1,4 +1,6 @@
-"""Rule 12, order by order: each step once, exactly the residue of design section 2, and slippage as it is stored. Pure."""
+"""Rule 12, order by order: each step once, exactly the residue of design section 2, and slippage as
+it is stored. Pure.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,9 @@ def by_order(effects: Iterable[Effect]) -> dict[str, list[Effect]]:
 
 
 def doubled(effects: Sequence[Effect]) -> list[str]:
-    """The keys of effects, of one order, that came after another one of the same step and part; and of those that are no step of ours."""
+    """The keys of effects, of one order, that came after another one of the same step and part; and
+    of those that are no step of ours.
+    """
     seen: Counter[tuple[int, int]] = Counter()
     found = []
     for effect in effects:
@@ -51,7 +55,9 @@ def disordered(effects: Sequence[Effect]) -> list[str]:
 
 
 def badly_exchanged(order: Placed, effects: Sequence[Effect]) -> list[str]:
-    """Where the exchange sold more than the order has, or left what the market would have taken: a minimum lot or more."""
+    """Where the exchange sold more than the order has, or left what the market would have taken: a
+    minimum lot or more.
+    """
     parts = [effect for effect in effects if effect.place and effect.place[0] == EXCHANGE_STEP]
     whole = order.quoted_usdt if order.direction == "OPEN" else order.quantity
     left = whole - exchanged(effects)[0]
@@ -69,7 +75,9 @@ def exchanged(effects: Sequence[Effect]) -> tuple[Decimal, Decimal]:
 
 
 def expected_residue(order: Placed, effects: Sequence[Effect]) -> Residue:
-    """What a cleared order leaves in the ledger, and nothing else; what the exchange didn't sell stays with fund as dust."""
+    """What a cleared order leaves in the ledger, and nothing else; what the exchange didn't sell
+    stays with fund as dust.
+    """
     sold, bought = exchanged(effects)
     user = f"user:{order.user_id}"
     if order.direction == "OPEN":
@@ -94,7 +102,9 @@ def expected_residue(order: Placed, effects: Sequence[Effect]) -> Residue:
 
 
 def differences(expected: Residue, found: Residue) -> list[str]:
-    """Where the ledger has something else than it should, as text: account, asset, found, expected."""
+    """Where the ledger has something else than it should, as text: account, asset, found,
+    expected.
+    """
     places = sorted({*expected, *found})
     return [
         f"{account} {asset}: {found.get((account, asset), Decimal(0))} instead of {expected.get((account, asset), Decimal(0))}"
@@ -104,9 +114,11 @@ def differences(expected: Residue, found: Residue) -> list[str]:
 
 
 def slippage_of(order: Placed, residue: Residue) -> Decimal | None:
-    """Slippage in USDT from the ledger alone: the residue with the exchange, valued at the market that it met. None: nothing was exchanged.
+    """Slippage in USDT from the ledger alone: the residue with the exchange, valued at the market
+    that it met. None: nothing was exchanged.
 
-    OPEN: (B - Q) at U / B, and the USDT left over. CLOSE: E - U, and the coin left over at E / sold. Scale 8, half-even.
+    OPEN: (B - Q) at U / B, and the USDT left over. CLOSE: E - U, and the coin left over at E /
+    sold. Scale 8, half-even.
     """
     with localcontext(prec=80):
         exact = _open_slippage(order, residue) if order.direction == "OPEN" else _close_slippage(order, residue)

@@ -1,6 +1,8 @@
-"""Users of the exchange, for trials: they place orders at the sandbox's counter at an even rate, and close what they opened.
+"""Users of the exchange, for trials: they place orders at the sandbox's counter at an even rate,
+and close what they opened.
 
-What is wished for is drawn from one seeded generator; what can be closed depends on what the counter has answered by then.
+What is wished for is drawn from one seeded generator; what can be closed depends on what the
+counter has answered by then.
 """
 
 import http.client
@@ -127,7 +129,9 @@ class Till:
         self._connection = http.client.HTTPConnection(parts.netloc, timeout=ANSWER_SECONDS_MAX)
 
     def post(self, path: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """One POST, never repeated: an order has no key. Raises OSError, http.client.HTTPException or ValueError."""
+        """One POST, never repeated: an order has no key. Raises OSError, http.client.HTTPException
+        or ValueError.
+        """
         body = json.dumps(fields)
         try:
             self._connection.request("POST", self._prefix + path, body, {"Content-Type": "application/json"})
@@ -144,7 +148,9 @@ class Till:
 
 
 class Placing:
-    """Places so many orders at an even rate, by a few senders that share one timetable: who is late sends at once."""
+    """Places so many orders at an even rate, by a few senders that share one timetable: who is late
+    sends at once.
+    """
 
     def __init__(self, counter_url: str, users: Users, *, count: int, rate: float) -> None:
         self._url = counter_url
@@ -157,7 +163,9 @@ class Placing:
         self.tally = Tally()
 
     def run(self, on_progress: Callable[[Tally], None] = lambda _: None, *, every_seconds: float = 0.2) -> float:
-        """Places them all and returns the seconds it took. Raises UnreachableError when the counter doesn't answer at all."""
+        """Places them all and returns the seconds it took. Raises UnreachableError when the counter
+        doesn't answer at all.
+        """
         self._check_reachable()
         self._began = time.monotonic()
         senders = [threading.Thread(target=self._send_all, name=f"sender-{n}", daemon=True) for n in range(min(SENDERS_MAX, self._count))]

@@ -1,4 +1,6 @@
-"""What the demo looks at while orders clear: counts by state, rate and latency of its own orders, as a table or as lines."""
+"""What the demo looks at while orders clear: counts by state, rate and latency of its own orders,
+as a table or as lines.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -8,7 +8,9 @@ from django.conf import settings
 
 
 class Patience:
-    """A counter that doesn't answer is asked less and less often: after 3, 6, 12, … seconds, at most every 30; as soon as it answers, always."""
+    """A counter that doesn't answer is asked less and less often: after 3, 6, 12, … seconds, at
+    most every 30; as soon as it answers, always.
+    """
 
     PAUSE_SECONDS_MAX: Final = 30.0
 

@@ -1,4 +1,6 @@
-"""One run of a kind at a time: an advisory lock of the session, which goes with a process that dies, and with one that is frozen for long."""
+"""One run of a kind at a time: an advisory lock of the session, which goes with a process that
+dies, and with one that is frozen for long.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,9 @@ from django.db import connection
 
 @contextmanager
 def alone(lock: int, *, idle_seconds_max: float) -> Iterator[bool]:
-    """Whether this is the only run of its kind. Who stays idle for longer while it holds the lock loses its session, and with it the lock."""
+    """Whether this is the only run of its kind. Who stays idle for longer while it holds the lock
+    loses its session, and with it the lock.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [lock])
         ours: bool = cursor.fetchone()[0]

@@ -1,7 +1,9 @@
-"""How a periodic job is run: under the fence of the term that its message carries, whoever leads by the time it comes to it.
+"""How a periodic job is run: under the fence of the term that its message carries, whoever leads by
+the time it comes to it.
 
-The term travels in a header of the message, not among the task's arguments, so that a worker of the release before, which knows of no term, takes
-the job all the same. A job without one (that release's beat, or a person's `celery call`) runs under the term that is the current one when it
+The term travels in a header of the message, not among the task's arguments, so that a worker of the
+release before, which knows of no term, takes the job all the same. A job without one (that
+release's beat, or a person's `celery call`) runs under the term that is the current one when it
 starts: it was meant for now, and is fenced off from there on.
 """
 
@@ -35,7 +37,9 @@ def periodic_job(name: str) -> Callable[[Job], Any]:
 
 
 def run_job(name: str, job: Job, term: int | None) -> None:
-    """Runs it under the fence of its term, and counts what became of it. A mistake or an outage is raised."""
+    """Runs it under the fence of its term, and counts what became of it. A mistake or an outage is
+    raised.
+    """
     drop_broken_connection()
     result = JobResult.FAILED
     try:

@@ -1,7 +1,9 @@
-"""Leadership: of all who stand for it, one at a time leads, under a term that the database gives (design, section 9; docs/decisions/0009).
+"""Leadership: of all who stand for it, one at a time leads, under a term that the database gives
+(design, section 9; docs/decisions/0009).
 
-Whoever leads stops acting by its own clock before another can be elected; that this clock may be wrong, or the process frozen at any line, is why
-every write is fenced as well (base/fence.py). Leadership decides who sends the periodic jobs; the fence decides who writes.
+Whoever leads stops acting by its own clock before another can be elected; that this clock may be
+wrong, or the process frozen at any line, is why every write is fenced as well (base/fence.py).
+Leadership decides who sends the periodic jobs; the fence decides who writes.
 """
 
 from django.conf import settings
@@ -15,7 +17,9 @@ __all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate"
 
 
 def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> Candidate:
-    """One who stands where the settings say: at ZooKeeper, or in PostgreSQL. It does nothing before its `campaign`."""
+    """One who stands where the settings say: at ZooKeeper, or in PostgreSQL. It does nothing before
+    its `campaign`.
+    """
     name = name or new_name()
     if settings.LEADERSHIP is None:
         return LeaseCandidate(name, seconds=settings.LEADER_LEASE_SECONDS, stall_seconds=stall_seconds)

@@ -1,8 +1,10 @@
-"""What both ways of being elected have in common: one thread that does all the asking, and what a leader may believe of itself.
+"""What both ways of being elected have in common: one thread that does all the asking, and what a
+leader may believe of itself.
 
-    standing ──elected──▶ takes the next term ──▶ leading ──┬─ confirmed again and again
-        ▲                                                   ├─ not confirmed for half a session: doesn't act (it may be confirmed yet)
-        └───────────────────────────────────────────────────┴─ another term in the database, or its place gone: leads no more
+    candidate ──elected──▶ takes the next term ──▶ leading ──┬─ confirmed again and again
+        ▲                                                    ├─ unconfirmed for half a session:
+        │                                                    │  doesn't act
+        └────────────────────────────────────────────────────┴─ another term, or its place gone
 
 Times are CLOCK_BOOTTIME's, which counts through a suspended machine and which nobody sets.
 """
@@ -43,10 +45,14 @@ class Overtaken(Exception):  # noqa: N818 - named by what it tells
 
 
 class Candidate(ABC):
-    """One process that stands for leadership. Safe in threads, and `term` and `resign` in handlers of signals, which may interrupt either."""
+    """One process that stands for leadership. Safe in threads, and `term` and `resign` in handlers
+    of signals, which may interrupt either.
+    """
 
     def __init__(self, name: str, *, seconds: float, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:
-        """`seconds`: of a session. `stall_seconds`: who isn't `touch`ed for so long gives its place away: its process does nothing."""
+        """`seconds`: of a session. `stall_seconds`: who isn't `touch`ed for so long gives its place
+        away: its process does nothing.
+        """
         self.name = name
         self._seconds = seconds
         self._clock = clock
@@ -64,7 +70,9 @@ class Candidate(ABC):
         self._wakes: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike an Event: a signal's handler may put into it
 
     def campaign(self) -> None:
-        """Stands for leadership from now on, and returns at once. Repeatable; again after `resign`, too."""
+        """Stands for leadership from now on, and returns at once. Repeatable; again after `resign`,
+        too.
+        """
         if self._thread is not None and self._thread.is_alive():
             if self._resigning:
                 raise RuntimeError(f"{self.name} is still handing over")
@@ -82,15 +90,20 @@ class Candidate(ABC):
 
     @property
     def term(self) -> int | None:
-        """Our term while we may act, else None. What is done under it goes with it: to the fence of the write, at last."""
+        """Our term while we may act, else None. What is done under it goes with it: to the fence of
+        the write, at last.
+        """
         term, age = self._term, self._clock() - self._confirmed_at
         return term if not self._resigning and 0 <= age < ACT_SHARE * self._seconds else None
 
     def resign(self) -> None:
-        """Acts no more from this very moment, and hands over at once. Returns when that is done, or after RESIGN_SECONDS_MAX."""
+        """Acts no more from this very moment, and hands over at once. Returns when that is done, or
+        after RESIGN_SECONDS_MAX.
+        """
         self._resigning = True
         self._wake()
-        # One that `campaign` has made and not yet started, where the handler interrupts just there, never will be.
+        # One that `campaign` has made and not yet started, where the handler interrupts just there,
+        # never will be.
         if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(RESIGN_SECONDS_MAX)
 
@@ -100,7 +113,9 @@ class Candidate(ABC):
 
     @abstractmethod
     def members(self) -> list[str]:
-        """Names of those who stand, the leader or the next one first; none while we aren't connected. Raises an error of its server's."""
+        """Names of those who stand, the leader or the next one first; none while we aren't
+        connected. Raises an error of its server's.
+        """
 
     @abstractmethod
     def _stand(self) -> float:
@@ -108,7 +123,9 @@ class Candidate(ABC):
 
     @abstractmethod
     def _step_down(self) -> None:
-        """Gives its place away, so that another is elected at once. Called in any state; may fail."""
+        """Gives its place away, so that another is elected at once. Called in any state; may
+        fail.
+        """
 
     @abstractmethod
     def _close(self) -> None:
@@ -166,7 +183,9 @@ class Candidate(ABC):
         return AWAY_SECONDS
 
     def _take_term(self, seen: fence.Current, asked_at: float, reason: str) -> None:
-        """We are elected, as was confirmed by what we asked at that time: leader as soon as the next term is ours."""
+        """We are elected, as was confirmed by what we asked at that time: leader as soon as the
+        next term is ours.
+        """
         if seen.leader == self.name and seen.term not in self._given_up:
             term: int | None = seen.term  # the answer to our own commit was lost
         else:
@@ -178,7 +197,9 @@ class Candidate(ABC):
             log.info("leading", name=self.name, term=term, reason=reason, previous=seen.leader)
 
     def _check_term(self, seen: fence.Current) -> None:
-        """A leader whose term is over by the database leads no more, whoever else told it to go on."""
+        """A leader whose term is over by the database leads no more, whoever else told it to go
+        on.
+        """
         if self._term is not None and seen.term != self._term:
             alarm("leadership_taken", "another took the term while we led", name=self.name, term=self._term, current=seen.term, leader=seen.leader)
             self._lead_no_more("another took the term")

@@ -1,7 +1,8 @@
 """Leadership by a lease in PostgreSQL, where no ZooKeeper is configured.
 
-Each candidate beats in a row of its own; the leader's beat is its lease. Silence is what a candidate has watched itself, look by look
-(ops/liveness/heartbeats.py), never a difference of stored times: neither a jump of the database's clock nor an outage of PostgreSQL makes anybody
+Each candidate beats in a row of its own; the leader's beat is its lease. Silence is what a
+candidate has watched itself, look by look (ops/liveness/heartbeats.py), never a difference of
+stored times: neither a jump of the database's clock nor an outage of PostgreSQL makes anybody
 silent. Whoever finds the leader's row gone or silent takes the next term; that UPDATE lets one win.
 """
 

@@ -1,13 +1,16 @@
-"""Leadership by ZooKeeper: an ephemeral sequential node for each candidate; the first one's session leads, everybody else watches the one before.
+"""Leadership by ZooKeeper: an ephemeral sequential node for each candidate; the first one's session
+leads, everybody else watches the one before.
 
 What kazoo's own recipe leaves open, and is done here:
 
-* An old leader doesn't notice. It is confirmed by a write to its own node, which a quorum and its session must let pass; without that it stops
-  acting after half a session, by its own clock. (A read proves nothing: a server that is cut off from the others answers it.)
-* A `create` whose answer was lost leaves a node that nobody knows. Each candidate's nodes carry its number: it finds its own again, and removes
-  those of earlier sessions.
+* An old leader doesn't notice. It is confirmed by a write to its own node, which a quorum and its
+  session must let pass; without that it stops acting after half a session, by its own clock. (A
+  read proves nothing: a server that is cut off from the others answers it.)
+* A `create` whose answer was lost leaves a node that nobody knows. Each candidate's nodes carry its
+  number: it finds its own again, and removes those of earlier sessions.
 * Who is elected and can't reach PostgreSQL gives its place to the next one.
-* A client that kazoo has given up (an authentication that failed, a mistake in its thread) is replaced.
+* A client that kazoo has given up (an authentication that failed, a mistake in its thread) is
+  replaced.
 """
 
 import contextlib
@@ -79,7 +82,7 @@ class ZooKeeperCandidate(Candidate):
             return self._watch(client, before)
         return self._be_elected(client)
 
-    # --- The connection ---------------------------------------------------------------------------------------------------------
+    # --- The connection ---------------------------------------------------------------------------
     def _connected(self) -> KazooClient | None:
         now = self._clock()
         if self._client is None:
@@ -112,10 +115,12 @@ class ZooKeeperCandidate(Candidate):
         self._wake()
 
     def _get(self, answer: Any) -> Any:
-        """An answer of ZooKeeper's, or its error; a server that is frozen doesn't hold us for long."""
+        """An answer of ZooKeeper's, or its error; a server that is frozen doesn't hold us for
+        long.
+        """
         return answer.get(timeout=self._seconds / 4)
 
-    # --- The place in the queue -------------------------------------------------------------------------------------------------
+    # --- The place in the queue -------------------------------------------------------------------
     def _enter(self, client: KazooClient) -> None:
         """Finds our node of this session, or makes one."""
         self._make_nodes(client)
@@ -157,14 +162,16 @@ class ZooKeeperCandidate(Candidate):
         return nodes[at - 1] if at else ""
 
     def _watch(self, client: KazooClient, before: str) -> float:
-        """Of all that stand before us one alone, so that a leader's end wakes one candidate and not all."""
+        """Of all that stand before us one alone, so that a leader's end wakes one candidate and not
+        all.
+        """
         self._elected_at = None
         if self._get(client.exists_async(f"{self._folder}/{before}", watch=self._wake)) is None:
             return 0.0
         self._see_leader()
         return self._seconds
 
-    # --- Leading ----------------------------------------------------------------------------------------------------------------
+    # --- Leading ----------------------------------------------------------------------------------
     def _be_elected(self, client: KazooClient) -> float:
         asked_at = self._clock()
         if self._elected_at is None:

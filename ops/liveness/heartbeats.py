@@ -1,7 +1,8 @@
 """Who has died: incarnations whose beat stands still while we look on (design, section 6).
 
-Silence is what this sweeper has itself watched, pass by pass, never a difference of stored times: after an outage of PostgreSQL, or a pause of
-this very machine, every stored beat is old and nobody is dead.
+Silence is what this sweeper has itself watched, pass by pass, never a difference of stored times:
+after an outage of PostgreSQL, or a pause of this very machine, every stored beat is old and nobody
+is dead.
 """
 
 import threading
@@ -38,9 +39,11 @@ class Watch:
         self._lock = threading.Lock()
 
     def dead(self, beats: Mapping[str, datetime], now: float, missing: Collection[str] = ()) -> list[str]:
-        """Shows the latest beats, at a monotonic time; returns those that have been silent for too long.
+        """Shows the latest beats, at a monotonic time; returns those that have been silent for too
+        long.
 
-        One that this sweeper never saw alive needs a claim's length of silence; one that is `missing` at ZooKeeper little.
+        One that this sweeper never saw alive needs a claim's length of silence; one that is
+        `missing` at ZooKeeper little.
         """
         with self._lock:
             first_look = self._looked_at is None
@@ -53,9 +56,11 @@ class Watch:
             return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
 
     def _forget(self, gap: float) -> None:
-        """After a gap, as PostgreSQL's outage makes one, nobody is known to be alive: who has lost its connection takes a while to beat again.
+        """After a gap, as PostgreSQL's outage makes one, nobody is known to be alive: who has lost
+        its connection takes a while to beat again.
 
-        Silence goes on to count where passes are only slow: otherwise nobody would ever be found dead by them.
+        Silence goes on to count where passes are only slow: otherwise nobody would ever be found
+        dead by them.
         """
         if gap > WATCHED_SECONDS_MAX:
             for pulse in self._pulses.values():
@@ -82,7 +87,9 @@ def living() -> dict[str, datetime]:
 
 
 def bury(name: str, beat: datetime, fence: Fence = no_fence) -> bool:
-    """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the next requeue. Raises TermOutdated."""
+    """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the
+    next requeue. Raises TermOutdated.
+    """
     sql = (
         "UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'dead' WHERE name = %s AND beat_at = %s AND ended_at IS NULL RETURNING name"
     )

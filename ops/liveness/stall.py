@@ -1,4 +1,6 @@
-"""Liveness by progress: a consumer whose loop stands still ends itself, so that its supervisor starts another."""
+"""Liveness by progress: a consumer whose loop stands still ends itself, so that its supervisor
+starts another.
+"""
 
 import os
 import threading
@@ -16,10 +18,11 @@ LOOK_SECONDS_MAX = 1.0
 
 @contextmanager
 def watched(consumer: BinlogConsumer, end: Callable[[int], None] = os._exit) -> Iterator[threading.Thread]:
-    """Watches in a thread of its own while the block runs, and ends the process without asking anybody: whatever holds the loop would hold its
-    end, too.
+    """Watches in a thread of its own while the block runs, and ends the process without asking
+    anybody: whatever holds the loop would hold its end, too.
 
-    Waiting for PostgreSQL or for Kafka is progress: those waits come round. Ending is harmless: what wasn't committed comes again.
+    Waiting for PostgreSQL or for Kafka is progress: those waits come round. Ending is harmless:
+    what wasn't committed comes again.
     """
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(consumer, over, end, settings.CONSUMER_STALL_SECONDS_MAX), name="stall-watch", daemon=True)

@@ -1,9 +1,11 @@
-"""Looks at the incarnations' beats four times a second, in every process that sweeps; one that was silent for too long has a sweep made at once.
+"""Looks at the incarnations' beats four times a second, in every process that sweeps; one that was
+silent for too long has a sweep made at once.
 
-The sweeps' own looks aren't enough: with several `worker-ops` each runs only some of the sweeps, and silence that it hasn't watched itself counts for
-little (ops/liveness/heartbeats.py). Nor is waiting for the next one, which may be another's that has only just begun to look, or nobody's while there
-is no leader: a killed worker's orders moved again after 4.7 s. The looking itself writes nothing; the sweep is the same as any, under the current
-term.
+The sweeps' own looks aren't enough: with several `worker-ops` each runs only some of the sweeps,
+and silence that it hasn't watched itself counts for little (ops/liveness/heartbeats.py). Nor is
+waiting for the next one, which may be another's that has only just begun to look, or nobody's while
+there is no leader: a killed worker's orders moved again after 4.7 s. The looking itself writes
+nothing; the sweep is the same as any, under the current term.
 """
 
 import threading
@@ -30,7 +32,9 @@ class Watcher:
     _sweeping: threading.Thread | None = None
 
     def start(self, sweep: Callable[[], object]) -> None:
-        """Begins, unless it has begun; it ends with the process. `sweep` is called when somebody died."""
+        """Begins, unless it has begun; it ends with the process. `sweep` is called when somebody
+        died.
+        """
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look_on, args=(sweep,), name="watcher", daemon=True)
@@ -42,7 +46,9 @@ class Watcher:
             look(self._sweep_beside(sweep))
 
     def _sweep_beside(self, sweep: Callable[[], object]) -> Callable[[], object]:
-        """In a thread of its own: a sweep that takes longer than the silence that counts would make us forget whom we saw alive."""
+        """In a thread of its own: a sweep that takes longer than the silence that counts would make
+        us forget whom we saw alive.
+        """
 
         def begin() -> None:
             if self._sweeping is None or not self._sweeping.is_alive():
@@ -62,7 +68,9 @@ def _survive(sweep: Callable[[], object]) -> None:
 
 
 def look(sweep: Callable[[], object]) -> None:
-    """One look, and a sweep if somebody died. Never raises: whatever is away, the next look finds it back."""
+    """One look, and a sweep if somebody died. Never raises: whatever is away, the next look finds
+    it back.
+    """
     try:
         if heartbeats.watch.dead(heartbeats.living(), monotonic()):
             sweep()

@@ -1,7 +1,9 @@
-"""Who is missing at ZooKeeper: an absence that says something of the one who is absent, and not of ZooKeeper or of us.
+"""Who is missing at ZooKeeper: an absence that says something of the one who is absent, and not of
+ZooKeeper or of us.
 
-It counts only against who was seen there by this process in a session of its own that still lasts, while others stay. It is never enough: the process
-is buried when its heartbeat in PostgreSQL stands still as well (ops/liveness/heartbeats.py); one whose session alone ended lives, and keeps its
+It counts only against who was seen there by this process in a session of its own that still lasts,
+while others stay. It is never enough: the process is buried when its heartbeat in PostgreSQL stands
+still as well (ops/liveness/heartbeats.py); one whose session alone ended lives, and keeps its
 claims.
 """
 

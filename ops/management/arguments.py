@@ -1,4 +1,6 @@
-"""Types of command-line arguments that several commands share. Each raises argparse's own error for what it can't read."""
+"""Types of command-line arguments that several commands share. Each raises argparse's own error for
+what it can't read.
+"""
 
 import argparse
 from datetime import UTC, datetime

@@ -1,7 +1,9 @@
-"""Readiness: a few cheap probes, each with a name, a time limit of its own and the fix when it fails.
+"""Readiness: a few cheap probes, each with a name, a time limit of its own and the fix when it
+fails.
 
-A probe that fails makes the process not ready (503), except where it only warns: without Kafka the web process serves, and gap compensation
-brings the orders. Probes run beside each other, so a request takes as long as the slowest, never their sum.
+A probe that fails makes the process not ready (503), except where it only warns: without Kafka the
+web process serves, and gap compensation brings the orders. Probes run beside each other, so a
+request takes as long as the slowest, never their sum.
 """
 
 import socket
@@ -55,7 +57,9 @@ class Result:
 
 
 def _connect() -> psycopg2.extensions.connection:
-    """A connection of the probe's own with short limits, so that a frozen database can't hold the web process's."""
+    """A connection of the probe's own with short limits, so that a frozen database can't hold the
+    web process's.
+    """
     parameters = dict(connections["default"].get_connection_params())
     for ours in ("cursor_factory", "context", "prepare_threshold"):
         parameters.pop(ours, None)
@@ -133,7 +137,9 @@ def _run(probe: Probe) -> Result:
 
 
 def run_probes(probes: Sequence[Probe] = PROBES, *, seconds_max: float = PROBE_SECONDS_MAX) -> list[Result]:
-    """Runs them beside each other. One that isn't back in time has failed; its thread ends by the probe's own limits."""
+    """Runs them beside each other. One that isn't back in time has failed; its thread ends by the
+    probe's own limits.
+    """
     pool = ThreadPoolExecutor(max_workers=len(probes), thread_name_prefix="probe")
     deadline = monotonic() + seconds_max
     runs = [(probe, pool.submit(_run, probe)) for probe in probes]

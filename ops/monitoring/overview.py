@@ -1,4 +1,6 @@
-"""The front page's figures: the same bounded queries as the scrape's, and the orders that need a person."""
+"""The front page's figures: the same bounded queries as the scrape's, and the orders that need a
+person.
+"""
 
 from dataclasses import dataclass
 
@@ -25,7 +27,9 @@ APPROVALS_SQL = "SELECT count(*) FROM clearing_intervention WHERE state = 'reque
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure on the front page; `link` leads to its list. `asks`: anything but 0 asks a person to look."""
+    """A figure on the front page; `link` leads to its list. `asks`: anything but 0 asks a person to
+    look.
+    """
 
     title: str
     value: str
@@ -106,7 +110,9 @@ def _approvals(count: int) -> Tile:
 
 
 def _stopped(now: counterparty_state.Standings) -> Tile:
-    """Whom, or which steps, nobody calls at this moment: orders wait there, whatever their state says."""
+    """Whom, or which steps, nobody calls at this moment: orders wait there, whatever their state
+    says.
+    """
     failing = [f"{name} {now.breaker(name)}" for name in Counterparty if now.breaker(name) != Breaker.CLOSED]
     paused = [f"{name}{f' step {step}' if step else ''} paused" for name, step in sorted(now.paused)]
     stopped = [*failing, *paused]

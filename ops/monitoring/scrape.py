@@ -1,6 +1,8 @@
-"""What the database and the broker say when Prometheus asks: few, bounded queries that partial indexes answer, and never an exception.
+"""What the database and the broker say when Prometheus asks: few, bounded queries that partial
+indexes answer, and never an exception.
 
-A source that doesn't answer within its limit is reported by `acceptance_scrape_ok`; its metrics are then missing rather than wrong.
+A source that doesn't answer within its limit is reported by `acceptance_scrape_ok`; its metrics are
+then missing rather than wrong.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +28,14 @@ log = structlog.get_logger(__name__)
 NEVER_SECONDS = 20 * 365 * 86_400
 STATEMENT_MS_MAX = 1_000  # of each query; the scrape's own limit is 10 s by default
 UNFINISHED = tuple(state for state in State if state not in FINAL)
-# Parked and finished rows differ by orders of magnitude from the rest: only what isn't cleared is counted, by the partial index for it.
+# Parked and finished rows differ by orders of magnitude from the rest: only what isn't cleared is
+# counted, by the partial index for it.
 UNFINISHED_SQL = """
     SELECT state, count(*), extract(epoch FROM service_now()) - min(created_ms) / 1000.0
     FROM clearing_clearing WHERE state <> 'cleared' GROUP BY state
 """
-# The time in a subquery: service_now() is volatile, and as a mere expression it would be compared row by row instead of by the index.
+# The time in a subquery: service_now() is volatile, and as a mere expression it would be compared
+# row by row instead of by the index.
 CLEARED_SQL = """
     SELECT count(*) FROM clearing_clearing WHERE state = 'cleared' AND cleared_at > (SELECT service_now() - interval '1 minute')
 """
@@ -71,7 +75,9 @@ def _age(seconds: Decimal) -> float | None:
 
 
 def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], int, tuple[float] | None]:
-    """(count and age of the oldest by unfinished state, cleared in the last minute, age of the newest order or None), within a short limit."""
+    """(count and age of the oldest by unfinished state, cleared in the last minute, age of the
+    newest order or None), within a short limit.
+    """
     cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(STATEMENT_MS_MAX)])
     cursor.execute(UNFINISHED_SQL)
     found = {state: (count, float(oldest)) for state, count, oldest in cursor.fetchall()}
@@ -82,7 +88,8 @@ def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], i
 
 
 def read_database() -> Families:
-    """Clearings by state and age, throughput, the newest order, the shards, the last reconcile, the counterparties' standing.
+    """Clearings by state and age, throughput, the newest order, the shards, the last reconcile, the
+    counterparties' standing.
 
     Raises django.db.DatabaseError.
     """
@@ -158,7 +165,9 @@ def _read(source: str, read: Callable[[], Families]) -> Families | None:
 
 
 def exposition() -> bytes:
-    """Everything that `/metrics` shows: the counters of the processes, and what database and broker say now."""
+    """Everything that `/metrics` shows: the counters of the processes, and what database and broker
+    say now.
+    """
     scraped = CollectorRegistry(auto_describe=False)
     scraped.register(Scrape())
     return metrics.exposition() + generate_latest(scraped)

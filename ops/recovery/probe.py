@@ -1,6 +1,8 @@
-"""Probes of counterparties that aren't called any more: a signed question for a key that nobody has, which changes nothing there.
+"""Probes of counterparties that aren't called any more: a signed question for a key that nobody
+has, which changes nothing there.
 
-A probe that is answered by the contract opens the breaker half: then single orders try. So no order pays for finding out.
+A probe that is answered by the contract opens the breaker half: then single orders try. So no order
+pays for finding out.
 """
 
 import threading
@@ -44,7 +46,8 @@ def at_once(probe: Callable[[], bool]) -> bool:
 
 
 def in_background(probe: Callable[[], bool]) -> bool:
-    """Makes the probe in a thread of its own: a counterparty that hangs keeps nobody waiting. Returns False: nothing is known yet.
+    """Makes the probe in a thread of its own: a counterparty that hangs keeps nobody waiting.
+    Returns False: nothing is known yet.
 
     They are few: a counterparty is probed again only after its probe's deadline.
     """
@@ -64,7 +67,8 @@ def _make(probe: Callable[[], bool]) -> None:
 
 
 def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Start = at_once) -> int:
-    """Probes every counterparty whose time has come. Returns how many answered, as far as is known. Two at once never probe the same one.
+    """Probes every counterparty whose time has come. Returns how many answered, as far as is known.
+    Two at once never probe the same one.
 
     Every write is under the fence. Raises TermOutdated, and what the last probe that failed raised.
     """

@@ -1,7 +1,9 @@
-"""The sweep: finds clearings that nobody is working on and dispatches them. Every second, all the time; two at once are harmless.
+"""The sweep: finds clearings that nobody is working on and dispatches them. Every second, all the
+time; two at once are harmless.
 
-A queued clearing's message is sent again only when it is gone, not because a backlog is long (design, section 6): the broker's generation is
-another one, or the clearing has been unclaimed for a while and both queues that it may be in are past it.
+A queued clearing's message is sent again only when it is gone, not because a backlog is long
+(design, section 6): the broker's generation is another one, or the clearing has been unclaimed for
+a while and both queues that it may be in are past it.
 """
 
 from collections import Counter
@@ -58,10 +60,12 @@ def sweep_alone(fence: Fence) -> Counter[str] | None:
 
 
 def sweep(fence: Fence = no_fence) -> Counter[str]:
-    """One pass. Returns how many clearings were taken back, queued because they were due, sent again, promoted in stalled
-    lanes; of how many people were reminded; and how many interventions expired.
+    """One pass. Returns how many clearings were taken back, queued because they were due, sent
+    again, promoted in stalled lanes; of how many people were reminded; and how many interventions
+    expired.
 
-    Every write is under the fence. Raises TermOutdated as soon as that is over, and what the last stage that failed raised.
+    Every write is under the fence. Raises TermOutdated as soon as that is over, and what the last
+    stage that failed raised.
     """
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
@@ -113,7 +117,9 @@ def _in_chunks(rows: Sequence[T], size: int, act: Callable[[Sequence[T]], Counte
 
 
 def _bring_forward(_generation: str, fence: Fence) -> Counter[str]:
-    """What waits longer than its counterparty was away; no more than one pass queues, so that they don't all come at once."""
+    """What waits longer than its counterparty was away; no more than one pass queues, so that they
+    don't all come at once.
+    """
     ids = recovery.outlasting(settings.SWEEP_ROWS_MAX)
     if not ids:
         return Counter()
@@ -122,7 +128,9 @@ def _bring_forward(_generation: str, fence: Fence) -> Counter[str]:
 
 
 def _queue_due(generation: str, fence: Fence) -> Counter[str]:
-    """No more for each counterparty than may be called: none of what is paused or down, few of what is full."""
+    """No more for each counterparty than may be called: none of what is paused or down, few of what
+    is full.
+    """
     now = counterparty_state.read()
     rooms = counterparty_state.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
     due = recovery.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
@@ -196,7 +204,9 @@ def _expire(_generation: str, fence: Fence) -> Counter[str]:
 
 
 def _remind(_generation: str, fence: Fence) -> Counter[str]:
-    """Orders that have waited for a person for PARKED_REMINDER_SECONDS raise their alarm again, a CLOSE first: its user isn't paid."""
+    """Orders that have waited for a person for PARKED_REMINDER_SECONDS raise their alarm again, a
+    CLOSE first: its user isn't paid.
+    """
     with fenced(fence):
         waiting = interventions.remind(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)
     for order in waiting:
@@ -206,8 +216,8 @@ def _remind(_generation: str, fence: Fence) -> Counter[str]:
 
 
 def _remind_unknown(_generation: str, fence: Fence) -> Counter[str]:
-    """Orders whose outcome nobody has known for PARKED_REMINDER_SECONDS: nothing parks them, and where every answer is just unreadable no breaker
-    opens either. They hold their users' lanes.
+    """Orders whose outcome nobody has known for PARKED_REMINDER_SECONDS: nothing parks them, and
+    where every answer is just unreadable no breaker opens either. They hold their users' lanes.
     """
     with fenced(fence):
         unknown = interventions.remind_unknown(limit=REMINDED_ROWS_MAX, window=REMINDER_WINDOW_ROWS)

@@ -1,4 +1,6 @@
-"""Orders that people voided in the time that a restore has forgotten: the list is read, remembered, and each order on it is held."""
+"""Orders that people voided in the time that a restore has forgotten: the list is read, remembered,
+and each order on it is held.
+"""
 
 import re
 from collections.abc import Iterable
@@ -34,7 +36,9 @@ class Told:
 
 
 def read_list(lines: Iterable[str]) -> list[str]:
-    """The order ids, one a line, each once; `#` begins a comment. Raises Unreadable, with the lines that aren't ids."""
+    """The order ids, one a line, each once; `#` begins a comment. Raises Unreadable, with the lines
+    that aren't ids.
+    """
     found: dict[str, None] = {}
     wrong = []
     for number, line in enumerate(lines, start=1):
@@ -50,9 +54,11 @@ def read_list(lines: Iterable[str]) -> list[str]:
 
 
 def hold_all(order_ids: list[str], *, actor: str) -> Told:
-    """Remembers the orders, so that each is held as soon as it comes, and holds those that are here; publishes whom that lets go on.
+    """Remembers the orders, so that each is held as soon as it comes, and holds those that are
+    here; publishes whom that lets go on.
 
-    All are remembered in one transaction, each is held in one of its own: after a failure it is repeated as a whole.
+    All are remembered in one transaction, each is held in one of its own: after a failure it is
+    repeated as a whole.
     """
     told = Told()
     if not order_ids:

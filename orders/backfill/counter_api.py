@@ -1,4 +1,6 @@
-"""The counter's interface: its shards, and each shard's orders in pages of (milliseconds, id), of either of its two tables."""
+"""The counter's interface: its shards, and each shard's orders in pages of (milliseconds, id), of
+either of its two tables.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -33,7 +35,9 @@ class Shards:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one shard; `following` is None where they are the last. Numbers in rows are texts, as they were written."""
+    """Rows of one shard; `following` is None where they are the last. Numbers in rows are texts, as
+    they were written.
+    """
 
     now_ms: int
     rows: tuple[Mapping[str, Any], ...]
@@ -41,7 +45,9 @@ class Page:
 
 
 class Table(StrEnum):
-    """The counter's two tables, by their paths. The second is the independent source: what never got a sync-order row is only there."""
+    """The counter's two tables, by their paths. The second is the independent source: what never
+    got a sync-order row is only there.
+    """
 
     SYNC_ORDERS = "sync-orders"
     ORDERS = "orders"
@@ -73,7 +79,9 @@ class SyncOrderInterface(Protocol):
 
 
 class HttpSyncOrderInterface:
-    """The interface by HTTP (docs/contracts/). `now_ms` is the time that requests are signed with."""
+    """The interface by HTTP (docs/contracts/). `now_ms` is the time that requests are signed
+    with.
+    """
 
     def __init__(self, client: SignedClient, *, deadline_ms: int, now_ms: Callable[[], int]) -> None:
         self._client = client
@@ -116,7 +124,9 @@ class HttpSyncOrderInterface:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """Numbers stay texts, NaN too, and lone surrogates get through: one odd row must not make its whole page unreadable."""
+    """Numbers stay texts, NaN too, and lone surrogates get through: one odd row must not make its
+    whole page unreadable.
+    """
     try:
         found = json.loads(body, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError) as error:

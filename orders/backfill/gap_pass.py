@@ -1,11 +1,15 @@
-"""Gap compensation: asks the counter itself for the orders that the binlog didn't bring (design, section 8).
+"""Gap compensation: asks the counter itself for the orders that the binlog didn't bring (design,
+section 8).
 
-Each shard is read from `scanned_through_ms` on, page by page, and goes through the same mapping and `ingest` as the consumer's rows. Only a
-finished pass moves that position, and never past the counter's own clock at the pass's first query less the overlap: so rows that were
-committed late, rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all met again. A counter's clock
-that is ahead of ours for an answer moves it no further than our own allows, and a position that lies ahead of the counter's clock hides nothing.
+Each shard is read from `scanned_through_ms` on, page by page, and goes through the same mapping and
+`ingest` as the consumer's rows. Only a finished pass moves that position, and never past the
+counter's own clock at the pass's first query less the overlap: so rows that were committed late,
+rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all
+met again. A counter's clock that is ahead of ours for an answer moves it no further than our own
+allows, and a position that lies ahead of the counter's clock hides nothing.
 
-An order that can't be opened because of a mistake of ours doesn't keep the pages after it out: whose fault it is is judged at the end of the pass.
+An order that can't be opened because of a mistake of ours doesn't keep the pages after it out:
+whose fault it is is judged at the end of the pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +42,8 @@ OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the pl
 POSITION_AHEAD = "gap_position_ahead"
 POSITION_FIX = "compare the counter's clock with PostgreSQL's, then `manage.py compensate --since` the last time when it was surely right"
 
-# No position lies further ahead than our own clock allows: one that does was moved by a counter's clock that was ahead, and goes back.
+# No position lies further ahead than our own clock allows: one that does was moved by a counter's
+# clock that was ahead, and goes back.
 _MOVE = """
     WITH ours AS (SELECT (extract(epoch FROM service_now()) * 1000)::bigint + %(skew_ms)s AS ms),
         this AS (SELECT greatest(least(%(now_ms)s, ours.ms) - %(overlap_ms)s, 0) AS through_ms FROM ours)
@@ -56,7 +61,9 @@ _COUNT = """
 
 @dataclass(slots=True)
 class GapResult:
-    """What a pass found: rows read, what became of them, and the shards (or SHARD_LIST) that failed, with the reason."""
+    """What a pass found: rows read, what became of them, and the shards (or SHARD_LIST) that
+    failed, with the reason.
+    """
 
     rows: int = 0
     ingested: IngestResult = field(default_factory=IngestResult)
@@ -65,7 +72,9 @@ class GapResult:
 
 @dataclass(slots=True)
 class _ShardRead:
-    """A shard that is read: what of it waits for the end of the pass, and the counter's clock at its first page."""
+    """A shard that is read: what of it waits for the end of the pass, and the counter's clock at
+    its first page.
+    """
 
     shard: int
     put_off: PutOff[IngestResult]
@@ -75,7 +84,9 @@ class _ShardRead:
 
 @dataclass(frozen=True, slots=True)
 class GapPass:
-    """One pass over every shard. `take` takes rows in, as gap's; both it and what is noted here write under the fence."""
+    """One pass over every shard. `take` takes rows in, as gap's; both it and what is noted here
+    write under the fence.
+    """
 
     interface: SyncOrderInterface
     take: Take
@@ -85,9 +96,11 @@ class GapPass:
     fence: Fence = no_fence
 
     def run(self, only: int | None = None, since_ms: int | None = None) -> GapResult:
-        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and doesn't stop the others.
+        """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and
+        doesn't stop the others.
 
-        With `since_ms` it reads from there, if that lies before a shard's position; positions never move back by it. Raises TermOutdated.
+        With `since_ms` it reads from there, if that lies before a shard's position; positions never
+        move back by it. Raises TermOutdated.
         """
         result = GapResult()
         try:
@@ -122,14 +135,18 @@ class GapPass:
         return read
 
     def _took(self, read: _ShardRead, taken: IngestResult, result: GapResult) -> None:
-        """What was found is counted at once, page by page: a pass that fails later has found it all the same."""
+        """What was found is counted at once, page by page: a pass that fails later has found it all
+        the same.
+        """
         result.ingested.add(taken)
         if taken.accepted:
             read.found += taken.accepted
             self._note(_COUNT, [read.shard, taken.accepted])
 
     def _finish(self, read: _ShardRead, result: GapResult) -> None:
-        """Takes in what was put off, and moves the position; where the one fails the other stays, and the next pass begins where this one did."""
+        """Takes in what was put off, and moves the position; where the one fails the other stays,
+        and the next pass begins where this one did.
+        """
         for taken in read.put_off.take_again():
             self._took(read, taken, result)
         skew_ms = int(settings.CLOCK_SKEW_SECONDS_MAX * 1000)
@@ -142,7 +159,9 @@ class GapPass:
             cursor.execute(sql, values)
 
     def _start_ms(self, shard: int, since_ms: int | None, now_ms: int) -> int:
-        """The shard's position, but the overlap is read in any case: a position may have been moved by a clock that was ahead."""
+        """The shard's position, but the overlap is read in any case: a position may have been moved
+        by a clock that was ahead.
+        """
         known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
         if known > now_ms:
             alarm(POSITION_AHEAD, "a position lies ahead of the counter's clock", shard=shard, ahead_ms=known - now_ms, fix=POSITION_FIX)
@@ -154,12 +173,16 @@ class GapPass:
 
 
 def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
-    """Where a row of the counter's interface came from: the table's prefix and the shard, and the row's id for an offset."""
+    """Where a row of the counter's interface came from: the table's prefix and the shard, and the
+    row's id for an offset.
+    """
     return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), row)
 
 
 def _following(page: Page, position: Position) -> Position | None:
-    """Where the next page begins. Raises InterfaceFailed for a counter that leads us in a circle."""
+    """Where the next page begins. Raises InterfaceFailed for a counter that leads us in a
+    circle.
+    """
     following = page.following
     if following is not None and (following.ms, following.id) <= (position.ms, position.id):
         raise InterfaceFailed(f"the page after {position} is followed by {following}")

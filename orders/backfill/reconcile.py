@@ -1,7 +1,9 @@
-"""Reconcile: our orders of the last hours against the counter's sync-order table and against its order table, the independent source.
+"""Reconcile: our orders of the last hours against the counter's sync-order table and against its
+order table, the independent source.
 
-Counts by minute are compared first; ids only of the minutes in which the three differ. What is missing goes through the same mapping and
-ingest as everything else. Two differences of opposite sign in one minute of one shard hide each other: the price of not reading every row.
+Counts by minute are compared first; ids only of the minutes in which the three differ. What is
+missing goes through the same mapping and ingest as everything else. Two differences of opposite
+sign in one minute of one shard hide each other: the price of not reading every row.
 """
 
 from collections import Counter
@@ -53,7 +55,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Reconcile:
-    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left to the stream and the gap pass.
+    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left
+    to the stream and the gap pass.
 
     Both `take` and what is noted here write under the fence.
     """
@@ -97,7 +100,9 @@ class Reconcile:
         return run
 
     def _differing(self, run: ReconcileRun, hour: Window) -> list[Window]:
-        """Adds the hour's counts to the run; the minutes in which the three sources have different ones."""
+        """Adds the hour's counts to the run; the minutes in which the three sources have different
+        ones.
+        """
         ours, sync_table, order_table = _ours(run.shard, hour), *(self._counts(table, run.shard, hour) for table in Table)
         run.ours += ours.total()
         run.sync_table += sync_table.total()
@@ -111,7 +116,9 @@ class Reconcile:
         return Counter({at: sum(rows for kind, rows in kinds.items() if kind in self.rules.exchange_kinds) for at, kinds in found.items()})
 
     def _compare(self, run: ReconcileRun, minute: Window, put_off: PutOff[IngestResult]) -> None:
-        """Compares the ids of a minute and fetches what we don't hold: from the sync-order table, or where that lacks it from the order table."""
+        """Compares the ids of a minute and fetches what we don't hold: from the sync-order table,
+        or where that lacks it from the order table.
+        """
         there = {table: dict(self._rows(table, run.shard, minute)) for table in Table}
         sync_table, order_table = there[Table.SYNC_ORDERS], there[Table.ORDERS]
         ours = _our_ids(run.shard, minute)
@@ -127,7 +134,9 @@ class Reconcile:
         run.unknown += _keep(run, "unknown", sorted(ours - sync_table.keys() - order_table.keys()))
 
     def _rows(self, table: Table, shard: int, window: Window) -> Iterator[tuple[str, Row]]:
-        """The exchange rows of the window by order id; one without a readable id goes by its number, and is quarantined by `take`."""
+        """The exchange rows of the window by order id; one without a readable id goes by its
+        number, and is quarantined by `take`.
+        """
         position: Position | None = Position(max(window.from_ms - 1, 0), ID_MAX if window.from_ms else 0)
         while position is not None and position.ms < window.to_ms:
             page = self.tables.rows(table, shard, position, self.page_rows)

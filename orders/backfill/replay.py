@@ -1,6 +1,8 @@
-"""Replay: messages that were read before, or lie in quarantine, go through the same reading and the same ingest once more.
+"""Replay: messages that were read before, or lie in quarantine, go through the same reading and the
+same ingest once more.
 
-What is known changes nothing, so that a replay may be repeated and may overlap with what the consumer reads. A dry run compares only.
+What is known changes nothing, so that a replay may be repeated and may overlap with what the
+consumer reads. A dry run compares only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +29,9 @@ _WORST_FIRST: Final = (Verdict.DIFFERS, Verdict.REFUSED, Verdict.NEW, Verdict.KN
 
 @dataclass(slots=True)
 class Replay:
-    """Takes batches of messages in and counts what they were. `take` None is a dry run; `only` limits it to one order's rows."""
+    """Takes batches of messages in and counts what they were. `take` None is a dry run; `only`
+    limits it to one order's rows.
+    """
 
     rules: Rules
     take: Take | None
@@ -36,7 +40,9 @@ class Replay:
     _would_be_new: dict[str, str] = field(default_factory=dict)  # of a dry run, so that an order that comes twice is new once
 
     def run(self, messages: Iterable[Message]) -> None:
-        """One batch. Raises the database's errors that aren't about a row; what was taken in before stays."""
+        """One batch. Raises the database's errors that aren't about a row; what was taken in before
+        stays.
+        """
         items = [item for raw, origin in messages for item in read_message(raw, origin, self.rules).items]
         if self.only:
             items = [item for item in items if order_id_of(item) == self.only]
@@ -49,7 +55,9 @@ class Replay:
             self._correct(new, self.take(items).accepted)
 
     def _correct(self, new: Sequence[Arrival], accepted: int) -> None:
-        """Between comparing and storing, the consumer may have brought some of the new ones, and the database may refuse others."""
+        """Between comparing and storing, the consumer may have brought some of the new ones, and
+        the database may refuse others.
+        """
         missed = len(new) - accepted
         if missed:
             refused = len({item.order.order_id for item in new} - stored_hashes(new).keys())
@@ -60,7 +68,8 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedRow:
-    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are stored now, with its contents.
+    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are
+    stored now, with its contents.
 
     `fault`: the mistake of ours that keeps it out, where it is one.
     """
@@ -81,9 +90,11 @@ def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
 
 
 def replay_quarantined(row: Quarantined, rules: Rules, take: Take | None) -> ReplayedRow:
-    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set when it went in.
+    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set
+    when it went in.
 
-    One that we fail with counts as refused: it is this message's, not the others'. Raises the database's errors that aren't about a row.
+    One that we fail with counts as refused: it is this message's, not the others'. Raises the
+    database's errors that aren't about a row.
     """
     items = _items_of(row, rules)
     verdict = _worst(judge(items, stored_hashes(items)))

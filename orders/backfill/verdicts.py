@@ -1,4 +1,6 @@
-"""What taking items in would come to: each compared with the orders that are stored. Reads, never writes."""
+"""What taking items in would come to: each compared with the orders that are stored. Reads, never
+writes.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +53,9 @@ def order_id_of(item: Item) -> str:
 
 
 def judge(items: Sequence[Item], stored: Mapping[str, str]) -> list[Verdict]:
-    """The items' verdicts, in order; an order that comes twice is new once. `stored`: canonical hashes by order id."""
+    """The items' verdicts, in order; an order that comes twice is new once. `stored`: canonical
+    hashes by order id.
+    """
     known = dict(stored)
     verdicts = []
     for item in items:

@@ -1,8 +1,9 @@
 """Canal's flat JSON. Pure.
 
-As measured of Canal 1.1: one message carries many rows of one table; every value is a string or null (numbers of other senders are taken by
-their text, so that no amount becomes a float); `old` lists changed columns, and sometimes unchanged ones, so that the old row is the new one
-with `old` laid over it; DDL has no rows; `es` has one-second precision; `id` begins again when Canal restarts.
+As measured of Canal 1.1: one message carries many rows of one table; every value is a string or
+null (numbers of other senders are taken by their text, so that no amount becomes a float); `old`
+lists changed columns, and sometimes unchanged ones, so that the old row is the new one with `old`
+laid over it; DDL has no rows; `es` has one-second precision; `id` begins again when Canal restarts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,9 @@ _as_canal_sends: Final = msgspec.json.Decoder(_Flat)
 
 
 def from_bytes(raw: bytes) -> list[RowChange] | None:
-    """The changes of a message that is typed as Canal types it; None where it has to be read by `from_json`. Raises UnreadableMessage."""
+    """The changes of a message that is typed as Canal types it; None where it has to be read by
+    `from_json`. Raises UnreadableMessage.
+    """
     try:
         flat = _as_canal_sends.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -50,7 +53,8 @@ def from_bytes(raw: bytes) -> list[RowChange] | None:
 
 
 def from_json(found: dict[str, Any], size: int) -> list[RowChange]:
-    """The changes of a message that says clearly what it means, but not as Canal types it: numbers for strings, a time as text.
+    """The changes of a message that says clearly what it means, but not as Canal types it: numbers
+    for strings, a time as text.
 
     `size` is the message's, in bytes. Raises UnreadableMessage.
     """
@@ -62,7 +66,9 @@ def from_json(found: dict[str, Any], size: int) -> list[RowChange]:
 
 
 def check_rowless(source_format: str, kind: str, sql: str | None) -> None:
-    """Of an event without rows: one of a row is empty, unless it carries a statement: then rows did change and nobody tells us which."""
+    """Of an event without rows: one of a row is empty, unless it carries a statement: then rows did
+    change and nobody tells us which.
+    """
     if kind in ROW_TYPES and sql:
         raise UnreadableMessage(source_format, "data", "a statement instead of its rows (the database needs binlog_format=ROW)", sql)
     if kind not in ROW_TYPES and kind not in ROWLESS_TYPES:
@@ -121,7 +127,9 @@ def _before(flat: _Flat, rows: list[Row], convert: "_Conversion") -> Iterator[Ro
 
 
 class _Conversion:
-    """The converters of one message's columns, and how much longer than their text its values may yet become."""
+    """The converters of one message's columns, and how much longer than their text its values may
+    yet become.
+    """
 
     def __init__(self, types: Mapping[str, str | None], room: int) -> None:
         self._room = room

@@ -1,7 +1,9 @@
-"""Canal's protobuf packets (flatMessage=false): Packet → Messages → Entry → RowChange, schema in `canal.proto`. Pure.
+"""Canal's protobuf packets (flatMessage=false): Packet → Messages → Entry → RowChange, schema in
+`canal.proto`. Pure.
 
-As measured of Canal 1.1: a packet holds several transactions, or a part of one; a transaction's end comes without its begin on MariaDB;
-entries without rows occur. Values are printed as in the flat messages. Canal has no sender for compressed packets, but the protocol names them.
+As measured of Canal 1.1: a packet holds several transactions, or a part of one; a transaction's end
+comes without its begin on MariaDB; entries without rows occur. Values are printed as in the flat
+messages. Canal has no sender for compressed packets, but the protocol names them.
 """
 
 import zlib

@@ -1,4 +1,6 @@
-"""What every format of change message is read into: a row's change, or the complaint that it can't be read."""
+"""What every format of change message is read into: a row's change, or the complaint that it can't
+be read.
+"""
 
 from typing import Final, Literal
 
@@ -24,9 +26,11 @@ class UnreadableMessage(ValueError):  # noqa: N818 - named by what it tells
 
 
 class RowChange(msgspec.Struct, frozen=True, gc=False):
-    """One row's change. Values are MySQL's text for them, whatever the source, or bytes; `source_time` is in ms since the epoch.
+    """One row's change. Values are MySQL's text for them, whatever the source, or bytes;
+    `source_time` is in ms since the epoch.
 
-    In `before` and `after` None is null and absent is absent; `ddl` has neither. An update's `before` is the old row as far as the source tells.
+    In `before` and `after` None is null and absent is absent; `ddl` has neither. An update's
+    `before` is the old row as far as the source tells.
     """
 
     source_format: str

@@ -1,4 +1,6 @@
-"""Values as Kafka Connect's schemas describe them, with Debezium's own types, as MySQL's text for them. Pure."""
+"""Values as Kafka Connect's schemas describe them, with Debezium's own types, as MySQL's text for
+them. Pure.
+"""
 
 import re
 from base64 import b64decode
@@ -69,7 +71,9 @@ def _whole(value: object) -> int:
 
 
 def _decimal(value: object, scale: object) -> str:
-    """Connect's Decimal: the unscaled number's bytes, or, with decimal.format=NUMERIC, the number itself."""
+    """Connect's Decimal: the unscaled number's bytes, or, with decimal.format=NUMERIC, the number
+    itself.
+    """
     if isinstance(value, int | Decimal):
         return str(value_text(value))
     places = int(scale) if isinstance(scale, str) and re.fullmatch("[0-9]{1,3}", scale, re.ASCII) else scale

@@ -1,8 +1,10 @@
 """Debezium's JSON, with or without the envelope of `schema` and `payload`. Pure.
 
-A schema says what a value is: DECIMAL in base64, days and milliseconds since the epoch, base64 of bytes; without one, values stay as they stand.
-A change of a key comes as a delete and a create, a delete is followed by a tombstone. Key columns aren't named in the value. Beside changes of rows
-there are transactions' begins and ends, heartbeats, logged messages (none of them about a row), truncations, and changes of the schema.
+A schema says what a value is: DECIMAL in base64, days and milliseconds since the epoch, base64 of
+bytes; without one, values stay as they stand. A change of a key comes as a delete and a create, a
+delete is followed by a tombstone. Key columns aren't named in the value. Beside changes of rows
+there are transactions' begins and ends, heartbeats, logged messages (none of them about a row),
+truncations, and changes of the schema.
 """
 
 from collections.abc import Mapping
@@ -37,7 +39,9 @@ _schema: Final = msgspec.json.Decoder(Column | None)
 
 
 def from_bytes(raw: bytes) -> list[RowChange] | None:
-    """The changes of an enveloped message; None where there is no envelope. Raises UnreadableMessage."""
+    """The changes of an enveloped message; None where there is no envelope. Raises
+    UnreadableMessage.
+    """
     try:
         envelope = _envelope.decode(raw)
     except (ValueError, RecursionError):

@@ -1,7 +1,9 @@
-"""Change messages of the counter's database, as rows, in whichever of the known formats. Pure: bytes in, `RowChange`s out, or `UnreadableMessage`.
+"""Change messages of the counter's database, as rows, in whichever of the known formats. Pure:
+bytes in, `RowChange`s out, or `UnreadableMessage`.
 
-The format is recognised by the message's shape: a packet of Canal's begins with a protobuf tag that JSON can't begin with; of the JSON ones
-Canal and Maxwell have `type`, in capitals and in small letters, Debezium has none but `op`, perhaps in an envelope of `schema` and `payload`.
+The format is recognised by the message's shape: a packet of Canal's begins with a protobuf tag that
+JSON can't begin with; of the JSON ones Canal and Maxwell have `type`, in capitals and in small
+letters, Debezium has none but `op`, perhaps in an envelope of `schema` and `payload`.
 """
 
 from typing import Any, Final
@@ -21,7 +23,9 @@ _json: Final = msgspec.json.Decoder(float_hook=exact)
 
 
 def decode(raw: bytes | None) -> list[RowChange]:
-    """The changes that a message carries, in its order; none for a tombstone and for messages about no row. Raises UnreadableMessage alone."""
+    """The changes that a message carries, in its order; none for a tombstone and for messages about
+    no row. Raises UnreadableMessage alone.
+    """
     if raw is None or raw == TOMBSTONE:
         return []
     if raw[:1] in canal_protobuf.FIRST_BYTES:

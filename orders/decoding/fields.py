@@ -1,4 +1,6 @@
-"""What the JSON formats without types of their own share: reading a field, and complaining of it. Pure."""
+"""What the JSON formats without types of their own share: reading a field, and complaining of it.
+Pure.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,7 +28,9 @@ def number(value: object) -> int | None:
 
 
 def row(source_format: str, found: object, part: str, converters: Mapping[str, Convert], otherwise: Convert = value_text) -> Row:
-    """The row's values, by the converters of its columns or the one for all others. Raises UnreadableMessage."""
+    """The row's values, by the converters of its columns or the one for all others. Raises
+    UnreadableMessage.
+    """
     if not isinstance(found, dict) or not found:
         raise UnreadableMessage(source_format, part, "no row", found)
     values: Row = {}

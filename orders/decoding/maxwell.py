@@ -1,8 +1,9 @@
 """Maxwell's JSON. Pure.
 
-One row a message; types in small letters; numbers are numbers; ENUM by its label, SET as a list of them; `old` holds the changed columns alone,
-so that the old row is the new one with `old` laid over it; `ts` is in seconds for rows and in ms for DDL; key columns are named on request only.
-Binary columns come in base64 and nothing says which they are: they stay text.
+One row a message; types in small letters; numbers are numbers; ENUM by its label, SET as a list of
+them; `old` holds the changed columns alone, so that the old row is the new one with `old` laid over
+it; `ts` is in seconds for rows and in ms for DDL; key columns are named on request only. Binary
+columns come in base64 and nothing says which they are: they stay text.
 """
 
 from collections.abc import Mapping

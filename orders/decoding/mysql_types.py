@@ -1,7 +1,9 @@
-"""How a MySQL column's printed value becomes its value, by the column's type as the source spells it. Pure.
+"""How a MySQL column's printed value becomes its value, by the column's type as the source spells
+it. Pure.
 
-Canal prints ENUM as a 1-based index and SET as a bit mask, binary columns as one Latin-1 character for each byte, and MariaDB's JSON as
-the Latin-1 characters of its UTF-8 bytes. Types are spelled in two ways ("BIGINT unsigned", "bigint(20) unsigned").
+Canal prints ENUM as a 1-based index and SET as a bit mask, binary columns as one Latin-1 character
+for each byte, and MariaDB's JSON as the Latin-1 characters of its UTF-8 bytes. Types are spelled in
+two ways ("BIGINT unsigned", "bigint(20) unsigned").
 """
 
 import re
@@ -30,7 +32,9 @@ class Unconvertible(ValueError):  # noqa: N818 - named by what it tells
 
 
 def converter(mysql_type: str) -> Converter | None:
-    """What turns a printed value of this type into its value; None where the text is the value. Raises Unconvertible for a broken type."""
+    """What turns a printed value of this type into its value; None where the text is the value.
+    Raises Unconvertible for a broken type.
+    """
     return _cached(mysql_type) if len(mysql_type) <= TYPE_LENGTH_CACHED_MAX else _converter(mysql_type)
 
 
@@ -106,7 +110,9 @@ def _binary(text: str) -> bytes:
 
 
 def _json(text: str) -> str:
-    """Where the characters are the bytes of valid UTF-8, what those bytes say; otherwise the text was the value already."""
+    """Where the characters are the bytes of valid UTF-8, what those bytes say; otherwise the text
+    was the value already.
+    """
     if text.isascii():
         return text
     try:

@@ -1,4 +1,6 @@
-"""Values of JSON as the text that MySQL has for them; numbers digit for digit, never through a float. Pure."""
+"""Values of JSON as the text that MySQL has for them; numbers digit for digit, never through a
+float. Pure.
+"""
 
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -26,7 +28,9 @@ def decimal_text(number: Decimal) -> str:
 
 
 def number_text(value: object) -> object:
-    """A number by its digits, a boolean as MySQL has it; anything else is judged by who reads it."""
+    """A number by its digits, a boolean as MySQL has it; anything else is judged by who reads
+    it.
+    """
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, int):

@@ -1,7 +1,8 @@
-"""What comes in, read: each row of a message becomes one item that says what is to be done with it. Pure.
+"""What comes in, read: each row of a message becomes one item that says what is to be done with it.
+Pure.
 
 Arrival   an order to accept, or to find known
-Suspect   tells something about an order that must not go by in silence if we have accepted it: a changed or a deleted row
+Suspect   a changed or deleted row: it matters if it belongs to an accepted order
 Bad       can't be read or isn't a valid order: to be quarantined
 Skipped   none of our business: counted
 """
@@ -25,7 +26,8 @@ DATABASE_REFUSED = "database_refused"
 INTERNAL_ERROR = "internal_error"  # a mistake of ours that others of its batch don't meet
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
-# What stands in a topic's place for rows that the counter's interface gave, followed by the shard: of its sync-order table, of its order table.
+# What stands in a topic's place for rows that the counter's interface gave, followed by the shard:
+# of its sync-order table, of its order table.
 GAP_PREFIX = "gap:"
 ORDER_TABLE_PREFIX = "order_table:"
 
@@ -34,7 +36,9 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from, and the whole of it: its bytes, or the row of the counter's interface that it is."""
+    """Where a message came from, and the whole of it: its bytes, or the row of the counter's
+    interface that it is.
+    """
 
     topic: str
     partition: int
@@ -44,7 +48,9 @@ class Origin:
 
     @property
     def message(self) -> bytes:
-        """The bytes to keep; of a row only made where they are, since a gap pass reads thousands that nobody keeps."""
+        """The bytes to keep; of a row only made where they are, since a gap pass reads thousands
+        that nobody keeps.
+        """
         return self.whole if isinstance(self.whole, bytes) else json.dumps(self.whole, sort_keys=True).encode()
 
     @property
@@ -57,9 +63,11 @@ class Origin:
         return sha256(self.message).hexdigest()
 
     def is_before(self, place: Place, known_ms: int) -> bool:
-        """Whether this is known to have been written before that, which was read by then: it lies before it in the same partition of the same log.
+        """Whether this is known to have been written before that, which was read by then: it lies
+        before it in the same partition of the same log.
 
-        A log that was made anew counts from 0 again: what was written to it after that had been read isn't its past, whatever the offset.
+        A log that was made anew counts from 0 again: what was written to it after that had been
+        read isn't its past, whatever the offset.
         """
         lies_before = (self.topic, self.partition) == place[:2] and self.offset < place[2]
         return lies_before and (self.written_ms is None or self.written_ms <= known_ms)
@@ -73,7 +81,9 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """To be quarantined under `reason`. `contents_hash`: of the contents that it tells, where it tells any."""
+    """To be quarantined under `reason`. `contents_hash`: of the contents that it tells, where it
+    tells any.
+    """
 
     reason: str
     detail: str
@@ -84,7 +94,9 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """If the order is accepted: quarantine and hold under `code`; if not: quarantine under `otherwise`, or only count where that is empty."""
+    """If the order is accepted: quarantine and hold under `code`; if not: quarantine under
+    `otherwise`, or only count where that is empty.
+    """
 
     order_id: str
     code: str
@@ -135,7 +147,9 @@ def read_row(row: Row, origin: Origin, rules: Rules) -> Item:
 
 
 def read_again(origin: Origin, rules: Rules) -> list[Item]:
-    """Reads what was kept in quarantine: a message of the binlog, or a row of the counter's interface as JSON."""
+    """Reads what was kept in quarantine: a message of the binlog, or a row of the counter's
+    interface as JSON.
+    """
     if not origin.topic.startswith((GAP_PREFIX, ORDER_TABLE_PREFIX)):
         return read_message(origin.message, origin, rules).items
     return [read_row(json.loads(origin.message, parse_int=str, parse_float=str, parse_constant=str), origin, rules)]
@@ -163,7 +177,9 @@ def _inserted(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]
 
 
 def _updated(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
-    """The new row is an order as it stands: known, new (its insert was lost), or one whose contents differ."""
+    """The new row is an order as it stands: known, new (its insert was lost), or one whose contents
+    differ.
+    """
     after = change.after or {}
     item = _arrival(after, mapping.from_binlog, origin, rules)
     order_id = stated_order_id(after)

@@ -1,4 +1,6 @@
-"""Mistakes of ours that orders meet: whether it is the order's fault or the release's is judged by whether other orders get in."""
+"""Mistakes of ours that orders meet: whether it is the order's fault or the release's is judged by
+whether other orders get in.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
@@ -15,7 +17,9 @@ PUT_OFF_MAX: Final = 20  # batches of a pass: where so many fail and none gets i
 
 
 class IntakeFault(Exception):  # noqa: N818 - named by what it tells
-    """A mistake of ours: the rows are valid, but what follows from them fails. Nothing of the orders named is stored."""
+    """A mistake of ours: the rows are valid, but what follows from them fails. Nothing of the
+    orders named is stored.
+    """
 
     def __init__(self, event: str, order_ids: Sequence[str]) -> None:
         super().__init__(event)
@@ -23,7 +27,9 @@ class IntakeFault(Exception):  # noqa: N818 - named by what it tells
 
 
 def raise_alarm(fault: IntakeFault) -> None:
-    """Says that orders are kept waiting by a mistake of ours: for who has no other batch to judge it by."""
+    """Says that orders are kept waiting by a mistake of ours: for who has no other batch to judge
+    it by.
+    """
     few = list(fault.order_ids[:3])
     alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), orders=len(fault.order_ids), order_ids=few, fix=FAULT_FIX, exc_info=fault)
 
@@ -44,7 +50,9 @@ def _newest() -> int:
 
 
 class PutOff(Generic[Result]):
-    """Takes a pass's batches in; one that meets a fault waits for the end of the pass, when more is known of whose fault it is."""
+    """Takes a pass's batches in; one that meets a fault waits for the end of the pass, when more is
+    known of whose fault it is.
+    """
 
     def __init__(self, take: Callable[[Sequence[Item]], Result]) -> None:
         self._take = take
@@ -66,5 +74,7 @@ class PutOff(Generic[Result]):
         return bool(self._waiting)
 
     def take_again(self) -> list[Result]:
-        """At the end: what became of those that waited. Raises IntakeFault where still nothing speaks against the release."""
+        """At the end: what became of those that waited. Raises IntakeFault where still nothing
+        speaks against the release.
+        """
         return [self._take(items) for items in self._waiting]

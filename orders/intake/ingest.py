@@ -1,9 +1,11 @@
-"""The one way in: rows of orders become SyncOrders, with what follows from them in the same transaction.
+"""The one way in: rows of orders become SyncOrders, with what follows from them in the same
+transaction.
 
-Locks are taken in one order (design, rule 6): the fence's, the one of accepting (orders/intake/order_store.py), the orders' keys (sorted),
-quarantined messages, the lanes that `open_clearings` locks, the watermarks (sorted). A hold locks a lane of its own, so each is set in a transaction
-of its own, with the quarantined message that it is about. No network call happens in a transaction here, and `publish` is called after the last
-commit.
+Locks are taken in one order (design, rule 6): the fence's, the one of accepting
+(orders/intake/order_store.py), the orders' keys (sorted), quarantined messages, the lanes that
+`open_clearings` locks, the watermarks (sorted). A hold locks a lane of its own, so each is set in a
+transaction of its own, with the quarantined message that it is about. No network call happens in a
+transaction here, and `publish` is called after the last commit.
 """
 
 import time
@@ -40,7 +42,8 @@ from orders.models import Source
 log = structlog.get_logger(__name__)
 Ref = TypeVar("Ref")
 
-# What PostgreSQL, or its driver before it, refuses of one row: out of range, a violated constraint, a NUL, a lone surrogate.
+# What PostgreSQL, or its driver before it, refuses of one row: out of range, a violated constraint,
+# a NUL, a lone surrogate.
 ROW_REFUSALS: Final = (DataError, IntegrityError, ValueError)
 DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)  # it doesn't serve us now; nothing is wrong with any row
 SESSION_CLASS: Final = "25"  # of InternalErrors: the transaction's state, not what was written
@@ -57,7 +60,9 @@ class AcceptedOrder:
 
 @dataclass(slots=True)
 class IngestResult:
-    """What became of a batch, in rows. `bad` and `bad_before`: the messages that can't be read or aren't valid, new ones and repeated ones."""
+    """What became of a batch, in rows. `bad` and `bad_before`: the messages that can't be read or
+    aren't valid, new ones and repeated ones.
+    """
 
     accepted: int = 0
     known: int = 0
@@ -85,13 +90,16 @@ def ingest(
     fence: Fence = no_fence,
     others_get_in: Callable[[], bool] = nobody,
 ) -> IngestResult:
-    """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and publishes what they opened.
+    """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and
+    publishes what they opened.
 
-    `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start of each (base/fence.py); `publish` runs
-    after the last commit, once every hold is set, and answers False for what it couldn't send: the sweep sends it, as it does where we die or
-    fail before. Safe to repeat as a whole. Raises TermOutdated, the database's errors that aren't about a row, and IntakeFault where
-    `open_clearings` fails with every new order of the batch, unless `others_get_in` is known: then it isn't the orders' fault. Fails it with
-    some alone, these are quarantined with an alarm, and the others go on.
+    `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start
+    of each (base/fence.py); `publish` runs after the last commit, once every hold is set, and
+    answers False for what it couldn't send: the sweep sends it, as it does where we die or fail
+    before. Safe to repeat as a whole. Raises TermOutdated, the database's errors that aren't about
+    a row, and IntakeFault where `open_clearings` fails with every new order of the batch, unless
+    `others_get_in` is known: then it isn't the orders' fault. Fails it with some alone, these are
+    quarantined with an alarm, and the others go on.
     """
     run = _Ingest(source, open_clearings, hold, fence)
     run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
@@ -140,7 +148,8 @@ class _Ingest(Generic[Ref]):
         self._faults: list[tuple[Bad, IntakeFault]] = []
 
     def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
-        """Each with its canonical hash. What isn't from Kafka is nearly always known: it is compared at once, and only the rest is returned.
+        """Each with its canonical hash. What isn't from Kafka is nearly always known: it is
+        compared at once, and only the rest is returned.
 
         No transaction is needed for that: an order's row is never changed.
         """
@@ -162,8 +171,9 @@ class _Ingest(Generic[Ref]):
             taken += len(part)
 
     def _accept(self, arrivals: Sequence[Hashed]) -> None:
-        """A row that the database refuses, or that we fail with, is found by halving, and put away alone. So are fewer rows tried where a
-        transaction under a fence didn't have the time for all of them.
+        """A row that the database refuses, or that we fail with, is found by halving, and put away
+        alone. So are fewer rows tried where a transaction under a fence didn't have the time for
+        all of them.
         """
         began = time.monotonic()
         try:
@@ -183,7 +193,8 @@ class _Ingest(Generic[Ref]):
             self._after_commit(stored)
 
     def _was_slow(self, seconds: float) -> bool:
-        """Whether a transaction that failed may have met its limits, which end its session without a word (base/sql/01_fence.sql).
+        """Whether a transaction that failed may have met its limits, which end its session without
+        a word (base/sql/01_fence.sql).
 
         If the database was away instead, the next transaction fails at once.
         """
@@ -202,7 +213,9 @@ class _Ingest(Generic[Ref]):
             self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
 
     def judge_faults(self, others_get_in: Callable[[], bool]) -> None:
-        """What we fail with, once the rest is in: no order's fault where we fail with all of them, as a faulty release does."""
+        """What we fail with, once the rest is in: no order's fault where we fail with all of them,
+        as a faulty release does.
+        """
         before = put_away_before(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
         new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
         if new and not self.result.accepted and not others_get_in():
@@ -213,7 +226,8 @@ class _Ingest(Generic[Ref]):
         self.put_away([bad for bad, _ in self._faults])
 
     def look_into(self, suspects: Sequence[Suspect]) -> None:
-        """What concerns an accepted order is quarantined and held; of the rest, what must not go by in silence is quarantined.
+        """What concerns an accepted order is quarantined and held; of the rest, what must not go by
+        in silence is quarantined.
 
         Of an order's past, which came before what we accepted, nothing is held any more.
         """
@@ -227,7 +241,9 @@ class _Ingest(Generic[Ref]):
                 self.result.filtered += 1
 
     def _keep(self, suspect: Suspect) -> None:
-        """Quarantines what tells of an order that we don't hold; one that is being accepted right now is waited for, and is held then."""
+        """Quarantines what tells of an order that we don't hold; one that is being accepted right
+        now is waited for, and is held then.
+        """
         bad = suspect.bad(suspect.otherwise)
         with fenced(self._fence):
             let_none_in()
@@ -248,7 +264,9 @@ class _Ingest(Generic[Ref]):
             self._note(bad, new=id(bad) in new)
 
     def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
-        """Raises IntakeFault also for what PostgreSQL itself fails with, which isn't known to be about a row: halving shows whether it is."""
+        """Raises IntakeFault also for what PostgreSQL itself fails with, which isn't known to be
+        about a row: halving shows whether it is.
+        """
         first: dict[str, Hashed] = {}
         for hashed in arrivals:
             first.setdefault(hashed.order_id, hashed)
@@ -266,9 +284,11 @@ class _Ingest(Generic[Ref]):
         return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, held)
 
     def _follow(self, inserted: dict[str, Inserted], arrivals: dict[str, Hashed]) -> Sequence[Ref]:
-        """What follows from orders that were inserted: clearings, holds for what was told of them before they came, and watermarks.
+        """What follows from orders that were inserted: clearings, holds for what was told of them
+        before they came, and watermarks.
 
-        A hold takes the lane's lock of an order whose clearing was just opened: the transaction has it already.
+        A hold takes the lane's lock of an order whose clearing was just opened: the transaction has
+        it already.
         """
         told_of = [order_id for order_id, row in inserted.items() if row.told_of]
         codes = told_before(told_of) if told_of else {}
@@ -281,7 +301,9 @@ class _Ingest(Generic[Ref]):
         return refs
 
     def _opened(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
-        """Their clearings. The rows themselves were taken: whatever fails from here on is ours, unless the database is away."""
+        """Their clearings. The rows themselves were taken: whatever fails from here on is ours,
+        unless the database is away.
+        """
         try:
             return self._open_clearings(accepted)
         except DATABASE_AWAY:
@@ -307,7 +329,9 @@ class _Ingest(Generic[Ref]):
             self._set_apart(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, theirs))
 
     def _set_apart(self, bad: Bad) -> None:
-        """The message into quarantine and the hold onto the order's clearing, in one transaction; the same message again does neither."""
+        """The message into quarantine and the hold onto the order's clearing, in one transaction;
+        the same message again does neither.
+        """
         with fenced(self._fence):
             kept = set_apart(bad, self._source)
             if kept.holds:
@@ -338,7 +362,9 @@ class _Stored(Generic[Ref]):
 
 
 def _concerns(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
-    """Whether it tells of an order that we hold, and of nothing that was past already when we accepted it."""
+    """Whether it tells of an order that we hold, and of nothing that was past already when we
+    accepted it.
+    """
     if suspect.order_id not in places:
         return False
     place, at_ms = places[suspect.order_id]

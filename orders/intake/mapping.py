@@ -1,8 +1,9 @@
 """A row of the counter's sync-order table, however it came, as an order of ours. Pure.
 
-Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (INTAKE_ZONE's), or what a source without a schema makes of
-it: a number since the epoch, or a text with a zone; and the row of the counter's interface, with `created_ms`. Either gives the same order, and so
-the same canonical hash: `1.50` is `1.5`.
+Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (INTAKE_ZONE's), or
+what a source without a schema makes of it: a number since the epoch, or a text with a zone; and the
+row of the counter's interface, with `created_ms`. Either gives the same order, and so the same
+canonical hash: `1.50` is `1.5`.
 """
 
 import re
@@ -76,7 +77,9 @@ class Filtered:
 
 
 class NewOrder(msgspec.Struct, frozen=True, gc=False):
-    """An exchange order as the counter wrote it; amounts exact, `created_ms` since the epoch, UTC."""
+    """An exchange order as the counter wrote it; amounts exact, `created_ms` since the epoch,
+    UTC.
+    """
 
     order_id: str
     user_id: str
@@ -118,7 +121,9 @@ class Rules:
         )
 
     def named(self, row: Row | None) -> Row | None:
-        """The row under our columns' names. One of theirs that has a name of ours, but isn't it, gives way."""
+        """The row under our columns' names. One of theirs that has a name of ours, but isn't it,
+        gives way.
+        """
         if row is None or not self.columns:
             return row
         strangers = {ours for theirs, ours in self.columns.items() if theirs != ours}
@@ -152,13 +157,17 @@ def canonical_amount(amount: Decimal) -> str:
 
 
 def stated_order_id(row: Row) -> str:
-    """The order id that a row gives, fit to be stored, also where the row is refused; empty where it gives none."""
+    """The order id that a row gives, fit to be stored, also where the row is refused; empty where
+    it gives none.
+    """
     value = row.get("order_id")
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
 
 
 def stated_hash(row: Row) -> str:
-    """SHA-256, in hex, of what a row that isn't a valid order gives for the fields that we map, as it gives them."""
+    """SHA-256, in hex, of what a row that isn't a valid order gives for the fields that we map, as
+    it gives them.
+    """
     stated = [(name, row.get(name)) for name in _MAPPED]
     return sha256(repr(stated).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -211,7 +220,9 @@ def _identifier(row: Row, name: str) -> str:
 
 
 def _user_id(row: Row) -> str:
-    """A BIGINT UNSIGNED, which Debezium can print as a long: beyond the signed range it is negative then."""
+    """A BIGINT UNSIGNED, which Debezium can print as a long: beyond the signed range it is negative
+    then.
+    """
     text = _identifier(row, "user_id")
     return str(int(text) + 2**64) if _NEGATIVE.fullmatch(text) else text
 
@@ -263,7 +274,9 @@ def _created_at(row: Row, rules: Rules) -> int:
 
 
 def _from_wall(wall: datetime, zone: tzinfo) -> int:
-    """Milliseconds since the epoch when a clock in the zone shows this; of an hour that it shows twice, the first."""
+    """Milliseconds since the epoch when a clock in the zone shows this; of an hour that it shows
+    twice, the first.
+    """
     return ((wall if zone is UTC else wall.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND
 
 

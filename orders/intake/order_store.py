@@ -1,4 +1,6 @@
-"""The SQL of taking orders in: what is stored, and what is known of it. Without transactions of its own."""
+"""The SQL of taking orders in: what is stored, and what is known of it. Without transactions of its
+own.
+"""
 
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
@@ -9,11 +11,13 @@ from orders.intake.classify import Arrival, Place
 from orders.intake.mapping import NewOrder
 from orders.models import Source
 
-# Who stores orders shares it, who quarantines a message about an order that isn't stored has it alone: so one of the two sees the other's row.
+# Who stores orders shares it, who quarantines a message about an order that isn't stored has it
+# alone: so one of the two sees the other's row.
 ACCEPTING_LOCK: Final = 0x6F72646572735F69  # "orders_i"
 KEPT_OUT_MS_MAX: Final = "2000"  # whoever waits for it alone keeps all who accept waiting behind it, and so does whoever freezes with it
 
-# The lock is a statement of its own: rows that were stored while it was waited for are seen by what follows.
+# The lock is a statement of its own: rows that were stored while it was waited for are seen by what
+# follows.
 _INSERT = """
     SELECT pg_advisory_xact_lock_shared(%s);
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
@@ -88,7 +92,9 @@ def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
 
 
 def let_none_in() -> None:
-    """To the end of the transaction: waits for orders that are being stored, and lets no further ones in."""
+    """To the end of the transaction: waits for orders that are being stored, and lets no further
+    ones in.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)", [KEPT_OUT_MS_MAX] * 2
@@ -97,7 +103,9 @@ def let_none_in() -> None:
 
 
 def raise_watermarks(accepted: Iterable[NewOrder]) -> None:
-    """The last statement before the commit, and only for the shards that move, so that the rows are locked as shortly as may be."""
+    """The last statement before the commit, and only for the shards that move, so that the rows are
+    locked as shortly as may be.
+    """
     newest: dict[int, int] = {}
     for order in accepted:
         newest[order.shard] = max(order.created_ms, newest.get(order.shard, 0))

@@ -18,7 +18,8 @@ _INSERT = """
 """
 _KEY = 'RETURNING topic, partition, "offset", message_hash, order_id'
 _ONCE = f"{_INSERT} DO NOTHING {_KEY}"
-# What lies here from before its order was accepted, under a reason that held nothing, is from now on what the order is held for.
+# What lies here from before its order was accepted, under a reason that held nothing, is from now
+# on what the order is held for.
 _UNLESS_HELD = """
     DO UPDATE SET reason = EXCLUDED.reason, detail = EXCLUDED.detail, contents_hash = EXCLUDED.contents_hash, replayed_at = NULL
     WHERE orders_quarantined.reason NOT IN ('contents_differ', 'deleted_at_counter')
@@ -28,8 +29,9 @@ _HELD_BEFORE = """
     SELECT EXISTS (SELECT FROM orders_quarantined
         WHERE order_id = %s AND contents_hash = %s AND contents_hash <> '' AND reason = ANY (%s) AND replayed_at IS NULL)
 """
-# What lies here of orders that were just stored and tells otherwise of them. A deletion does, unless the order was written after it; contents do
-# where they were written after those that were accepted. What was written first is only known within a partition.
+# What lies here of orders that were just stored and tells otherwise of them. A deletion does,
+# unless the order was written after it; contents do where they were written after those that were
+# accepted. What was written first is only known within a partition.
 _TOLD_BEFORE = """
     UPDATE orders_quarantined q
     SET reason = CASE WHEN q.reason = ANY (%(deletions)s) THEN %(deleted)s ELSE %(differs)s END
@@ -51,7 +53,9 @@ class Kept(NamedTuple):
 
 
 def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
-    """Stores each, in the open transaction or one of its own. Returns those that weren't there yet; the same message again adds nothing."""
+    """Stores each, in the open transaction or one of its own. Returns those that weren't there yet;
+    the same message again adds nothing.
+    """
     if not found:
         return []
     first = {_key(bad): bad for bad in reversed(found)}
@@ -63,8 +67,9 @@ def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
 def set_apart(bad: Bad, source: Source) -> Kept:
     """Stores, in the open transaction, a message that tells otherwise of an accepted order.
 
-    The order is held for it unless it was held for the same message before, or for the same contents: a hold that stands needn't be set again, and
-    one that a person has released was released for these very contents.
+    The order is held for it unless it was held for the same message before, or for the same
+    contents: a hold that stands needn't be set again, and one that a person has released was
+    released for these very contents.
     """
     with connection.cursor() as cursor:
         cursor.execute(_HELD_BEFORE, [bad.order_id, bad.contents_hash, list(HOLDING)])
@@ -74,7 +79,8 @@ def set_apart(bad: Bad, source: Source) -> Kept:
 
 
 def told_before(order_ids: Collection[str]) -> dict[str, str]:
-    """Of the orders, stored in this transaction, those that a quarantined message tells otherwise of, with the code to hold each under.
+    """Of the orders, stored in this transaction, those that a quarantined message tells otherwise
+    of, with the code to hold each under.
 
     The messages get that code for their reason, since the order is held for them from now on.
     """
@@ -102,5 +108,7 @@ def _values(bad: Bad, source: Source) -> tuple[object, ...]:
 
 
 def _storable(detail: str) -> str:
-    """As PostgreSQL takes it: without NULs and lone surrogates, which may be just what was wrong with the row."""
+    """As PostgreSQL takes it: without NULs and lone surrogates, which may be just what was wrong
+    with the row.
+    """
     return detail[:DETAIL_LENGTH_MAX].replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()

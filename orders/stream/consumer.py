@@ -1,7 +1,9 @@
-"""Reads the binlog's topic: poll, read, take in, and only then commit Kafka's offset (design, rule 3).
+"""Reads the binlog's topic: poll, read, take in, and only then commit Kafka's offset (design, rule
+3).
 
-Whatever fails in between, the messages come again and are found known. A rebalance, a lost commit, a broker or a database that is away
-end in going on; an offset beyond the end of a log that lost its end goes on from its beginning, and gap compensation brings what was lost.
+Whatever fails in between, the messages come again and are found known. A rebalance, a lost commit,
+a broker or a database that is away end in going on; an offset beyond the end of a log that lost its
+end goes on from its beginning, and gap compensation brings what was lost.
 """
 
 import threading
@@ -50,7 +52,8 @@ INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 Take = Callable[[Sequence[Item]], IngestResult]
 
-# The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from the committed offset on.
+# The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from
+# the committed offset on.
 REARRANGED: Final = (
     kafka_errors.CommitFailedError,
     kafka_errors.IllegalGenerationError,
@@ -67,7 +70,9 @@ NOT_AUTHENTICATED: Final = (
 
 
 class ExitCode(IntEnum):
-    """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own complaint (1)."""
+    """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own
+    complaint (1).
+    """
 
     STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
     STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
@@ -86,7 +91,9 @@ class MustStop(Exception):  # noqa: N818 - named by what it demands
 
 
 def connect(group: str) -> KafkaConsumer:
-    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises KafkaError or OSError when no broker answers."""
+    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises
+    KafkaError or OSError when no broker answers.
+    """
     knock(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
     consumer = KafkaConsumer(
         bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
@@ -110,7 +117,9 @@ def connect(group: str) -> KafkaConsumer:
 
 
 class BinlogConsumer:
-    """Runs until `stopping` is set. `take` takes a batch in; `idle_seconds` ends the run once nothing came for so long."""
+    """Runs until `stopping` is set. `take` takes a batch in; `idle_seconds` ends the run once
+    nothing came for so long.
+    """
 
     def __init__(
         self, open_log: Callable[[], KafkaConsumer], take: Take, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
@@ -129,7 +138,9 @@ class BinlogConsumer:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the loop last came round, or waited for a server that is away; while it writes, for each transaction in hand."""
+        """How long ago the loop last came round, or waited for a server that is away; while it
+        writes, for each transaction in hand.
+        """
         return (time.monotonic() - self._last_round) / self._transactions
 
     def run(self) -> ExitCode:
@@ -155,7 +166,9 @@ class BinlogConsumer:
 
     @contextmanager
     def _opened(self) -> Iterator[KafkaConsumer]:
-        """The log, open; a dynamic member leaves the group at the end, a static one keeps its place for its next start."""
+        """The log, open; a dynamic member leaves the group at the end, a static one keeps its place
+        for its next start.
+        """
         consumer = self._open_log()
         self._last_complaint = time.monotonic()
         try:
@@ -199,7 +212,9 @@ class BinlogConsumer:
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
     def _read_again(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        """Goes back before what we failed with, and waits: a mended release takes it in, and beside other orders it shows whose fault it is."""
+        """Goes back before what we failed with, and waits: a mended release takes it in, and beside
+        other orders it shows whose fault it is.
+        """
         for partition, records in polled.items():
             consumer.seek(partition, records[0].offset)
         self._faults += 1
@@ -207,12 +222,16 @@ class BinlogConsumer:
 
     @staticmethod
     def _poll_ms(consumer: KafkaConsumer) -> int:
-        """A glance is too short for a group to be arranged in: joining members then wait for one another in vain."""
+        """A glance is too short for a group to be arranged in: joining members then wait for one
+        another in vain.
+        """
         settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
         return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
 
     def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
-        """Takes the items in, however long the database is away. None: we were told to stop before it was done."""
+        """Takes the items in, however long the database is away. None: we were told to stop before
+        it was done.
+        """
         failures = 0
         self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
         while True:
@@ -230,7 +249,9 @@ class BinlogConsumer:
                     return None
 
     def _commit(self, consumer: KafkaConsumer) -> None:
-        """Commits the offsets of what was taken in, of the partitions that are still ours; a refused commit is made again."""
+        """Commits the offsets of what was taken in, of the partitions that are still ours; a
+        refused commit is made again.
+        """
         self._last_commit = time.monotonic()
         ours = consumer.assignment()
         offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items() if partition in ours}
@@ -293,7 +314,9 @@ def _items(polled: Polled, rules: Rules) -> list[Item]:
 
 
 def _report(operations: Sequence[str], origin: Origin) -> None:
-    """Counts what was done to the table; a change of the table itself is also logged, with the statement."""
+    """Counts what was done to the table; a change of the table itself is also logged, with the
+    statement.
+    """
     for operation in operations:
         metrics.INTAKE_CHANGES.labels(operation).inc()
         if operation == "ddl":
@@ -316,7 +339,9 @@ def _show_whole_lag(consumer: KafkaConsumer) -> None:
 
 
 def _is_fault(error: Exception) -> bool:
-    """No server that is away answers so, but for class 25: a primary that was demoted, and a session's time limits."""
+    """No server that is away answers so, but for class 25: a primary that was demoted, and a
+    session's time limits.
+    """
     return isinstance(error, InternalError) and not (getattr(error.__cause__, "pgcode", None) or "").startswith("25")
 
 

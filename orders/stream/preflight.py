@@ -1,7 +1,8 @@
 """A knock at the door of Kafka's servers, with TLS and credentials where the settings demand it.
 
-It is made by hand because the client's constructor would leave its own connections open where no server is, and because it tries a
-certificate that it doesn't trust, and credentials that are refused, again and again, where one clear line is needed.
+It is made by hand because the client's constructor would leave its own connections open where no
+server is, and because it tries a certificate that it doesn't trust, and credentials that are
+refused, again and again, where one clear line is needed.
 """
 
 import socket
@@ -14,11 +15,15 @@ from orders.stream.sasl import show_credentials
 
 
 class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
-    """The TLS handshake failed, or our own certificates can't be read: what happened, and which settings to look at."""
+    """The TLS handshake failed, or our own certificates can't be read: what happened, and which
+    settings to look at.
+    """
 
 
 def advice() -> str:
-    """What to do about a broker that doesn't serve us. Some hang up on credentials that they refuse: it looks like a broken line."""
+    """What to do about a broker that doesn't serve us. Some hang up on credentials that they
+    refuse: it looks like a broken line.
+    """
     fix = "is it up, and are its address and port right? Trying again is harmless"
     if settings.KAFKA_SECURITY.authenticated:
         fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
@@ -28,8 +33,9 @@ def advice() -> str:
 
 
 def knock(servers: Sequence[str], milliseconds_max: int) -> None:
-    """Raises OSError where none of the servers ("host:port") takes a connection within so long each, BrokerNotTrusted where we don't trust it,
-    SaslAuthenticationFailedError or UnsupportedSaslMechanismError where it refuses our credentials.
+    """Raises OSError where none of the servers ("host:port") takes a connection within so long
+    each, BrokerNotTrusted where we don't trust it, SaslAuthenticationFailedError or
+    UnsupportedSaslMechanismError where it refuses our credentials.
     """
     complaint: OSError = ConnectionRefusedError("no servers are named")
     context = _tls() if settings.KAFKA_SECURITY.encrypted else None

@@ -1,6 +1,8 @@
-"""Showing our credentials to a broker by hand, before the client does: it keeps a refusal to itself and tries for ever.
+"""Showing our credentials to a broker by hand, before the client does: it keeps a refusal to itself
+and tries for ever.
 
-Kafka's protocol for it: SaslHandshake names the mechanism, SaslAuthenticate carries the mechanism's own messages (RFC 4616, RFC 5802).
+Kafka's protocol for it: SaslHandshake names the mechanism, SaslAuthenticate carries the mechanism's
+own messages (RFC 4616, RFC 5802).
 """
 
 import socket
@@ -19,7 +21,9 @@ ANSWER_BYTES_MAX: Final = 100_000
 
 
 def show_credentials(connection: socket.socket, security: KafkaSecurity) -> None:
-    """Authenticates on a fresh connection. Raises UnsupportedSaslMechanismError or SaslAuthenticationFailedError when it is refused, OSError."""
+    """Authenticates on a fresh connection. Raises UnsupportedSaslMechanismError or
+    SaslAuthenticationFailedError when it is refused, OSError.
+    """
     try:
         _show(connection, security)
     except struct.error as error:

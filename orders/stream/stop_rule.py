@@ -1,4 +1,6 @@
-"""When so many messages are bad that it's the pipeline, or our reading of it, that is wrong (design, rule 3). Pure."""
+"""When so many messages are bad that it's the pipeline, or our reading of it, that is wrong
+(design, rule 3). Pure.
+"""
 
 from collections import deque
 from typing import Final
@@ -9,7 +11,9 @@ BAD_IN_A_ROW_MAX: Final = 100
 
 
 class StopRule:
-    """Watches messages go by. Messages that were in quarantine already aren't shown to it, so that a stopped consumer can be started again."""
+    """Watches messages go by. Messages that were in quarantine already aren't shown to it, so that
+    a stopped consumer can be started again.
+    """
 
     def __init__(self) -> None:
         self._window: deque[bool] = deque(maxlen=WINDOW_MESSAGES)

@@ -1,4 +1,6 @@
-"""Reads a part of a topic once more, beside the consumer: no group is joined and no offset is committed, so that nobody notices."""
+"""Reads a part of a topic once more, beside the consumer: no group is joined and no offset is
+committed, so that nobody notices.
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +42,9 @@ Message = tuple[bytes | None, Origin]
 
 
 class LogReader:
-    """One topic, or one partition of it, as it is now: what comes later isn't read. Every method raises LogNotReadable."""
+    """One topic, or one partition of it, as it is now: what comes later isn't read. Every method
+    raises LogNotReadable.
+    """
 
     def __init__(self, consumer: KafkaConsumer, topic: str, partition: int | None) -> None:
         self._consumer = consumer
@@ -60,7 +64,9 @@ class LogReader:
         return [Span(place.partition, self._begins[place], self._ends[place]) for place in self._partitions]
 
     def by_offsets(self, first: int, last: int) -> list[Span]:
-        """The messages from offset `first` to `last`, both included, of each partition. What the log doesn't have is left out."""
+        """The messages from offset `first` to `last`, both included, of each partition. What the
+        log doesn't have is left out.
+        """
         return [Span(span.partition, max(first, span.start), min(last + 1, span.end)) for span in self.whole()]
 
     def by_times(self, from_ms: int, to_ms: int) -> list[Span]:

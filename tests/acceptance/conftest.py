@@ -8,6 +8,8 @@ from tests.support.service import LiveService, live_service
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[LiveService]:
-    """One running service for the tests of a module; each test adds orders to it, and the audit looks at all of them."""
+    """One running service for the tests of a module; each test adds orders to it, and the audit
+    looks at all of them.
+    """
     with live_service(CHECKOUT / ".run" / "acceptance") as running:
         yield running

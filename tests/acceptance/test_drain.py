@@ -1,4 +1,6 @@
-"""Processes that are told to stop: quickly, whatever their calls take, and with nothing left behind for a timeout to find."""
+"""Processes that are told to stop: quickly, whatever their calls take, and with nothing left behind
+for a timeout to find.
+"""
 
 import os
 import signal
@@ -47,7 +49,9 @@ def stop(service: LiveService, name: str) -> None:
 
 class TestWorker:
     def test_it_ends_in_time_in_the_middle_of_slow_calls_and_holds_no_claim(self, service: LiveService) -> None:
-        """The steps in flight are finished and the rest handed back, which the history says: how long it took would tell only by luck."""
+        """The steps in flight are finished and the rest handed back, which the history says: how
+        long it took would tell only by luck.
+        """
         with slow_calls(service):
             service.place(40, users=40, rate=100)
             [life] = lives_of(service, "worker")

@@ -1,4 +1,6 @@
-"""Real processes, real servers: every order clears, whatever is killed on the way, and the audit finds nothing."""
+"""Real processes, real servers: every order clears, whatever is killed on the way, and the audit
+finds nothing.
+"""
 
 import signal
 

@@ -1,6 +1,8 @@
-"""Real workers beside what is slow, what is many, and with a clock that is wrong: whoever isn't concerned goes on as if nothing were.
+"""Real workers beside what is slow, what is many, and with a clock that is wrong: whoever isn't
+concerned goes on as if nothing were.
 
-Each test starts workers of its own; nothing is timed: what happened before what, and how often, says it all.
+Each test starts workers of its own; nothing is timed: what happened before what, and how often,
+says it all.
 """
 
 import json
@@ -92,14 +94,17 @@ class TestASlowCounterparty:
             service.clear_faults()
             wait_until(lambda: count(service, CLEARED, users) == len(users), seconds=120)
 
-        # a round of slow calls takes ten seconds; with all threads in them, five rounds would have been made by the time that each had its turn
+        # a round of slow calls takes ten seconds; with all threads in them, five rounds would have
+        # been made by the time that each had its turn
         assert exchanged <= 2 * slots
         service.audit()
 
 
 class TestMessagesThatWaitBehindSlowCalls:
     def test_are_neither_sent_again_and_again_nor_made_stale(self, service: LiveService) -> None:
-        """Two threads, and calls of ten seconds: the rest waits in the worker's memory, where no queue shows it."""
+        """Two threads, and calls of ten seconds: the rest waits in the worker's memory, where no
+        queue shows it.
+        """
         users = [str(720_000 + number) for number in range(8)]
         service.set_fault(counterparty="counter", operation="adjust", kind="latency", latency_ms=SLOW_MS)
         sent_again: list[int] = [0]

@@ -1,4 +1,6 @@
-"""PostgreSQL is lost and comes back from an older backup: the runbook's steps bring every order back, and no step is done twice."""
+"""PostgreSQL is lost and comes back from an older backup: the runbook's steps bring every order
+back, and no step is done twice.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The ways out in the admin: offered only where they are possible, asked for by one person and approved by another."""
+"""The ways out in the admin: offered only where they are possible, asked for by one person and
+approved by another.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -253,7 +255,9 @@ class TestDeciding:
 
 @pytest.mark.django_db(transaction=True)
 class TestWhileOthersKeepItsLocks:
-    """A worker, say, that was frozen in its transaction: who clicks is told so, and nothing is done."""
+    """A worker, say, that was frozen in its transaction: who clicks is told so, and nothing is
+    done.
+    """
 
     @pytest.fixture
     def asked(self, asker: Client, held: Clearing) -> Intervention:

@@ -1,4 +1,6 @@
-"""Lists and pages: found by index, complete, read-only, and as quick with ten thousand orders as with five."""
+"""Lists and pages: found by index, complete, read-only, and as quick with ten thousand orders as
+with five.
+"""
 
 import time
 from typing import Any
@@ -188,7 +190,9 @@ class TestCost:
 
 
 def rows_read(client: Client, page: str) -> int:
-    """How many rows PostgreSQL looks at for a page: those that its scans give and those that they throw away."""
+    """How many rows PostgreSQL looks at for a page: those that its scans give and those that they
+    throw away.
+    """
     with CaptureQueriesContext(connection) as captured:
         assert client.get(page).status_code == 200
     with connection.cursor() as cursor:

@@ -12,7 +12,9 @@ _WRITE = "UPDATE base_leaderterm SET term = term RETURNING term"
 
 @pytest.fixture
 def demoted(transactional_db: None) -> Iterator[None]:
-    """The connection leads to a server that only reads by now: a primary that was demoted answers all the same."""
+    """The connection leads to a server that only reads by now: a primary that was demoted answers
+    all the same.
+    """
     call("SELECT set_config('default_transaction_read_only', 'on', false)", [])
     yield
     connection.close()

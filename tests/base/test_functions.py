@@ -1,4 +1,6 @@
-"""Database functions that a release brings: installed by `migrate`, beside those that the release before still calls."""
+"""Database functions that a release brings: installed by `migrate`, beside those that the release
+before still calls.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -324,7 +324,9 @@ class TestAnswerLost:
         assert failure.code == "unreadable_body"
 
     def test_when_a_kept_connection_dies_with_the_request_and_a_new_one_is_refused(self) -> None:
-        """A second sending by libcurl, on a new connection; its refusal is no evidence about the first."""
+        """A second sending by libcurl, on a new connection; its refusal is no evidence about the
+        first.
+        """
 
         def dies(connection: Connection) -> None:
             connection.read_request()

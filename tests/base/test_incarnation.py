@@ -22,7 +22,9 @@ from tests.support.waiting import wait_until
 
 @dataclass
 class Clock:
-    """Time that passes when it is waited for, and by hand; in the place of the event that ends a life, too."""
+    """Time that passes when it is waited for, and by hand; in the place of the event that ends a
+    life, too.
+    """
 
     ends_after: int
     now: float = 0.0

@@ -1,4 +1,6 @@
-"""A process's node at a real ZooKeeper: there as long as the process, again after its session ended, under its new name after it took one."""
+"""A process's node at a real ZooKeeper: there as long as the process, again after its session
+ended, under its new name after it took one.
+"""
 
 import os
 import time

@@ -1,11 +1,14 @@
-"""Migrations that the release before survives: its processes run on, while the new schema is there already."""
+"""Migrations that the release before survives: its processes run on, while the new schema is there
+already.
+"""
 
 import pytest
 from django_migration_linter import MigrationLinter
 
 from stack.rundir import CHECKOUT
 
-# It widens a column, which PostgreSQL does without rewriting the table, and the release before writes as it did.
+# It widens a column, which PostgreSQL does without rewriting the table, and the release before
+# writes as it did.
 ACCEPTED = ["0004_interventions"]
 OURS = ["base", "orders", "clearing", "ops"]
 

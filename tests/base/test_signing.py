@@ -5,7 +5,8 @@ from base.signing import sign
 
 class TestSign:
     def test_covers_method_target_time_and_body(self) -> None:
-        # printf 'POST\n/fund/v1/transfers\n1700000000000\n{"key":"a:2"}' | openssl dgst -sha256 -hmac secret
+        # printf 'POST\n/fund/v1/transfers\n1700000000000\n{"key":"a:2"}' | openssl dgst -sha256
+        # -hmac secret
         signature = sign("secret", "POST", "/fund/v1/transfers", 1_700_000_000_000, b'{"key":"a:2"}')
 
         assert signature == "f1ed9d30e9b078b5e4ee76e9df5d6070a526b50b8841f6f06171435f146d9668"

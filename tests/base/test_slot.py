@@ -1,4 +1,6 @@
-"""A place for one process: others wait for its end, and for nothing that PostgreSQL does meanwhile."""
+"""A place for one process: others wait for its end, and for nothing that PostgreSQL does
+meanwhile.
+"""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""Alarms go to the webhook: signed, once, from the background; and whoever raises one is never kept waiting."""
+"""Alarms go to the webhook: signed, once, from the background; and whoever raises one is never kept
+waiting.
+"""
 
 import json
 import os

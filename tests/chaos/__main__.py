@@ -1,10 +1,13 @@
-"""`python -m tests.chaos`: a live service under hundreds of faults, then the audit. Prints one line of JSON last.
+"""`python -m tests.chaos`: a live service under hundreds of faults, then the audit. Prints one line
+of JSON last.
 
-Real processes and servers of the run's own, under `.run/chaos`: two workers, two worker-ops. While orders flow, one fault after the other comes,
-from the seed: processes and servers are killed, stopped, frozen and wiped, messages come again, and a share of the counterparties' answers is
-faulty all the while. Recovery times run from a fault to the next call of each order that it hit.
+Real processes and servers of the run's own, under `.run/chaos`: two workers, two worker-ops. While
+orders flow, one fault after the other comes, from the seed: processes and servers are killed,
+stopped, frozen and wiped, messages come again, and a share of the counterparties' answers is faulty
+all the while. Recovery times run from a fault to the next call of each order that it hit.
 
-exit code: 0 nothing was lost, doubled, reordered, stranded or parked wrongly; 1 something was; 2 the run couldn't be made; 130 Ctrl-C
+exit code: 0 nothing was lost, doubled, reordered, stranded or parked wrongly; 1 something was; 2
+the run couldn't be made; 130 Ctrl-C
 """
 
 import argparse

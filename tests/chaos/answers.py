@@ -33,7 +33,9 @@ PLAIN: Final = [
 
 
 class FaultyAnswers:
-    """Keeps the sandbox's board filled, also after the sandbox was killed, and counts. What was hit since the last look before a kill is lost."""
+    """Keeps the sandbox's board filled, also after the sandbox was killed, and counts. What was hit
+    since the last look before a kill is lost.
+    """
 
     def __init__(self, sandbox_url: str, share: float) -> None:
         self._address = urlsplit(sandbox_url).netloc

@@ -47,7 +47,9 @@ class Faults:
     replay: "subprocess.Popen[bytes] | None" = None
 
     def do(self, planned: Planned) -> int:
-        """One fault, from its beginning until what it took away is given back. Returns how many orders were seen to be hit."""
+        """One fault, from its beginning until what it took away is given back. Returns how many
+        orders were seen to be hit.
+        """
         before = len(self.affected)
         kind = planned.kind
         acts: dict[str, Callable[[Planned], None]] = {
@@ -68,7 +70,7 @@ class Faults:
             self.replay.kill()
             self.replay.wait()
 
-    # --- Processes --------------------------------------------------------------------------------------------------------------------
+    # --- Processes --------------------------------------------------------------------------------
     def _process(self, planned: Planned) -> None:
         name = self.stage.oldest(planned.kind.target)
         victim = self._victim(name, planned.draw)
@@ -83,7 +85,9 @@ class Faults:
         self._note(planned, at_ms, [victim.pid])
 
     def _kill_beside_a_suspect(self, planned: Planned) -> None:
-        """Some orders are made what three deaths of their workers would make of them, and who runs them alone dies while it does."""
+        """Some orders are made what three deaths of their workers would make of them, and who runs
+        them alone dies while it does.
+        """
         name = self.stage.oldest(planned.kind.target)
         deadline = time.monotonic() + SUSPECT_SECONDS_MAX
         while time.monotonic() < deadline and not claimed_by([self.stage.service.pid(name)]):
@@ -114,7 +118,7 @@ class Faults:
     def _hit(self, planned: Planned, at_ms: float, clearing_ids: Sequence[int], *, done: bool = False) -> None:
         self.affected.append(Affected(planned.kind.name, at_ms, clearing_ids, done))
 
-    # --- Servers ----------------------------------------------------------------------------------------------------------------------
+    # --- Servers ----------------------------------------------------------------------------------
     def _server(self, name: str) -> psutil.Process:
         return psutil.Process(self.stage.stack.run_dir.recall().servers[name].pid)
 
@@ -145,13 +149,15 @@ class Faults:
         self._hit(planned, at_ms, in_states("queued"))
 
     def _flushall_backlog(self, planned: Planned) -> None:
-        """The workers stand still until some orders wait in the broker; then it is wiped, and they go on."""
+        """The workers stand still until some orders wait in the broker; then it is wiped, and they
+        go on.
+        """
         workers = [psutil.Process(self.stage.service.pid(name)) for name in self.stage.all_of("worker")]
         with frozen(workers):
             time.sleep(BACKLOG_SECONDS)
             self._flushall(planned)
 
-    # --- Messages ---------------------------------------------------------------------------------------------------------------------
+    # --- Messages ---------------------------------------------------------------------------------
     def _replay(self, planned: Planned) -> None:
         """A second group reads the topic from its beginning, in the background."""
         self.close()

@@ -9,7 +9,9 @@ EXTRA_EVERY: Final = 20  # of processes' and servers' faults to one of the messa
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what is done to whom. `weight`: how often, beside the others; `seconds`: how long it lasts, where it lasts."""
+    """A kind of fault: what is done to whom. `weight`: how often, beside the others; `seconds`: how
+    long it lasts, where it lasts.
+    """
 
     target: str
     how: str
@@ -62,7 +64,9 @@ class Planned:
 
 
 def plan(seed: int, faults: int) -> list[Planned]:
-    """So many faults of processes and servers, each kind as often as its weight says, and beside them those of the messages."""
+    """So many faults of processes and servers, each kind as often as its weight says, and beside
+    them those of the messages.
+    """
     random = Random(seed)
     kinds = _deal(faults)
     random.shuffle(kinds)
@@ -81,7 +85,9 @@ def _deal(faults: int) -> list[Kind]:
 
 
 def _spread(kinds: list[Kind]) -> None:
-    """No target twice in a row, where that can be had: a recovery that the next fault interrupts measures nothing."""
+    """No target twice in a row, where that can be had: a recovery that the next fault interrupts
+    measures nothing.
+    """
     for here in range(1, len(kinds)):
         if kinds[here].target != kinds[here - 1].target:
             continue

@@ -1,4 +1,6 @@
-"""Who was hit by a fault, and when each of them went on: from our own database, once everything is quiet."""
+"""Who was hit by a fault, and when each of them went on: from our own database, once everything is
+quiet.
+"""
 
 import time
 from collections import defaultdict
@@ -22,7 +24,9 @@ HISTORY: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """Orders that a fault hit at a moment (ms since the epoch), to be told by when they next called (`done`: were next answered well)."""
+    """Orders that a fault hit at a moment (ms since the epoch), to be told by when they next called
+    (`done`: were next answered well).
+    """
 
     series: str
     at_ms: float
@@ -59,7 +63,9 @@ def in_states(*states: str) -> list[int]:
 
 
 def next_calls(affected: Affected) -> dict[int, float]:
-    """Ms from the fault to each order's next call, by clearing; orders that needed none are left out."""
+    """Ms from the fault to each order's next call, by clearing; orders that needed none are left
+    out.
+    """
     wanted = "t.outcome = 'done'" if affected.done else "t.outcome <> 'lost'"
     moment = "t.answered_at" if affected.done else "t.sent_at"
     sql = (
@@ -71,7 +77,9 @@ def next_calls(affected: Affected) -> dict[int, float]:
 
 
 def taken_in(since_ms: float, until_ms: float) -> list[float]:
-    """Ms from placing to the first call, of the orders placed in a span that had nothing of their user's before them."""
+    """Ms from placing to the first call, of the orders placed in a span that had nothing of their
+    user's before them.
+    """
     sql = (
         f"SELECT min({MS.format('t.sent_at')}) - c.created_ms FROM clearing_clearing c JOIN clearing_operation o ON o.clearing_id = c.id"  # noqa: S608
         " JOIN clearing_attempt t ON t.operation_id = o.id WHERE c.created_ms BETWEEN %s AND %s AND EXISTS (SELECT FROM clearing_statuschange h"
@@ -82,7 +90,9 @@ def taken_in(since_ms: float, until_ms: float) -> list[float]:
 
 
 def after_answers() -> dict[str, list[float]]:
-    """Ms from each answer that wasn't good to the operation's next call, by what it was evidence of."""
+    """Ms from each answer that wasn't good to the operation's next call, by what it was evidence
+    of.
+    """
     sql = (
         "SELECT name, ms FROM (SELECT concat_ws('_', 'answer', a.outcome, nullif(a.code, '')) AS name, a.outcome, a.code,"
         "  extract(epoch FROM lead(a.sent_at) OVER (PARTITION BY a.operation_id ORDER BY a.sent_at, a.id) - a.answered_at) * 1000 AS ms"
@@ -96,7 +106,9 @@ def after_answers() -> dict[str, list[float]]:
 
 
 def summary(series: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Count, median, 99th percentile (only of many) and maximum of each series, in ms; of an empty one the count alone."""
+    """Count, median, 99th percentile (only of many) and maximum of each series, in ms; of an empty
+    one the count alone.
+    """
     return {name: _figures(sorted(values)) for name, values in sorted(series.items())}
 
 
@@ -120,7 +132,9 @@ def measure(affected: Iterable[Affected], spans: Iterable[tuple[str, float, floa
 
 
 def slow(affected: Iterable[Affected]) -> list[str]:
-    """What took longer than it should, with the history of one order of each fault: where to begin to look."""
+    """What took longer than it should, with the history of one order of each fault: where to begin
+    to look.
+    """
     found = []
     for one in affected:
         late = {pk: ms for pk, ms in next_calls(one).items() if ms > SLOW_MS}

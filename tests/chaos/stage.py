@@ -1,4 +1,6 @@
-"""The live service that the faults meet: two workers, two `worker-ops` and two beats, on servers of its own under `.run/chaos`."""
+"""The live service that the faults meet: two workers, two `worker-ops` and two beats, on servers of
+its own under `.run/chaos`.
+"""
 
 import os
 import shutil
@@ -21,7 +23,9 @@ UP_SECONDS_MAX = 40
 
 @dataclass(frozen=True)
 class Stage:
-    """The running service, its servers, and its processes. `halted`: those that ended for good by themselves, which none may."""
+    """The running service, its servers, and its processes. `halted`: those that ended for good by
+    themselves, which none may.
+    """
 
     service: LiveService
     stack: Stack
@@ -33,7 +37,9 @@ class Stage:
         return min(self.all_of(name), key=lambda one: (self.service.folder / "pids" / f"{one}.pid").stat().st_mtime)
 
     def all_of(self, name: str) -> list[str]:
-        """The names of all processes of one kind, each of them up; the supervisor's pause before a restart is the shortest again."""
+        """The names of all processes of one kind, each of them up; the supervisor's pause before a
+        restart is the shortest again.
+        """
         names = [instance_name(name, number + 1) for number in range(read_counts(COUNTS).get(name, 1))]
         self.look_for_halted()
         self.services._ask(dict.fromkeys(names, "up"))
@@ -47,7 +53,9 @@ class Stage:
 
 @contextmanager
 def stage(folder: Path, seed: int) -> Iterator[Stage]:
-    """Brings everything up from nothing and takes it down, whatever happens; the logs stay until the next run. Raises BusyError."""
+    """Brings everything up from nothing and takes it down, whatever happens; the logs stay until
+    the next run. Raises BusyError.
+    """
     with only_run_in(folder):
         _empty(folder, besides=("pytest.lock",))
         inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}

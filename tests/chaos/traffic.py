@@ -1,4 +1,6 @@
-"""Users' orders all the while: at an even rate, until so many were taken, however often the counter is away."""
+"""Users' orders all the while: at an even rate, until so many were taken, however often the counter
+is away.
+"""
 
 import threading
 

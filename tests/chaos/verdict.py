@@ -9,7 +9,9 @@ FINISHED = ("cleared", "voided", "parked")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Violations by kind: all of them must be 0. `rule_12`: cleared orders whose ledger isn't as it must be, and a ledger out of balance."""
+    """Violations by kind: all of them must be 0. `rule_12`: cleared orders whose ledger isn't as it
+    must be, and a ledger out of balance.
+    """
 
     lost: int
     unplaced: int
@@ -33,7 +35,8 @@ class Verdict:
 
 
 def judge(audit: Mapping[str, Any], halted: Collection[str], *, orders: int, faulty_answers: int | None) -> Verdict:
-    """From the audit's JSON, taken when every order had time to clear. None of the faults is a reason to park an order.
+    """From the audit's JSON, taken when every order had time to clear. None of the faults is a
+    reason to park an order.
 
     `orders`: to be placed; `faulty_answers`: that came, None where none was to come.
     """

@@ -1,4 +1,6 @@
-"""Counterparties that are down or refuse us, and workers' guards that have noticed, as the tests of both need them."""
+"""Counterparties that are down or refuse us, and workers' guards that have noticed, as the tests of
+both need them.
+"""
 
 import time
 

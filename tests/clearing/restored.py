@@ -1,4 +1,6 @@
-"""A database that has forgotten what came after its backup, and an order that people voided in that time."""
+"""A database that has forgotten what came after its backup, and an order that people voided in that
+time.
+"""
 
 import time
 from collections.abc import Iterator
@@ -37,7 +39,9 @@ def to_the_end(world: World, clearing: Clearing) -> Clearing:
 
 @contextmanager
 def forgotten() -> Iterator[None]:
-    """What happens in the block happens after the backup: the database forgets it, and is marked as restored."""
+    """What happens in the block happens after the backup: the database forgets it, and is marked as
+    restored.
+    """
     backup = transaction.savepoint()
     yield
     transaction.savepoint_rollback(backup)

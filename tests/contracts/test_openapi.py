@@ -1,4 +1,6 @@
-"""The sandbox against the contracts in docs/contracts/: generated requests, then every kind of answer that the contracts name."""
+"""The sandbox against the contracts in docs/contracts/: generated requests, then every kind of
+answer that the contracts name.
+"""
 
 import json
 import time
@@ -51,7 +53,9 @@ class Signed(requests.auth.AuthBase):
 
 
 def hold(case: Case[Any], server: SandboxServer, counterparty: str) -> None:
-    """Sends the generated request, signed and under its body's key, and holds the answer against the contract."""
+    """Sends the generated request, signed and under its body's key, and holds the answer against
+    the contract.
+    """
     key = case.body.get("key") if isinstance(case.body, dict) else None
     if isinstance(key, str) and key.isascii() and key.isprintable():
         case.headers["Idempotency-Key"] = key.strip()

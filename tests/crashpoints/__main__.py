@@ -1,8 +1,8 @@
-"""`python -m tests.crashpoints`: lets processes die at every boundary between two effects, and looks whether anything was lost, doubled,
-reordered or stranded.
+"""`python -m tests.crashpoints`: lets processes die at every boundary between two effects, and
+looks whether anything was lost, doubled, reordered or stranded.
 
-A first run of each scenario finds its boundaries; then each of them is run once, with the death there. The servers are the run's own
-(.run/crashpoints), or those that the environment names.
+A first run of each scenario finds its boundaries; then each of them is run once, with the death
+there. The servers are the run's own (.run/crashpoints), or those that the environment names.
 """
 
 import argparse
@@ -86,7 +86,9 @@ def servers() -> Iterator[None]:
 
 
 def reserve_folder() -> tuple[Path, Any]:
-    """The first folder that no other run holds; the kernel frees it when we end. `make down` knows the lock's name."""
+    """The first folder that no other run holds; the kernel frees it when we end. `make down` knows
+    the lock's name.
+    """
     for number in range(1, RUNS_MAX + 1):
         folder = default_folder(os.environ) / ("crashpoints" if number == 1 else f"crashpoints-{number}")
         folder.mkdir(parents=True, exist_ok=True)

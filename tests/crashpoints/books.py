@@ -1,7 +1,9 @@
-"""The counterparties as they live on while our processes die: their books, their faults, and what they were sent and when.
+"""The counterparties as they live on while our processes die: their books, their faults, and what
+they were sent and when.
 
-They are the service's own fake (`clearing.gateways.fake`), kept by the process that forks the others. Each call that comes in is held against
-the database: an operation is written down before its first call, and no step is sent before the one before it is confirmed.
+They are the service's own fake (`clearing.gateways.fake`), kept by the process that forks the
+others. Each call that comes in is held against the database: an operation is written down before
+its first call, and no step is sent before the one before it is confirmed.
 """
 
 from collections import Counter
@@ -65,13 +67,17 @@ class Call:
 
 
 def step_of(key: str) -> int:
-    """The step in an idempotency key, `{order_id}:{step}[.{part}][:r{n}]`; 0 of a key that is no order's."""
+    """The step in an idempotency key, `{order_id}:{step}[.{part}][:r{n}]`; 0 of a key that is no
+    order's.
+    """
     return int(key.split(":")[1].partition(".")[0]) if ":" in key else 0
 
 
 @dataclass(slots=True)
 class Script:
-    """What goes wrong with the calls of an order's step, the first `times`; `asked`: with the questions for it."""
+    """What goes wrong with the calls of an order's step, the first `times`; `asked`: with the
+    questions for it.
+    """
 
     step: int
     fault: Fault
@@ -124,7 +130,9 @@ class Books(FakeCounterparties):
         return None
 
     def answer(self, call: Call) -> Answer:
-        """The answer to a call; what was still on its way under the same key arrives right after it."""
+        """The answer to a call; what was still on its way under the same key arrives right after
+        it.
+        """
         if not call.key:
             return self._interface(call)
         seen = self._note(call)
@@ -150,7 +158,9 @@ class Books(FakeCounterparties):
         return seen
 
     def arrive_all(self) -> None:
-        """Whatever is on its way arrives now, and what was accepted is done, whether or not anybody still asks for it."""
+        """Whatever is on its way arrives now, and what was accepted is done, whether or not anybody
+        still asks for it.
+        """
         self._arrive(list(self._late))
         for service in self._services.values():
             for key in service._keys:

@@ -1,4 +1,6 @@
-"""What must be true when it is quiet again, whoever died and wherever: the rules of the design, read from the database and from the books."""
+"""What must be true when it is quiet again, whoever died and wherever: the rules of the design,
+read from the database and from the books.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,9 @@ _HELD = (  # but for one that people have confirmed: nobody sends it any more
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a death leaves: the evidence so far, which nothing may take away, and the claims that the dead one held."""
+    """What a death leaves: the evidence so far, which nothing may take away, and the claims that
+    the dead one held.
+    """
 
     evidence: dict[str, str]
     held: Sequence[tuple[int, int, str, int]]
@@ -184,7 +188,9 @@ def _evidence_of_calls(operations: Sequence[Operation], facts: Facts, books: Boo
 
 
 def _rejections(operations: Sequence[Operation], facts: Facts) -> Iterator[str]:
-    """Rule 7: where an earlier sending may have been applied, only what the counterparty says of the key, or two people, make a rejection final."""
+    """Rule 7: where an earlier sending may have been applied, only what the counterparty says of
+    the key, or two people, make a rejection final.
+    """
     for operation in operations:
         attempts = facts.attempts[operation.pk]
         doubtful = any(attempt.outcome in DOUBTFUL for attempt in attempts if not attempt.asked)
@@ -208,7 +214,9 @@ def _evidence_kept(snapshots: Sequence[Snapshot]) -> Iterator[str]:
 
 
 def _claims_lost(facts: Facts, snapshots: Sequence[Snapshot]) -> Iterator[str]:
-    """Rule 7: taking a claim over appends an attempt `lost`, since the dead worker may have sent the operation."""
+    """Rule 7: taking a claim over appends an attempt `lost`, since the dead worker may have sent
+    the operation.
+    """
     for kept in snapshots:
         for clearing_id, epoch, worker, operation_id in kept.held:
             lost = (attempt for attempt in facts.attempts[operation_id] if attempt.outcome == Outcome.LOST)
@@ -217,7 +225,9 @@ def _claims_lost(facts: Facts, snapshots: Sequence[Snapshot]) -> Iterator[str]:
 
 
 def _users_in_order(group: Group, books: Books, facts: Facts) -> Iterator[str]:
-    """Rule 8: a user's orders one after another, the oldest first; an order that parks steps aside, and may come back after the next."""
+    """Rule 8: a user's orders one after another, the oldest first; an order that parks steps aside,
+    and may come back after the next.
+    """
     parked = {
         clearing.order.order_id for clearing in facts.clearings if any(change.to_state == State.PARKED for change in facts.changes[clearing.pk])
     }

@@ -1,5 +1,5 @@
-"""Time for the explorer: `service_now()`, the counterparties' clock and every `monotonic` of the service are ahead of the machine's by as much as
-is wanted, so that nothing waits for real.
+"""Time for the explorer: `service_now()`, the counterparties' clock and every `monotonic` of the
+service are ahead of the machine's by as much as is wanted, so that nothing waits for real.
 """
 
 import sys
@@ -26,7 +26,9 @@ class VirtualClock:
         return int((time.time() + self.ahead_seconds) * 1000)
 
     def install(self) -> None:
-        """Puts this clock where the service has taken `monotonic` or `sleep` by name, and into every session of the database."""
+        """Puts this clock where the service has taken `monotonic` or `sleep` by name, and into
+        every session of the database.
+        """
         stand_ins = {time.monotonic: self.monotonic, time.sleep: self.sleep}
         for module in [module for name, module in sys.modules.items() if name.partition(".")[0] in APPS]:
             for name, value in list(vars(module).items()):
@@ -35,7 +37,9 @@ class VirtualClock:
         connection_created.connect(self._on_connection, weak=False)
 
     def sleep(self, seconds: float) -> None:
-        """In the place of `time.sleep`: a process that waits for something real still waits a little."""
+        """In the place of `time.sleep`: a process that waits for something real still waits a
+        little.
+        """
         self.ahead_seconds += seconds
         time.sleep(0.001)
 

@@ -1,7 +1,9 @@
-"""The doors of a process that is to die: whatever it does to the database, the broker, another service or Kafka's log passes here.
+"""The doors of a process that is to die: whatever it does to the database, the broker, another
+service or Kafka's log passes here.
 
-Nothing of the service is changed for it: Django's wrapper of statements and its commit, redis-py's connection, the HTTP client's `request`
-and the consumer's log are what every effect must come through, whoever causes it.
+Nothing of the service is changed for it: Django's wrapper of statements and its commit, redis-py's
+connection, the HTTP client's `request` and the consumer's log are what every effect must come
+through, whoever causes it.
 """
 
 import os
@@ -116,7 +118,7 @@ class Doors:
         self._channel.send(("died", (self.trace, self.broken)))
         os._exit(EXIT_DIED)
 
-    # --- the database -------------------------------------------------------------------------------------------------------------
+    # --- the database -----------------------------------------------------------------------------
     def _database(self) -> None:
         inherited = connections["default"]
         _inherited.append(inherited)
@@ -156,7 +158,7 @@ class Doors:
         self.end(event)
         return result
 
-    # --- the broker ---------------------------------------------------------------------------------------------------------------
+    # --- the broker -------------------------------------------------------------------------------
     def _broker(self) -> None:
         real: Any = redis.connection.AbstractConnection
         send, read = real.send_packed_command, real.read_response
@@ -185,7 +187,7 @@ class Doors:
 
         real.send_packed_command, real.read_response = send_packed_command, read_response
 
-    # --- other services -----------------------------------------------------------------------------------------------------------
+    # --- other services ---------------------------------------------------------------------------
     def _network(self) -> None:
         def request(this: Any, method: str, path: str, *, body: bytes = b"", headers: Any = None, deadline_ms: int, timestamp_ms: int) -> HttpAnswer:
             call = Call(method, f"{this._origin}{this._prefix}{path}", body, dict(headers or {}), deadline_ms, timestamp_ms)
@@ -207,7 +209,9 @@ class Doors:
 
 
 def observed(raw: Any, act: Callable[[], Any]) -> tuple[Any, bool]:
-    """Runs a statement that would have been a transaction of its own as one that is looked into. Returns its result and whether it wrote."""
+    """Runs a statement that would have been a transaction of its own as one that is looked into.
+    Returns its result and whether it wrote.
+    """
     raw.autocommit = False
     try:
         result = act()

@@ -1,4 +1,6 @@
-"""One run: recorded lives, then the deaths, then the deaths of those who mend; or every mutation in turn."""
+"""One run: recorded lives, then the deaths, then the deaths of those who mend; or every mutation in
+turn.
+"""
 
 import argparse
 import time
@@ -16,7 +18,9 @@ TELL_SECONDS: Final = 30.0
 
 
 class Exploration:
-    """What was asked for, as it is run. The same seed takes the same boundaries: `digest` is a number of all that were taken."""
+    """What was asked for, as it is run. The same seed takes the same boundaries: `digest` is a
+    number of all that were taken.
+    """
 
     def __init__(self, options: argparse.Namespace, slots: Pool, found: Report) -> None:
         self._options = options
@@ -46,7 +50,9 @@ class Exploration:
         self._through(self._chosen(seconds, 1, self._options.recoveries if size is None else size - self._report.total))
 
     def _through(self, cases: Sequence[Case]) -> list[Case]:
-        """Runs the cases. Returns those that die one boundary further, in the order of the cases, whichever came to its end first."""
+        """Runs the cases. Returns those that die one boundary further, in the order of the cases,
+        whichever came to its end first.
+        """
         following: dict[Case, list[Case]] = {}
         told = time.monotonic()
         for number, result in enumerate(self._slots.run(cases), 1):
@@ -74,7 +80,9 @@ class Exploration:
 
 
 def all_caught(slots: Pool) -> bool:
-    """Breaks each guard in turn, in its own scenario, until a violation is found. Tells which were found, and whether all were."""
+    """Breaks each guard in turn, in its own scenario, until a violation is found. Tells which were
+    found, and whether all were.
+    """
     caught: dict[str, str] = {}
 
     def not_caught_yet(cases: Sequence[Case]) -> Iterator[Case]:

@@ -1,5 +1,5 @@
-"""One case: a scenario, run to where the process dies, brought to rest by others, and looked at. Runs in a slot: a process with a database and a
-broker of its own.
+"""One case: a scenario, run to where the process dies, brought to rest by others, and looked at.
+Runs in a slot: a process with a database and a broker of its own.
 """
 
 import time

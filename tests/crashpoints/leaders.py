@@ -1,4 +1,6 @@
-"""Leadership: a beat that stands, leads, sends jobs under its term and hands over; and the one after it. Rounds are made here, without the thread."""
+"""Leadership: a beat that stands, leads, sends jobs under its term and hands over; and the one
+after it. Rounds are made here, without the thread.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -58,7 +60,9 @@ def lead_and_hand_over(process: Process) -> None:
 
 
 def take_over(process: Process) -> None:
-    """The next one is elected as soon as the one before is silent or gone; what was sent under earlier terms is refused from then on."""
+    """The next one is elected as soon as the one before is silent or gone; what was sent under
+    earlier terms is refused from then on.
+    """
     candidate = _elected(process)
     assert candidate._term is not None
     for term in range(candidate._term):

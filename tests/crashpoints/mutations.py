@@ -1,6 +1,8 @@
-"""Guards of the service, broken on purpose, each in every process: an explorer that finds nothing then is blind.
+"""Guards of the service, broken on purpose, each in every process: an explorer that finds nothing
+then is blind.
 
-Each names the scenario in which it must be found, `--mutations` tries them all, and a new family of scenarios gets one of its own.
+Each names the scenario in which it must be found, `--mutations` tries them all, and a new family of
+scenarios gets one of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +47,9 @@ _FORGET: Final = "UPDATE clearing_operation SET state = 'planned' WHERE state = 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`plant` breaks the guard in the process that calls it; the group of `scenario` finds violations then."""
+    """`plant` breaks the guard in the process that calls it; the group of `scenario` finds
+    violations then.
+    """
 
     plant: Planted
     scenario: str
@@ -80,7 +84,9 @@ def _before_each_take_back(statement: str) -> None:
 
 @_found_in("steps/close/done@1")
 def no_lost_attempt() -> None:
-    """The sweep takes claims back without saying that the dead worker may have sent the operation."""
+    """The sweep takes claims back without saying that the dead worker may have sent the
+    operation.
+    """
     _before_each_take_back(_FORGET)
 
 
@@ -97,7 +103,9 @@ def never_asks() -> None:
 
 @_found_in("steps/close/done@1")
 def another_key_after_a_death() -> None:
-    """An operation that may have been sent gets a key of its own, as one who doesn't know keys would do it."""
+    """An operation that may have been sent gets a key of its own, as one who doesn't know keys
+    would do it.
+    """
     real = calls.make_call
 
     def make_call(work: claims.Work, *others: Any) -> Any:
@@ -280,7 +288,9 @@ def silence_is_a_no() -> None:
 
 @_found_in("unknown/nothing/rejected@2")
 def any_rejection_is_final() -> None:
-    """A rejection is the end of its operation, though an earlier sending may still be on its way."""
+    """A rejection is the end of its operation, though an earlier sending may still be on its
+    way.
+    """
     real = runner._reaction
 
     def reaction(work: claims.Work, error: Any, *others: Any, **more: Any) -> Reaction:
@@ -293,13 +303,17 @@ def any_rejection_is_final() -> None:
 
 @_found_in("pending/due/done@2")
 def pending_is_given_up() -> None:
-    """What was still under way when its time had come is done anew, under the next revision of its key."""
+    """What was still under way when its time had come is done anew, under the next revision of its
+    key.
+    """
     _before_each_take_back(_ANEW)
 
 
 @_found_in("handback/mid_step/done@1")
 def handed_back_as_untried() -> None:
-    """A worker that is told to stop during a call hands the order back without what the call brought."""
+    """A worker that is told to stop during a call hands the order back without what the call
+    brought.
+    """
     real = calls.make_call
 
     def make_call(work: claims.Work, *others: Any) -> Any:

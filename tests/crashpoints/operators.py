@@ -1,4 +1,6 @@
-"""What operators and the leader's jobs do to get orders in: gap pass, reconcile, replay, and what follows a restore. By the commands themselves."""
+"""What operators and the leader's jobs do to get orders in: gap pass, reconcile, replay, and what
+follows a restore. By the commands themselves.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -98,7 +100,9 @@ class _Log:
 
 
 def mark_restored(_: Process, ahead_ms: int = HOUR_MS) -> None:
-    """The operator says that the database was restored; the restore point is so far ahead of now."""
+    """The operator says that the database was restored; the restore point is so far ahead of
+    now.
+    """
     recovery.mark_restored(clock.now_ms() + ahead_ms, reason="the disk of db-1 was lost", actor="operator")
 
 
@@ -110,6 +114,8 @@ def lose_the_database(_: Process) -> None:
 
 
 def mark_and_replay(process: Process) -> None:
-    """What the runbook says of a restore. The restore point lies before the orders, so that the replay alone tells that they may have been run."""
+    """What the runbook says of a restore. The restore point lies before the orders, so that the
+    replay alone tells that they may have been run.
+    """
     mark_restored(process, ahead_ms=-HOUR_MS)
     _replay(process, arguments=("--from-offset", "0", "--to-offset", "99", "--restored"))

@@ -1,4 +1,6 @@
-"""What a counterparty may do with a step, of each outcome class one or more, and how the order must end."""
+"""What a counterparty may do with a step, of each outcome class one or more, and how the order must
+end.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,9 @@ CLEARED: Final = "cleared"
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """`scripts` are for the step that it is applied to; `ends`: "cleared", or the codes that the order may be parked with."""
+    """`scripts` are for the step that it is applied to; `ends`: "cleared", or the codes that the
+    order may be parked with.
+    """
 
     name: str
     scripts: tuple[Script, ...] = ()

@@ -1,5 +1,5 @@
-"""What people do, as the admin does it for them: a retry, and the ways out that a second person approves. Who comes back later finds what was
-done, and does the rest.
+"""What people do, as the admin does it for them: a retry, and the ways out that a second person
+approves. Who comes back later finds what was done, and does the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,9 @@ def replay_quarantine(process: Process) -> None:
 
 
 def pause_and_resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:
-    """Somebody pauses a step; an order comes to it; somebody lets it go on. Who comes back later finds it paused, or not, and resumes it."""
+    """Somebody pauses a step; an order comes to it; somebody lets it go on. Who comes back later
+    finds it paused, or not, and resumes it.
+    """
     request = _request(process)
     counterparties._switch(request, counterparty, step, "their release is rolled back", pausing=True)
     service.work_one(process)
@@ -74,7 +76,9 @@ def hold(_: Process) -> None:
 
 
 def hold_while_it_runs(process: Process, calls: int) -> None:
-    """A worker runs A1, which changes at the counter while the nth call is under way: another process sets the hold."""
+    """A worker runs A1, which changes at the counter while the nth call is under way: another
+    process sets the hold.
+    """
     left = iter(range(calls - 1))
 
     def change(event: Event) -> None:

@@ -1,4 +1,6 @@
-"""Where a process may die: before or after an effect at one of its doors, and, of a call, while it is still on its way."""
+"""Where a process may die: before or after an effect at one of its doors, and, of a call, while it
+is still on its way.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +53,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to become of a process: it dies at a point, or lives; `records` looks at each statement, whether it wrote."""
+    """What is to become of a process: it dies at a point, or lives; `records` looks at each
+    statement, whether it wrote.
+    """
 
     dies_at: Point | None = None
     records: bool = False
@@ -63,7 +67,9 @@ def points_of(trace: Iterable[Event]) -> list[Point]:
 
 
 def apart(points: Sequence[Point]) -> list[Point]:
-    """Those that leave different things behind: to die before an effect is to die after the one before it, unless something slips past the doors."""
+    """Those that leave different things behind: to die before an effect is to die after the one
+    before it, unless something slips past the doors.
+    """
     return [point for place, point in enumerate(points) if not place or point.phase != Phase.BEFORE]
 
 

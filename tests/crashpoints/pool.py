@@ -1,4 +1,6 @@
-"""Slots: processes that run cases side by side, each with a database and a broker's number of its own."""
+"""Slots: processes that run cases side by side, each with a database and a broker's number of its
+own.
+"""
 
 import gc
 import os

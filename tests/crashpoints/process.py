@@ -1,7 +1,9 @@
-"""Processes that really die: forked, with their own connections, and ended by `os._exit` in the middle of what they do.
+"""Processes that really die: forked, with their own connections, and ended by `os._exit` in the
+middle of what they do.
 
-The host forks one after another and serves it meanwhile, in one thread: counterparties, Kafka's log and the taking of messages from the broker
-(as BRPOP with early acknowledgement: what was taken is gone). Database and broker are real servers.
+The host forks one after another and serves it meanwhile, in one thread: counterparties, Kafka's log
+and the taking of messages from the broker (as BRPOP with early acknowledgement: what was taken is
+gone). Database and broker are real servers.
 """
 
 import gc
@@ -51,7 +53,9 @@ class Host:
         return other
 
     def run(self, body: Callable[["Process"], None], plan: Plan | None = None) -> Ending:
-        """Runs a process to its end. With a plan its doors are watched from the first effect of `body` on."""
+        """Runs a process to its end. With a plan its doors are watched from the first effect of
+        `body` on.
+        """
         ours, theirs = Pipe()
         pid = os.fork()
         if not pid:

@@ -14,7 +14,9 @@ SINGLES_SHARE: Final = 0.75  # of a sample; the rest are deaths of the recovery,
 
 
 def sample(cases: Sequence[Case], size: int, random: Random) -> list[Case]:
-    """So many of the cases, at random, but of every kind of boundary and of every group at least one."""
+    """So many of the cases, at random, but of every kind of boundary and of every group at least
+    one.
+    """
     places = {case: place for place, case in enumerate(cases)}
     shuffled = random.sample(cases, len(cases))
     kinds = {case.points[-1].kind: case for case in reversed(shuffled)}

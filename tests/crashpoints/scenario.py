@@ -1,4 +1,6 @@
-"""What a scenario is: orders, the processes before, what the dying process does, and how all must end."""
+"""What a scenario is: orders, the processes before, what the dying process does, and how all must
+end.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,7 +51,8 @@ class Life:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Named as `--scenario` takes it. `ends`: how orders other than A1 end ("cleared" unless told), or all where no behaviour parks A1.
+    """Named as `--scenario` takes it. `ends`: how orders other than A1 end ("cleared" unless told),
+    or all where no behaviour parks A1.
 
     `also` looks at what else must be true then, and tells what isn't.
     """

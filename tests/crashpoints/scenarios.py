@@ -1,7 +1,9 @@
-"""The registry of what is going on when a process dies. A new scenario is an entry of a module of `scenes`; its boundaries are found by running it.
+"""The registry of what is going on when a process dies. A new scenario is an entry of a module of
+`scenes`; its boundaries are found by running it.
 
-`lives` are the processes before, `act` is what the dying process does, `again` what its owner does once more after its death (the consumer's
-restart, a person's second try). A variant is (a counterparty's behaviour, the step that it is applied to), from the act on.
+`lives` are the processes before, `act` is what the dying process does, `again` what its owner does
+once more after its death (the consumer's restart, a person's second try). A variant is (a
+counterparty's behaviour, the step that it is applied to), from the act on.
 """
 
 from typing import Final

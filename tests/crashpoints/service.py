@@ -1,6 +1,8 @@
-"""What a process of the service does, in its own code: takes orders in, runs messages, sweeps, serves a person.
+"""What a process of the service does, in its own code: takes orders in, runs messages, sweeps,
+serves a person.
 
-Each function is a process's main loop, cut down to one round; the loops, signals and threads around them are other tests' (tests/chaos).
+Each function is a process's main loop, cut down to one round; the loops, signals and threads around
+them are other tests' (tests/chaos).
 """
 
 import base64
@@ -66,7 +68,7 @@ def prepare() -> None:
     consumer.COMMIT_SECONDS = 0  # type: ignore[misc] # offsets are committed after every batch
 
 
-# --- intake -------------------------------------------------------------------------------------------------------------------------
+# --- intake ---------------------------------------------------------------------------------------
 class _LogConsumer:
     """As `kafka.KafkaConsumer`, of the host's log."""
 
@@ -111,9 +113,11 @@ def consume_without_eth(process: Process) -> None:
     _consume(process, replace(Rules.from_settings(), assets=frozenset({"BTC"})))
 
 
-# --- a worker -----------------------------------------------------------------------------------------------------------------------
+# --- a worker -------------------------------------------------------------------------------------
 def be_a_worker() -> None:
-    """Registers as the worker's first claim would, without the thread that beats: `beat` does it."""
+    """Registers as the worker's first claim would, without the thread that beats: `beat` does
+    it.
+    """
     incarnation.life()._heart = threading.Thread()  # never started
 
 
@@ -130,7 +134,9 @@ def run_message(queue: str, raw: bytes) -> None:
 
 
 def work(process: Process, messages_max: int = MESSAGES_MAX) -> int:
-    """A worker takes messages and runs them until there are none, or so many. Returns how many it ran."""
+    """A worker takes messages and runs them until there are none, or so many. Returns how many it
+    ran.
+    """
     be_a_worker()
     for number in range(messages_max):
         queue, raw = process.ask("take")
@@ -157,7 +163,9 @@ def _be_told_to_stop() -> None:
 
 
 def work_until_stopped(process: Process, calls: int) -> None:
-    """A worker that is told to stop (SIGTERM) when its nth call is answered, and ends as a stopping worker does."""
+    """A worker that is told to stop (SIGTERM) when its nth call is answered, and ends as a stopping
+    worker does.
+    """
     left = iter(range(calls - 1))
 
     def stop(event: Event) -> None:
@@ -171,7 +179,7 @@ def work_until_stopped(process: Process, calls: int) -> None:
     signals.worker_shutdown.send(sender=None)
 
 
-# --- worker-ops ---------------------------------------------------------------------------------------------------------------------
+# --- worker-ops -----------------------------------------------------------------------------------
 def sweep(_: Process) -> None:
     """Every periodic job once, but those of intake."""
     for entry in app.conf.beat_schedule.values():
@@ -189,9 +197,10 @@ def watch_die(process: Process) -> None:
         sweep(process)
 
 
-# --- until it is quiet --------------------------------------------------------------------------------------------------------------
+# --- until it is quiet ----------------------------------------------------------------------------
 def recover(process: Process, again: Callable[[Process], None] | None) -> None:
-    """New processes come up: what was interrupted is repeated by whom it belongs to (`again`), then sweeps and workers, until nothing moves.
+    """New processes come up: what was interrupted is repeated by whom it belongs to (`again`), then
+    sweeps and workers, until nothing moves.
 
     Raises AssertionError when something still does after minutes.
     """

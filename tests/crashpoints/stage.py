@@ -1,4 +1,6 @@
-"""Where the cases of a scenario begin: what its first processes left in the database and in the broker, kept, and brought back for each case."""
+"""Where the cases of a scenario begin: what its first processes left in the database and in the
+broker, kept, and brought back for each case.
+"""
 
 import time
 from dataclasses import dataclass, field

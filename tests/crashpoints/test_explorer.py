@@ -1,4 +1,6 @@
-"""The explorer itself: it finds what is broken on purpose, and it says so when a boundary wasn't there."""
+"""The explorer itself: it finds what is broken on purpose, and it says so when a boundary wasn't
+there.
+"""
 
 import os
 import subprocess
@@ -54,7 +56,9 @@ def point(label: str, nth: int = 1, phase: Phase = Phase.BEFORE) -> Point:
 
 
 class _Slots:
-    """Cases come to their ends in another order than they were begun in, as they do where slots work side by side."""
+    """Cases come to their ends in another order than they were begun in, as they do where slots
+    work side by side.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)

@@ -1,5 +1,5 @@
-"""Every code and message that a person may meet and look up in the runbook, as the code itself has them: read from its syntax trees, so that a new
-one can't be forgotten.
+"""Every code and message that a person may meet and look up in the runbook, as the code itself has
+them: read from its syntax trees, so that a new one can't be forgotten.
 """
 
 import ast
@@ -18,7 +18,8 @@ RAISED: Final = {
     *("Refused", "Parks"),
 }
 NAMED: Final = {"code", "parks", "error_code", "reason"}
-# Where the first argument isn't written down in its place: it is passed on from one of the others, or comes from the counterparty.
+# Where the first argument isn't written down in its place: it is passed on from one of the others,
+# or comes from the counterparty.
 PASSED_ON: Final = {
     *("code", "error.code", "recorded.hold_code", "answer.code", "unreadable.code", "work.hold_code", "detail"),
     *("read_problem_body(status.status, bytes(status.problem)).code", "_UNCONNECTED[code]", "_LOST.get(code, 'transfer_failed')"),
@@ -76,7 +77,9 @@ def named() -> list[Found]:
 
 
 def refusals() -> list[Found]:
-    """What people are told when something that they ask for can't be done: the longest part of each message that is the same every time."""
+    """What people are told when something that they ask for can't be done: the longest part of each
+    message that is the same every time.
+    """
     from clearing.interventions.requests import CHANGED, PROBLEMS
     from clearing.store.interventions import Busy
 

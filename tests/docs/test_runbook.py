@@ -20,7 +20,9 @@ LOGGED = {"table_changed"}  # no code of an order, an alarm or a message: a line
 
 
 def entries() -> set[str]:
-    """What the runbook has an entry for: the words in the first cells of its tables, and in its headings."""
+    """What the runbook has an entry for: the words in the first cells of its tables, and in its
+    headings.
+    """
     cells = re.findall(r"^\| ([^|]*) \|", TEXT, re.MULTILINE)
     headings = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
     return {word.removeprefix("refused:") for place in (*cells, *headings) for word in re.findall(r"`([^`]+)`", place)}

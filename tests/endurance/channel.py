@@ -1,4 +1,6 @@
-"""What a seed makes: the orders of a run, in statements as the counter commits them, and what the pipeline does to each one's message. Pure."""
+"""What a seed makes: the orders of a run, in statements as the counter commits them, and what the
+pipeline does to each one's message. Pure.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +72,9 @@ class Channel:
         return () if lost else (first, again) if repeated else (first,)
 
     def _delay(self, random: Random) -> float:
-        """From a tenth of the longest one on: beyond the jitter, so that a delayed message can be told from another."""
+        """From a tenth of the longest one on: beyond the jitter, so that a delayed message can be
+        told from another.
+        """
         return self.delay_seconds_max * random.uniform(0.1, 1.0)
 
     def _sending(self, random: Random, after_seconds: float) -> Sending:
@@ -78,7 +82,9 @@ class Channel:
 
 
 def statements(seed: int, orders: int, channel: Channel) -> Iterator[Statement]:
-    """So many orders, each of a user of its own; the same seed gives the same ones, and the same fates."""
+    """So many orders, each of a user of its own; the same seed gives the same ones, and the same
+    fates.
+    """
     random = Random(seed)
     number = 0
     while number < orders:

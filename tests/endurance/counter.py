@@ -1,8 +1,10 @@
-"""The counter of an endurance run, made lean (the sandbox costs some milliseconds of CPU an order): `python -m tests.endurance.counter`.
+"""The counter of an endurance run, made lean (the sandbox costs some milliseconds of CPU an order):
+`python -m tests.endurance.counter`.
 
-It commits the orders of a seed at an even rate, serves shards and sync orders as docs/contracts/ has it, signatures checked, and publishes each
-statement as Canal would, through the lossy channel. All in memory. Unsigned pages of its own: POST /begin, GET /progress. It ends when it is told
-to, after it has written what it committed to --report.
+It commits the orders of a seed at an even rate, serves shards and sync orders as docs/contracts/
+has it, signatures checked, and publishes each statement as Canal would, through the lossy channel.
+All in memory. Unsigned pages of its own: POST /begin, GET /progress. It ends when it is told to,
+after it has written what it committed to --report.
 """
 
 import argparse
@@ -84,7 +86,9 @@ class Table:
 
 
 class Teller(threading.Thread):
-    """Commits what is due and sends what is due, on one timetable: statement by statement, late ones later than their rows' time."""
+    """Commits what is due and sends what is due, on one timetable: statement by statement, late
+    ones later than their rows' time.
+    """
 
     def __init__(self, table: Table, plan: Iterator[Statement], producer: KafkaProducer, topic: str, rate: float) -> None:
         super().__init__(name="teller", daemon=True)

@@ -1,7 +1,8 @@
-"""The consumer killed again and again, at random points, while orders are placed: `python -m tests.endurance.kills` (make kill-consumer).
+"""The consumer killed again and again, at random points, while orders are placed: `python -m
+tests.endurance.kills` (make kill-consumer).
 
-The whole service runs, with the sandbox in the counterparties' place; the audit judges. The gap pass and reconcile rest, so that nothing brings
-what the consumer would have lost.
+The whole service runs, with the sandbox in the counterparties' place; the audit judges. The gap
+pass and reconcile rest, so that nothing brings what the consumer would have lost.
 """
 
 import argparse
@@ -67,7 +68,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """So many orders, at a rate, and so many kills while they are placed. `durable`: PostgreSQL waits for its disk."""
+    """So many orders, at a rate, and so many kills while they are placed. `durable`: PostgreSQL
+    waits for its disk.
+    """
 
     orders: int
     kills: int
@@ -94,7 +97,9 @@ class Run:
         return 2 * self.orders / self.rate + 60
 
     def _kill(self, service: LiveService, outcome: Outcome, on_progress: Callable[[int], None]) -> None:
-        """Kills at points that the seed draws, spread over the placing; whether the consumer just starts, joins, reads, stores or commits."""
+        """Kills at points that the seed draws, spread over the placing; whether the consumer just
+        starts, joins, reads, stores or commits.
+        """
         random = Random(self.seed)
         ends_at = time.monotonic() + self.orders / self.rate
         services = Services(Stack(service.folder, dict(service.environment)))
@@ -106,7 +111,9 @@ class Run:
 
 
 def _kill_consumer(service: LiveService, services: Services) -> None:
-    """Kills it, and has its successor started at once: the supervisor alone would pause longer each time."""
+    """Kills it, and has its successor started at once: the supervisor alone would pause longer each
+    time.
+    """
     killed = service.pid("consumer")
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: service.pid_or_none("consumer") != killed)  # the supervisor has noticed

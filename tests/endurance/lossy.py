@@ -1,8 +1,10 @@
-"""Orders through a pipeline that drops, repeats, reorders and delays messages: each must be accepted exactly once, and every dropped one be found
-by gap compensation in time: `python -m tests.endurance.lossy` (make lossy-intake).
+"""Orders through a pipeline that drops, repeats, reorders and delays messages: each must be
+accepted exactly once, and every dropped one be found by gap compensation in time: `python -m
+tests.endurance.lossy` (make lossy-intake).
 
-Real are the consumer, beat, worker-ops, PostgreSQL, Valkey and the embedded Kafka; in the counter's place stands tests/endurance/counter.py. No
-worker runs, so that all orders stay queued: what the sweep sends again meanwhile is counted, too.
+Real are the consumer, beat, worker-ops, PostgreSQL, Valkey and the embedded Kafka; in the counter's
+place stands tests/endurance/counter.py. No worker runs, so that all orders stay queued: what the
+sweep sends again meanwhile is counted, too.
 """
 
 import argparse
@@ -95,7 +97,9 @@ class Run:
     durable: bool = True
 
     def measure(self, folder: Path, on_progress: Callable[[int, int], None] = lambda _committed, _accepted: None) -> Outcome:
-        """Brings everything up, lets the orders through, waits until nothing more can come, and compares."""
+        """Brings everything up, lets the orders through, waits until nothing more can come, and
+        compares.
+        """
         outcome = Outcome(self.seed, self.orders, self.rate)
         port = find_free(set())
         settings = {"COUNTER_URL": f"http://127.0.0.1:{port}/counter", "COUNTER_KEY": "endurance", "KAFKA_TOPIC": TOPIC}
@@ -185,7 +189,9 @@ class CounterProcess:
 
 
 class Watch:
-    """What the harness looks at while orders go through: the database's counts, and how far the consumer has read."""
+    """What the harness looks at while orders go through: the database's counts, and how far the
+    consumer has read.
+    """
 
     def __init__(self, service: LiveService, database_url: str, counter: CounterProcess) -> None:
         self.counter = counter

@@ -1,4 +1,6 @@
-"""What a run came to: what the counter committed against what the database holds. Pure, but for reading the database."""
+"""What a run came to: what the counter committed against what the database holds. Pure, but for
+reading the database.
+"""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -54,7 +56,9 @@ class Latency:
 
 @dataclass(slots=True)
 class Comparison:
-    """Orders by what is wrong with them, the first of each; and how long the others took, by how they came."""
+    """Orders by what is wrong with them, the first of each; and how long the others took, by how
+    they came.
+    """
 
     wrong: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -87,7 +91,9 @@ def queued(database_url: str) -> tuple[int, int]:
 
 
 def compare(committed: Sequence[dict[str, Any]], held: dict[str, Held]) -> Comparison:
-    """Each committed order is held once, as it was committed, with one clearing and its first operation; nothing else is."""
+    """Each committed order is held once, as it was committed, with one clearing and its first
+    operation; nothing else is.
+    """
     found = Comparison()
     took: dict[str, list[float]] = {"dropped": [], "streamed": [], "delayed": []}
     for order in committed:

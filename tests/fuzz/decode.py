@@ -1,6 +1,8 @@
-"""Feeds the decoder with mutated real messages of every format: rows or UnreadableMessage must come out, in little time and memory.
+"""Feeds the decoder with mutated real messages of every format: rows or UnreadableMessage must come
+out, in little time and memory.
 
-Whatever else comes out is shown with its number and its bytes; the same seed and number give the same input again.
+Whatever else comes out is shown with its number and its bytes; the same seed and number give the
+same input again.
 """
 
 import argparse

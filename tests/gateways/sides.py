@@ -1,4 +1,6 @@
-"""Two sets of counterparties behind one face, so that one suite can run against both: the fake, and the sandbox over HTTP."""
+"""Two sets of counterparties behind one face, so that one suite can run against both: the fake, and
+the sandbox over HTTP.
+"""
 
 import socket
 import time

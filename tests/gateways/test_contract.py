@@ -1,4 +1,6 @@
-"""One suite for the fake and for the sandbox over HTTP: what the service relies on (docs/contracts/), clause by clause."""
+"""One suite for the fake and for the sandbox over HTTP: what the service relies on
+(docs/contracts/), clause by clause.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

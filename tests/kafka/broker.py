@@ -1,6 +1,8 @@
-"""A real Apache Kafka (KRaft, one node) on private ports: without Docker, from Maven Central's jars.
+"""A real Apache Kafka (KRaft, one node) on private ports: without Docker, from Maven Central's
+jars.
 
-Three doors: without security; SASL_PLAINTEXT with PLAIN and SCRAM; SASL_SSL with the same. `python -m tests.kafka.broker` fetches the jars.
+Three doors: without security; SASL_PLAINTEXT with PLAIN and SCRAM; SASL_SSL with the same. `python
+-m tests.kafka.broker` fetches the jars.
 """
 
 import shutil
@@ -26,7 +28,8 @@ POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion
 <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
 </dependencies></project>
 """
-# Sessions as short as the consumer's own, and a broker that was killed takes its place again at once (16 s by default).
+# Sessions as short as the consumer's own, and a broker that was killed takes its place again at
+# once (16 s by default).
 PROPERTIES: Final = """
 process.roles=broker,controller
 node.id=1

@@ -1,4 +1,6 @@
-"""The consumer against a real Apache Kafka: what the emulator of the embedded stack can't show. `make test-kafka` runs these."""
+"""The consumer against a real Apache Kafka: what the emulator of the embedded stack can't show.
+`make test-kafka` runs these.
+"""
 
 import gc
 import itertools
@@ -38,7 +40,9 @@ MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 @pytest.fixture
 def topic(broker: Broker, settings: Settings) -> Topic:
-    """Intake reads this topic of the real Kafka, as production does: cooperative, without a pause."""
+    """Intake reads this topic of the real Kafka, as production does: cooperative, without a
+    pause.
+    """
     settings.KAFKA_BOOTSTRAP_SERVERS = [broker.address()]
     settings.KAFKA_TOPIC = settings.KAFKA_GROUP = f"orders-{uuid.uuid4().hex[:12]}"
     settings.KAFKA_ASSIGNMENT, settings.KAFKA_IDLE_PAUSE_MS, settings.KAFKA_INSTANCE_ID = "cooperative-sticky", 0, ""
@@ -161,7 +165,9 @@ class TestGroup:
         assert time.monotonic() - listening_at < AT_ONCE_SECONDS
 
     def test_a_second_process_of_the_same_slot_ends_the_first_with_75(self, topic: Topic, real_environment: dict[str, str]) -> None:
-        """Not at once: kafka-python tells at the first commit after it, so that both read until an order comes, which is harmless."""
+        """Not at once: kafka-python tells at the first commit after it, so that both read until an
+        order comes, which is harmless.
+        """
         real_environment["KAFKA_INSTANCE_ID"] = "slot-1"
         numbers = itertools.count()
 

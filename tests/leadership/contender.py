@@ -1,7 +1,9 @@
-"""A process that stands for leadership and writes under its term as fast as it can: `python -m tests.leadership.contender`.
+"""A process that stands for leadership and writes under its term as fast as it can: `python -m
+tests.leadership.contender`.
 
-It is as obstinate as it can be: whatever it believes, it writes under the last term that it ever had, so that nothing but the fence stops an old
-leader. Commands come on stdin: `clock SECONDS` shifts the clock by which it judges its own leadership. SIGTERM: resigns, then ends.
+It is as obstinate as it can be: whatever it believes, it writes under the last term that it ever
+had, so that nothing but the fence stops an old leader. Commands come on stdin: `clock SECONDS`
+shifts the clock by which it judges its own leadership. SIGTERM: resigns, then ends.
 """
 
 import os

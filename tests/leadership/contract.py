@@ -1,4 +1,6 @@
-"""What leadership promises, whoever keeps it: run on the lease in PostgreSQL (test_lease.py) and on a real ZooKeeper (test_zookeeper.py)."""
+"""What leadership promises, whoever keeps it: run on the lease in PostgreSQL (test_lease.py) and on
+a real ZooKeeper (test_zookeeper.py).
+"""
 
 import time
 from collections.abc import Callable, Iterator

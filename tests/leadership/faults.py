@@ -1,7 +1,9 @@
-"""Faults at random on contenders for leadership: `python -m tests.leadership.faults --count 30 --seed 1 [--zookeepers 3|1|0]`.
+"""Faults at random on contenders for leadership: `python -m tests.leadership.faults --count 30
+--seed 1 [--zookeepers 3|1|0]`.
 
-After each fault somebody must write again in time; at the end the database is asked whether two terms ever wrote at one time. The last line is a
-JSON object with the counts by fault and the hand-over times. Exit code 0: never; 1: they did, or nobody took over.
+After each fault somebody must write again in time; at the end the database is asked whether two
+terms ever wrote at one time. The last line is a JSON object with the counts by fault and the
+hand-over times. Exit code 0: never; 1: they did, or nobody took over.
 """
 
 import argparse
@@ -82,7 +84,7 @@ class Faults:
             return leader
         return self.chance.choice(self.trial.contenders)
 
-    # --- What happens to a contender --------------------------------------------------------------------------------------------
+    # --- What happens to a contender --------------------------------------------------------------
     def sigkill(self, victim: Contender) -> None:
         self._end("sigkill", victim, signal.SIGKILL)
 
@@ -108,7 +110,9 @@ class Faults:
             proxy.reset()
 
     def clock_jump(self, victim: Contender) -> None:
-        """Of the clock by which it judges itself: far ahead, or back by less than it needs to notice."""
+        """Of the clock by which it judges itself: far ahead, or back by less than it needs to
+        notice.
+        """
         victim.shift_clock(self.chance.choice([3600.0, -3600.0, -0.3, 0.6]))
         self._pause(0.2, 0.8)
 
@@ -117,7 +121,7 @@ class Faults:
         self._pause(0.5, 2.5)
         victim.database.heal()
 
-    # --- What happens to the servers ----------------------------------------------------------------------------------------------
+    # --- What happens to the servers --------------------------------------------------------------
     def server_restart(self, _: Contender) -> None:
         server = self.chance.choice(self.trial.ensemble)
         server.kill()
@@ -159,7 +163,9 @@ class Faults:
         return next((server for server in self.trial.ensemble if server.mode() == "leader"), None)
 
     def _end(self, name: str, victim: Contender, number: signal.Signals) -> None:
-        """Somebody else goes on, and takes over where the victim led; then the victim comes back."""
+        """Somebody else goes on, and takes over where the victim led; then the victim comes
+        back.
+        """
         led = self.trial.leader() is victim
         victim.send(number)
         taken = self.trial.await_write(after=self.trial.last_write()[0], seconds=TAKE_OVER_SECONDS_MAX, besides=victim.name)
@@ -173,9 +179,11 @@ class Faults:
 
 
 def summary(faults: Faults, findings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the last line says. `new_terms_p50_max_seconds`: of faults after which another term wrote.
+    """What the last line says. `new_terms_p50_max_seconds`: of faults after which another term
+    wrote.
 
-    From a signal that ended the leader to another's first write; for other faults from their beginning to the first write after their end.
+    From a signal that ended the leader to another's first write; for other faults from their
+    beginning to the first write after their end.
     """
     times = {name: [round(statistics.median(found), 2), round(max(found), 2)] for name, found in sorted(faults.hand_overs.items())}
     return {

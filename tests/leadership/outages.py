@@ -1,4 +1,6 @@
-"""The whole service while ZooKeeper is down for a minute, and then PostgreSQL for 20 s, with orders coming in all the time (make outages)."""
+"""The whole service while ZooKeeper is down for a minute, and then PostgreSQL for 20 s, with orders
+coming in all the time (make outages).
+"""
 
 import argparse
 import json

@@ -1,4 +1,6 @@
-"""A TCP proxy before one server, which can cut every connection both ways, as a partition does, or reset them."""
+"""A TCP proxy before one server, which can cut every connection both ways, as a partition does, or
+reset them.
+"""
 
 import contextlib
 import socket
@@ -13,7 +15,9 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with a reset
 
 
 class Proxy:
-    """Between one client and one server. While it is cut, connections stay open and carry nothing; afterwards they carry what was held back."""
+    """Between one client and one server. While it is cut, connections stay open and carry nothing;
+    afterwards they carry what was held back.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target

@@ -1,4 +1,6 @@
-"""Real processes that stand for leadership and write, under faults: at no moment do two terms both write, by the database's word."""
+"""Real processes that stand for leadership and write, under faults: at no moment do two terms both
+write, by the database's word.
+"""
 
 import random
 

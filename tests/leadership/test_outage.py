@@ -1,4 +1,6 @@
-"""The whole service without its ZooKeeper: orders go on, only the periodic jobs wait, and all heals by itself."""
+"""The whole service without its ZooKeeper: orders go on, only the periodic jobs wait, and all heals
+by itself.
+"""
 
 import shutil
 

@@ -1,4 +1,6 @@
-"""Leadership by a real ZooKeeper: `make test-zookeeper`. Skipped, with the reason, where none can run."""
+"""Leadership by a real ZooKeeper: `make test-zookeeper`. Skipped, with the reason, where none can
+run.
+"""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The field of a trial: servers of its own, contenders that are real processes behind proxies, and what the database says of their writes."""
+"""The field of a trial: servers of its own, contenders that are real processes behind proxies, and
+what the database says of their writes.
+"""
 
 import os
 import signal
@@ -27,7 +29,8 @@ TABLES = """
     CREATE TABLE fault_refusals (serial bigserial PRIMARY KEY, term bigint NOT NULL, writer text NOT NULL, believed boolean NOT NULL);
     CREATE INDEX ON fault_writes (term)
 """
-# A write's serial is given inside its transaction, under the fence: of two terms the older one's are all smaller, or both wrote at one time.
+# A write's serial is given inside its transaction, under the fence: of two terms the older one's
+# are all smaller, or both wrote at one time.
 OVERLAPS = """
     SELECT a.term, b.term, a.last, b.first FROM (SELECT term, min(serial) AS first, max(serial) AS last FROM fault_writes GROUP BY term) a
     JOIN (SELECT term, min(serial) AS first FROM fault_writes GROUP BY term) b ON b.term > a.term AND b.first < a.last
@@ -158,9 +161,11 @@ class Trial:
         contender.start()
         self.contenders.append(contender)
 
-    # --- What the database says ---------------------------------------------------------------------------------------------------
+    # --- What the database says -------------------------------------------------------------------
     def last_write(self) -> tuple[int, int, str]:
-        """(serial, term, writer); zeros and nobody before the first. Patient with a database that is away."""
+        """(serial, term, writer); zeros and nobody before the first. Patient with a database that
+        is away.
+        """
         while True:
             try:
                 rows = self.query("SELECT serial, term, writer FROM fault_writes ORDER BY serial DESC LIMIT 1")
@@ -176,7 +181,9 @@ class Trial:
         return next((contender for contender in self.contenders if contender.name == writer), None)
 
     def await_write(self, *, after: int, seconds: float, besides: str = "") -> float:
-        """Seconds until somebody has written after that serial; who is `besides` doesn't count. Raises AssertionError when nobody does."""
+        """Seconds until somebody has written after that serial; who is `besides` doesn't count.
+        Raises AssertionError when nobody does.
+        """
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             serial, _, writer = self.last_write()

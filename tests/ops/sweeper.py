@@ -1,7 +1,9 @@
-"""A process that sweeps when it is told to, a line on stdin each, and stands still once in the middle of a sweep's transaction.
+"""A process that sweeps when it is told to, a line on stdin each, and stands still once in the
+middle of a sweep's transaction.
 
-Orders to take back are made first: each of a user of its own, claimed by a worker that is dead. Says `ready`, `between` (it stands, its second
-chunk written and not committed), and of each sweep `swept` or `failed`.
+Orders to take back are made first: each of a user of its own, claimed by a worker that is dead.
+Says `ready`, `between` (it stands, its second chunk written and not committed), and of each sweep
+`swept` or `failed`.
 """
 
 import os
@@ -32,7 +34,9 @@ def tell(word: str) -> None:
 
 
 def requeue(ids: Sequence[int], *, actor: str, generation: str) -> Any:
-    """The real one; the second stands still until the test lets it go on, and with it its transaction."""
+    """The real one; the second stands still until the test lets it go on, and with it its
+    transaction.
+    """
     done = _requeue(ids, actor=actor, generation=generation)
     if next(_passes) == 1:
         tell("between")

@@ -27,7 +27,9 @@ class Topic:
     name: str
 
     def send(self, *messages: bytes | None, partition: int | None = None) -> None:
-        """Sends them one after another, round the partitions unless one is named; they are stored when this returns."""
+        """Sends them one after another, round the partitions unless one is named; they are stored
+        when this returns.
+        """
         partitions = itertools.cycle(range(4)) if partition is None else itertools.repeat(partition)
         producer = KafkaProducer(bootstrap_servers=self.servers, metrics_enabled=False)
         try:

@@ -1,4 +1,6 @@
-"""Consumers that read the test's topic, in a thread or as a process, and what they have taken in."""
+"""Consumers that read the test's topic, in a thread or as a process, and what they have taken
+in.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""Stand-ins for what `orders` is handed: they remember what they were given, and write nothing of their own."""
+"""Stand-ins for what `orders` is handed: they remember what they were given, and write nothing of
+their own.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"""One order by each of the ways in: stream, gap pass, reconcile; and a replay that finds them all known. Sandbox and Kafka are real."""
+"""One order by each of the ways in: stream, gap pass, reconcile; and a replay that finds them all
+known. Sandbox and Kafka are real.
+"""
 
 import threading
 from collections.abc import Iterator

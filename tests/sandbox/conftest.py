@@ -14,7 +14,9 @@ def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
 
 @pytest.fixture
 def sandbox_server(shared_sandbox: SandboxServer) -> Iterator[SandboxServer]:
-    """One sandbox for all tests of a process; a test leaves no fault behind and uses users of its own."""
+    """One sandbox for all tests of a process; a test leaves no fault behind and uses users of its
+    own.
+    """
     yield shared_sandbox
     shared_sandbox.clear_faults()
 

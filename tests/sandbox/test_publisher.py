@@ -1,4 +1,6 @@
-"""The publisher against a Kafka-speaking server: every change at least once, in each user's order, whatever is killed."""
+"""The publisher against a Kafka-speaking server: every change at least once, in each user's order,
+whatever is killed.
+"""
 
 import json
 import select
@@ -182,7 +184,9 @@ def free_port() -> int:
 
 @contextmanager
 def forwarding(port: int, target: str) -> Iterator[None]:
-    """Lets connections to `port` through to `target`: a server that comes back under its old address."""
+    """Lets connections to `port` through to `target`: a server that comes back under its old
+    address.
+    """
     host, _, target_port = target.rpartition(":")
     stopping = threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:

@@ -1,4 +1,6 @@
-"""The counter's two tables as reconcile reads them, and orders that go missing from one or from the stream."""
+"""The counter's two tables as reconcile reads them, and orders that go missing from one or from the
+stream.
+"""
 
 import time
 from typing import Any

@@ -1,13 +1,16 @@
-"""`python -m tests.simulation`: the real engine on a real PostgreSQL, in virtual time, with everything else at random, from a seed.
+"""`python -m tests.simulation`: the real engine on a real PostgreSQL, in virtual time, with
+everything else at random, from a seed.
 
-Four workers of two releases, two sweeps, the consumer, the gap pass and a person, each with a clock of its own, act in turns that the seed decides;
-they die, stand still, lose messages and answers, and are told everything twice; counterparties are away, orders are held, and people find a way
-out. Then the audit judges. The same seed gives the same run. Each seed is a process with a database of its own, `--processes` of them at a time; it
-prints one line of JSON. The last line is JSON, too: seeds, orders, violations, and orders/s of the whole and of each process.
+Four workers of two releases, two sweeps, the consumer, the gap pass and a person, each with a clock
+of its own, act in turns that the seed decides; they die, stand still, lose messages and answers,
+and are told everything twice; counterparties are away, orders are held, and people find a way out.
+Then the audit judges. The same seed gives the same run. Each seed is a process with a database of
+its own, `--processes` of them at a time; it prints one line of JSON. The last line is JSON, too:
+seeds, orders, violations, and orders/s of the whole and of each process.
 
-exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was, or a seed broke off: its seed, how to repeat it and the shortest
-history of a broken order are printed;
-2 another run is under way; 130 Ctrl-C
+exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was, or a seed broke off:
+its seed, how to repeat it and the shortest history of a broken order are printed; 2 another run is
+under way; 130 Ctrl-C
 """
 
 import argparse
@@ -51,7 +54,9 @@ def arguments() -> argparse.Namespace:
 
 @contextmanager
 def databases(count: int) -> Iterator[list[str]]:
-    """URLs of so many databases, on a PostgreSQL of the run's own under `.run/simulation`. Raises BusyError."""
+    """URLs of so many databases, on a PostgreSQL of the run's own under `.run/simulation`. Raises
+    BusyError.
+    """
     folder = default_folder({}) / "simulation"
     with only_run_in(folder):
         stack = Stack(folder, {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | NOT_STARTED)
@@ -64,7 +69,9 @@ def databases(count: int) -> Iterator[list[str]]:
 
 
 def _made(url: str, count: int) -> list[str]:
-    """The schema once, and copies of it. Their tables outlive no crash of the server, which never happens here: that saves the write-ahead log."""
+    """The schema once, and copies of it. Their tables outlive no crash of the server, which never
+    happens here: that saves the write-ahead log.
+    """
     names = [f"simulation_{number}" for number in range(count)]
     urls = [f"{url.rpartition('/')[0]}/{name}" for name in names]
     with closing(psycopg2.connect(url)) as connection:
@@ -127,7 +134,9 @@ class Seeds:
             self._free.put(url)
 
     def run(self, seed: int) -> Ran:
-        """One seed. Its line of figures is printed as soon as it is there, and what else it has to say after its end."""
+        """One seed. Its line of figures is printed as soon as it is there, and what else it has to
+        say after its end.
+        """
         url = self._free.get()
         command = [sys.executable, "-m", "tests.simulation.run", str(self._orders), str(seed)]
         with tempfile.TemporaryFile("w+") as said:

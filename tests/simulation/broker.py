@@ -1,4 +1,6 @@
-"""The broker in memory: queues of (id, epoch, queued_ms), its generation, and what a Redis client is asked for."""
+"""The broker in memory: queues of (id, epoch, queued_ms), its generation, and what a Redis client
+is asked for.
+"""
 
 import json
 from collections import defaultdict, deque
@@ -28,7 +30,7 @@ class MemoryBroker:
         self._keys: dict[str, bytes] = {}
         self._waiting: list[Actor] = []
 
-    # --- Publishing and taking --------------------------------------------------------------------------------------------------------
+    # --- Publishing and taking --------------------------------------------------------------------
     def send(self, refs: Sequence[ClearingRef], queue: str | None) -> None:
         """In the place of `pipeline._send`."""
         for ref in refs:
@@ -77,7 +79,7 @@ class MemoryBroker:
         if alive:
             self._scheduler.wake(alive.pop(self._random.randrange(len(alive))), DELIVERY_SECONDS)
 
-    # --- As a Redis client ------------------------------------------------------------------------------------------------------------
+    # --- As a Redis client ------------------------------------------------------------------------
     def get(self, key: str) -> bytes | None:
         return self._keys.get(key)
 

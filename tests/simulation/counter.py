@@ -1,4 +1,6 @@
-"""The counter's side of intake: users' orders, what the log brings of them, and the interface that has them all."""
+"""The counter's side of intake: users' orders, what the log brings of them, and the interface that
+has them all.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +84,7 @@ class Counter:
             f"S{number:06d}", user_id, int(user_id) % SHARDS, number, contract_id, direction, asset, quantity, usdt, f"{asset}-OPTION", self._now_ms()
         )
 
-    # --- The interface, as gap compensation asks it ------------------------------------------------------------------------------------
+    # --- The interface, as gap compensation asks it -----------------------------------------------
     def shards(self) -> Shards:
         return Shards(tuple(range(SHARDS)), self._now_ms())
 

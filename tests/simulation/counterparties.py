@@ -1,4 +1,6 @@
-"""Counter, fund and trading in memory, whose answers are of every class, at random; and what they did, as the audit reads it."""
+"""Counter, fund and trading in memory, whose answers are of every class, at random; and what they
+did, as the audit reads it.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +109,9 @@ class Counterparties(FakeCounterparties):
         return self._results.get(key)
 
     def far_away(self, pause: Callable[[str, tuple[float, float]], None], dies: Callable[[], NoReturn] | None = None) -> Gateways:
-        """Gateways of one process, for which others may act while a call is on its way; `dies` ends the process where it stands."""
+        """Gateways of one process, for which others may act while a call is on its way; `dies` ends
+        the process where it stands.
+        """
         return over(lambda counterparty: _Far(self, counterparty, self._services[counterparty], pause, dies), LIMITS)
 
 

@@ -1,7 +1,9 @@
-"""The doors of the engine, where a process may be interrupted, die, or be told nothing: the store's calls, the publishes, the clocks.
+"""The doors of the engine, where a process may be interrupted, die, or be told nothing: the store's
+calls, the publishes, the clocks.
 
-What runs between two doors is the real code on the real database. The clocks are virtual ones: `service_now()` is a fixed day plus the session's
-shift, and what a process measures by itself is its own clock, which differs from everybody's.
+What runs between two doors is the real code on the real database. The clocks are virtual ones:
+`service_now()` is a fixed day plus the session's shift, and what a process measures by itself is
+its own clock, which differs from everybody's.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -52,7 +54,7 @@ class Doors:
         self._random = random
         self._watches: dict[Process, Watch] = {}
 
-    # --- Time -------------------------------------------------------------------------------------------------------------------------
+    # --- Time -------------------------------------------------------------------------------------
     def now_ms(self) -> int:
         """The database's time."""
         return DAY_MS + int(self._scheduler.now * 1000)
@@ -82,11 +84,13 @@ class Doors:
     def _clock_sql(self) -> str:
         return f"SET service.clock_shift = '{self._scheduler.now:.6f} seconds'"
 
-    # --- The database -----------------------------------------------------------------------------------------------------------------
+    # --- The database -----------------------------------------------------------------------------
     def call(self, sql: str, params: Sequence[Any]) -> list[Any]:
-        """In the place of `base.db.call`, one commit: before it others may act, and its answer may be lost.
+        """In the place of `base.db.call`, one commit: before it others may act, and its answer may
+        be lost.
 
-        Not after it: whatever comes next has a door of its own, and in between nothing is done that anybody could see.
+        Not after it: whatever comes next has a door of its own, and in between nothing is done that
+        anybody could see.
         """
         if connection.in_atomic_block:
             return self.call_at_once(sql, params)
@@ -105,13 +109,13 @@ class Doors:
             self.broken += 1
             raise OperationalError("the connection broke: so the simulation wants it")
 
-    # --- The broker -------------------------------------------------------------------------------------------------------------------
+    # --- The broker -------------------------------------------------------------------------------
     def publish(self, refs: Sequence[Any], queue: str | None) -> None:
         """In the place of `pipeline._send`."""
         self.pause("a publish")
         self._broker.send(refs, queue)
 
-    # --- The sweepers -----------------------------------------------------------------------------------------------------------------
+    # --- The sweepers -----------------------------------------------------------------------------
     def dead(self, beats: Any, now: float, missing: Collection[str] = ()) -> list[str]:
         """Each sweeping process watches by itself."""
         actor = self._scheduler.current

@@ -71,9 +71,11 @@ def judged(world: World) -> Judged:
 
 
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:
-    """Of the broken orders, the one to which the least happened: its changes, its attempts and its effects, by time.
+    """Of the broken orders, the one to which the least happened: its changes, its attempts and its
+    effects, by time.
 
-    One that only waits is the victim of another, and comes last. After it that of the order which came in between, where one did.
+    One that only waits is the victim of another, and comes last. After it that of the order which
+    came in between, where one did.
     """
     causes = {order_id: what for order_id, what in broken.items() if what != "is waiting"} or broken
     histories = [_with_the_other(world, order_id, what) for order_id, what in sorted(causes.items())[:LOOKED_AT_MAX]]

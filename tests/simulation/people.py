@@ -1,6 +1,8 @@
-"""What people do: they retry what is parked, pause counterparties, and what could cost money one asks for and another approves.
+"""What people do: they retry what is parked, pause counterparties, and what could cost money one
+asks for and another approves.
 
-They know the counterparties' books, by phone. What they confirm is true when it is approved: what comes after that is ours to prevent.
+They know the counterparties' books, by phone. What they confirm is true when it is approved: what
+comes after that is ours to prevent.
 """
 
 from collections import Counter
@@ -127,7 +129,9 @@ class People:
 
 @contextmanager
 def _as_the_admin_does() -> Iterator[None]:
-    """One transaction, which is committed when the answer is no, too: what was asked for in vain is marked as failed."""
+    """One transaction, which is committed when the answer is no, too: what was asked for in vain is
+    marked as failed.
+    """
     refusal: NotPossible | None = None
     with transaction.atomic():
         try:

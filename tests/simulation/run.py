@@ -82,7 +82,9 @@ class Found:
 
 
 def simulate(orders: int, seed: int, progressed: Callable[[int], None] = lambda _: None) -> Found:
-    """Runs one seed on a database that has its schema and is emptied first; `progressed` is told how many orders were placed."""
+    """Runs one seed on a database that has its schema and is emptied first; `progressed` is told
+    how many orders were placed.
+    """
     prepare()
     started = time.monotonic()
     world = World(orders, seed, progressed)
@@ -110,8 +112,9 @@ def prepare() -> None:
 
 
 def _share_a_processor(number: int) -> None:
-    """Puts this process and its PostgreSQL backend onto one processor: only one of all the threads and the two processes ever runs, and a wake-up
-    across processors costs more than what it wakes up for.
+    """Puts this process and its PostgreSQL backend onto one processor: only one of all the threads
+    and the two processes ever runs, and a wake-up across processors costs more than what it wakes
+    up for.
     """
     cpus = sorted(os.sched_getaffinity(0))
     cpu = {cpus[number % len(cpus)]}
@@ -127,7 +130,9 @@ def _say_progress(placed: int) -> None:
 
 
 def main() -> int:
-    """Prints its figures as JSON, after lines that say how far it is, and after a violation the shortest history of a broken order."""
+    """Prints its figures as JSON, after lines that say how far it is, and after a violation the
+    shortest history of a broken order.
+    """
     orders, seed = map(int, sys.argv[1:])
     if "SIMULATION_SLOT" in os.environ:
         _share_a_processor(int(os.environ["SIMULATION_SLOT"]))

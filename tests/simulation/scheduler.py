@@ -1,7 +1,9 @@
-"""Virtual time, and actors that are stepped one at a time: whoever is due next runs until it pauses. Deterministic.
+"""Virtual time, and actors that are stepped one at a time: whoever is due next runs until it
+pauses. Deterministic.
 
-An actor is a thread, because the code under test is plain and knows of no scheduler; only the one whose turn it is ever runs. It pauses at the
-doors alone (tests/simulation/doors.py), outside transactions, so that all of them can share one database connection.
+An actor is a thread, because the code under test is plain and knows of no scheduler; only the one
+whose turn it is ever runs. It pauses at the doors alone (tests/simulation/doors.py), outside
+transactions, so that all of them can share one database connection.
 """
 
 import heapq
@@ -18,7 +20,9 @@ END_SECONDS_MAX = 10
 
 
 class Dead(BaseException):
-    """The actor's process died where it stood. Not an Exception: nothing that the process would have done may happen any more."""
+    """The actor's process died where it stood. Not an Exception: nothing that the process would
+    have done may happen any more.
+    """
 
 
 def _closed() -> threading.Lock:
@@ -36,7 +40,9 @@ def _open(lock: threading.Lock) -> None:
 
 @dataclass(eq=False)
 class Process:
-    """What dies together. `boot_seconds` and `drift`: its clock beside the virtual one; `in_place`: how its release runs a chain."""
+    """What dies together. `boot_seconds` and `drift`: its clock beside the virtual one; `in_place`:
+    how its release runs a chain.
+    """
 
     name: str
     boot_seconds: float = 0.0
@@ -122,7 +128,9 @@ class Scheduler:
             self._schedule(actor, after)
 
     def kill(self, process: Process) -> None:
-        """Nothing of it acts any more. The current actor dies at its next pause, if it is one of them."""
+        """Nothing of it acts any more. The current actor dies at its next pause, if it is one of
+        them.
+        """
         process.dead = True
         for actor in self._actors:
             if actor.process is process and actor is not self.current and not actor.ended:

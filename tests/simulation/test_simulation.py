@@ -1,4 +1,6 @@
-"""The simulation itself: the same seed is the same run, a good engine passes, and a broken one doesn't."""
+"""The simulation itself: the same seed is the same run, a good engine passes, and a broken one
+doesn't.
+"""
 
 import re
 from collections.abc import Callable, Iterator

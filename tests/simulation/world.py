@@ -1,4 +1,6 @@
-"""Everybody who acts in the simulation: workers of two releases, two sweeps, intake, a person, and whoever breaks things."""
+"""Everybody who acts in the simulation: workers of two releases, two sweeps, intake, a person, and
+whoever breaks things.
+"""
 
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
@@ -99,7 +101,7 @@ class World:
         self._start("observer", self._observe)
         self.scheduler.run()
 
-    # --- Processes --------------------------------------------------------------------------------------------------------------------
+    # --- Processes --------------------------------------------------------------------------------
     def _start(self, name: str, act: Callable[[], None], after: float = 0.0) -> Process:
         process = Process(name, boot_seconds=self.random.uniform(-3_600, 3_600), drift=self.random.uniform(-0.002, 0.002))
         self.scheduler.spawn(process, act, after=after)
@@ -126,7 +128,7 @@ class World:
             self._again(name, act)
             raise Dead
 
-    # --- Intake -----------------------------------------------------------------------------------------------------------------------
+    # --- Intake -----------------------------------------------------------------------------------
     def _place(self) -> None:
         for number in range(self.orders):
             self.counter.place()
@@ -141,7 +143,9 @@ class World:
     _offset = 0
 
     def _consume(self) -> None:
-        """Reads the log from the committed offset on; what it hadn't committed when it died, it reads again."""
+        """Reads the log from the committed offset on; what it hadn't committed when it died, it
+        reads again.
+        """
         while True:
             batch = self.counter.log[self._offset : self._offset + self.random.randint(1, BATCH_MAX)]
             if batch:
@@ -168,7 +172,7 @@ class World:
         with suppress(OperationalError):
             act()
 
-    # --- Recovery ---------------------------------------------------------------------------------------------------------------------
+    # --- Recovery ---------------------------------------------------------------------------------
     def _sweep(self) -> None:
         actor = self.scheduler.current
         assert actor is not None
@@ -199,7 +203,7 @@ class World:
             self.scheduler.pause(self.random.uniform(*PAUSE_SECONDS), "the operator thinks")
             self.people.pause_one(self.random.uniform(*PAUSED_SECONDS))
 
-    # --- Breaking and looking on ------------------------------------------------------------------------------------------------------
+    # --- Breaking and looking on ------------------------------------------------------------------
     def _break_things(self) -> None:
         while self._placing:
             self.scheduler.pause(self.random.uniform(*BREAK_SECONDS), "something breaks")

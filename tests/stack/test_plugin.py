@@ -22,7 +22,9 @@ def test_waits():
 
 
 class Run:
-    """A test run of its own, with an embedded broker only, whose one test says that it has started and then takes a while."""
+    """A test run of its own, with an embedded broker only, whose one test says that it has started
+    and then takes a while.
+    """
 
     def __init__(self, folder: Path, place: Path, seconds: int) -> None:
         self.started = place / "started"

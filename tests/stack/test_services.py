@@ -24,7 +24,9 @@ parent: sh -c 'sleep 1001 & wait' FOLDER
 
 
 class Supervised:
-    """Services of a Procfile of the test's own, beside servers that the environment names (so that none is started)."""
+    """Services of a Procfile of the test's own, beside servers that the environment names (so that
+    none is started).
+    """
 
     def __init__(self, stack: Stack, procfile: Path) -> None:
         self.stack = stack
@@ -280,7 +282,9 @@ class TestReplace:
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process of the group still runs; one that only waits to be taken off the table by init doesn't."""
+    """Whether a process of the group still runs; one that only waits to be taken off the table by
+    init doesn't.
+    """
     for process in psutil.process_iter(["status"]):
         with suppress(ProcessLookupError):
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:

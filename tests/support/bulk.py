@@ -1,4 +1,6 @@
-"""Many realistic orders at once, by SQL: cleared ones with their four operations, attempts and history, and a few in every other state."""
+"""Many realistic orders at once, by SQL: cleared ones with their four operations, attempts and
+history, and a few in every other state.
+"""
 
 from django.db import connection, transaction
 
@@ -71,7 +73,9 @@ TABLES = ("orders_syncorder", "clearing_clearing", "clearing_operation", "cleari
 
 
 def create_orders(count: int, *, users: int = 200) -> None:
-    """Creates so many orders, spread over the last `count` tenths of a second, and tells the planner about them."""
+    """Creates so many orders, spread over the last `count` tenths of a second, and tells the
+    planner about them.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)")
         for sql in (ORDERS_SQL, CLEARINGS_SQL, OPERATIONS_SQL, ATTEMPTS_SQL, HISTORY_SQL):

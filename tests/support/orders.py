@@ -1,4 +1,6 @@
-"""Orders as tests need them: accepted, with their clearings, and workers that run them against counterparties in memory."""
+"""Orders as tests need them: accepted, with their clearings, and workers that run them against
+counterparties in memory.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -45,13 +47,17 @@ class World:
         number: int = 0,
         restored: bool = False,
     ) -> tuple[Clearing, list[ClearingRef]]:
-        """An accepted order, and what is to be published. `number` makes the same order once more, after it was lost."""
+        """An accepted order, and what is to be published. `number` makes the same order once more,
+        after it was lost.
+        """
         order = new_order(user_id, number or next(_numbers), direction=direction, contract_id=contract_id, created_ms=created_ms, asset=asset)
         refs = self._open([order], restored=restored)
         return Clearing.objects.get(order=order), refs
 
     def accept_together(self, *orders: tuple[str, str, int]) -> tuple[list[Clearing], list[ClearingRef]]:
-        """Orders (user, contract, ms) accepted in one transaction: their clearings in the same order, and what is to be published."""
+        """Orders (user, contract, ms) accepted in one transaction: their clearings in the same
+        order, and what is to be published.
+        """
         made = [new_order(user_id, next(_numbers), contract_id=contract_id, created_ms=created_ms) for user_id, contract_id, created_ms in orders]
         refs = self._open(made)
         return [Clearing.objects.get(order=order) for order in made], refs
@@ -74,7 +80,9 @@ class World:
         return clearing
 
     def when_due(self, clearing: Clearing, seconds: float = 120) -> Clearing:
-        """So much later, the sweep's view: takes back and queues what is interrupted; then a worker runs it."""
+        """So much later, the sweep's view: takes back and queues what is interrupted; then a worker
+        runs it.
+        """
         shift_clock(seconds)
         recovery.requeue(interrupted(), actor="test", generation=publish.generation())
         shift_clock(0)
@@ -111,7 +119,9 @@ def facts_of(order: SyncOrder) -> OrderFacts:
 
 
 def outcomes(clearing: Clearing) -> list[tuple[int, str, str]]:
-    """(step, outcome, code) of each attempt of the clearing, in order; a question is marked with a `?` before its outcome."""
+    """(step, outcome, code) of each attempt of the clearing, in order; a question is marked with a
+    `?` before its outcome.
+    """
     attempts = Attempt.objects.filter(operation__clearing=clearing).select_related("operation").order_by("id")
     return [(a.operation.step, f"{'?' if a.asked else ''}{a.outcome}", a.code) for a in attempts]
 

@@ -36,7 +36,9 @@ class Reply:
 
 @dataclass
 class SandboxServer:
-    """One sandbox process with its own data folder; `start`, `kill` and `stop` keep address and data."""
+    """One sandbox process with its own data folder; `start`, `kill` and `stop` keep address and
+    data.
+    """
 
     data: Path
     keys: dict[str, str]
@@ -119,7 +121,7 @@ class SandboxServer:
         finally:
             connection.close()
 
-    # --- Calls ------------------------------------------------------------------------------------------------------------------------
+    # --- Calls ------------------------------------------------------------------------------------
     def call(
         self, counterparty: str, method: str, path: str, body: bytes = b"", *, key: str | None = None, at_ms: int | None = None, timeout: float = 10
     ) -> Reply:
@@ -183,7 +185,8 @@ def running_sandbox(
 ) -> Iterator[SandboxServer]:
     """A sandbox on a free port with its data in `data`, stopped at the end.
 
-    `kafka` None publishes nothing; `keys` and `topic` default to the settings' own; `options` are further ones of the command.
+    `kafka` None publishes nothing; `keys` and `topic` default to the settings' own; `options` are
+    further ones of the command.
     """
     environment = {} if topic is None else {"KAFKA_TOPIC": topic}
     server = SandboxServer(data=data, keys=dict(keys or settings.COUNTERPARTY_KEYS), kafka=kafka or "", options=options, environment=environment)

@@ -16,7 +16,9 @@ class BusyError(Exception):
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Holds the folder as a test run does, so that neither another run nor `make down` touches its servers. Raises BusyError."""
+    """Holds the folder as a test run does, so that neither another run nor `make down` touches its
+    servers. Raises BusyError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "pytest.lock").open("a") as lock:
         if not take(lock.fileno()):
@@ -25,7 +27,9 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 def forget_durability(database_url: str) -> None:
-    """The PostgreSQL of a test needn't outlive the machine, only its own processes: without waiting for a disk that others keep busy."""
+    """The PostgreSQL of a test needn't outlive the machine, only its own processes: without waiting
+    for a disk that others keep busy.
+    """
     connection = psycopg2.connect(database_url)
     connection.autocommit = True
     try:
@@ -37,7 +41,9 @@ def forget_durability(database_url: str) -> None:
 
 
 def forget_messages(broker_url: str) -> None:
-    """The broker of a test that never restarts it: without a file on a disk that others keep busy."""
+    """The broker of a test that never restarts it: without a file on a disk that others keep
+    busy.
+    """
     client = redis.Redis.from_url(broker_url)
     client.config_set("appendonly", "no")
     client.close()

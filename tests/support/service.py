@@ -1,4 +1,6 @@
-"""The whole service as an operator runs it: servers, sandbox and every process, in a run folder of its own, reached by its commands alone."""
+"""The whole service as an operator runs it: servers, sandbox and every process, in a run folder of
+its own, reached by its commands alone.
+"""
 
 import json
 import os
@@ -122,7 +124,8 @@ class LiveService:
 
 @contextmanager
 def live_service(folder: Path, *, with_services: bool = True, durable: bool = False, **settings: str) -> Iterator[LiveService]:
-    """Brings everything up from nothing, with these settings, and takes it down. `with_services` False: the servers alone.
+    """Brings everything up from nothing, with these settings, and takes it down. `with_services`
+    False: the servers alone.
 
     `durable`: PostgreSQL waits for its disk at each commit, as in production.
     """

@@ -63,7 +63,9 @@ class Command(BaseCommand):
 
 
 def _run(shard: int | None, since_ms: int | None) -> GapResult:
-    """The pass, as soon as none like it is under way. Raises CommandError when that takes too long."""
+    """The pass, as soon as none like it is under way. Raises CommandError when that takes too
+    long.
+    """
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while (result := run_gap_pass(shard, since_ms)) is None:
         if time.monotonic() > deadline:

@@ -1,4 +1,6 @@
-"""`manage.py demo`: orders placed, cleared before your eyes, and audited. `make demo` brings everything up first."""
+"""`manage.py demo`: orders placed, cleared before your eyes, and audited. `make demo` brings
+everything up first.
+"""
 
 import argparse
 import secrets

@@ -1,4 +1,6 @@
-"""`manage.py mark_restored`: the database was restored from a backup; what it doesn't know of may have been done already."""
+"""`manage.py mark_restored`: the database was restored from a backup; what it doesn't know of may
+have been done already.
+"""
 
 import argparse
 import getpass
@@ -108,7 +110,9 @@ def _listed(name: str | None) -> list[str]:
 
 
 def _check(options: dict[str, Any]) -> bool:
-    """Whether a restore is said, or only orders are added to the list of an earlier one. Raises CommandError where neither can be."""
+    """Whether a restore is said, or only orders are added to the list of an earlier one. Raises
+    CommandError where neither can be.
+    """
     wrong = ""
     if options["reason"] is None:
         if options["voided"] is None:
@@ -128,7 +132,9 @@ def _actor() -> str:
 
 
 def _connected() -> set[str]:
-    """Who else is connected, by PROCESS_ROLE; looked at twice. A frozen process is seen, and one that never took a claim."""
+    """Who else is connected, by PROCESS_ROLE; looked at twice. A frozen process is seen, and one
+    that never took a claim.
+    """
     found = {name for (name,) in call(_SESSIONS, [])}
     time.sleep(WATCH_SECONDS)
     return found | {name for (name,) in call(_SESSIONS, [])}

@@ -1,4 +1,6 @@
-"""`manage.py replay`: parts of the binlog's topic, or of the quarantine, once more through the intake."""
+"""`manage.py replay`: parts of the binlog's topic, or of the quarantine, once more through the
+intake.
+"""
 
 import argparse
 import json
@@ -47,7 +49,9 @@ exit code: 0 all that was read is in, or none of our business; {EXIT_REFUSED} so
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was read: messages, their rows by verdict, and of each quarantined message whether it went in."""
+    """What was read: messages, their rows by verdict, and of each quarantined message whether it
+    went in.
+    """
 
     messages: int
     tally: Tally

@@ -1,4 +1,6 @@
-"""`manage.py sandbox`: the three counterparties in one process, for development, tests and the demo."""
+"""`manage.py sandbox`: the three counterparties in one process, for development, tests and the
+demo.
+"""
 
 import errno
 import logging

@@ -1,4 +1,6 @@
-"""The broker's generation: asked for at most once a second, and never where a transaction is open. And the way back to a broker that was away."""
+"""The broker's generation: asked for at most once a second, and never where a transaction is open.
+And the way back to a broker that was away.
+"""
 
 import socket
 from typing import Any

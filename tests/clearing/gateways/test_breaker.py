@@ -1,4 +1,6 @@
-"""The breaker of a counterparty: when it opens, what it lets through when it is half open, and the probe that finds the counterparty back."""
+"""The breaker of a counterparty: when it opens, what it lets through when it is half open, and the
+probe that finds the counterparty back.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""One counterparty that doesn't answer, and eight threads that have the others' calls to make, too."""
+"""One counterparty that doesn't answer, and eight threads that have the others' calls to make,
+too.
+"""
 
 import threading
 from dataclasses import dataclass

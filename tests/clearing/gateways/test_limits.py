@@ -1,4 +1,6 @@
-"""Pauses, rate limits and slots: what holds an order back costs it nothing, all workers keep to it, and the sweep too."""
+"""Pauses, rate limits and slots: what holds an order back costs it nothing, all workers keep to it,
+and the sweep too.
+"""
 
 import threading
 import time

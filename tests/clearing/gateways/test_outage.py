@@ -1,4 +1,6 @@
-"""Orders of a counterparty that is down: they wait, it costs them nothing, and they are due as soon as it is back."""
+"""Orders of a counterparty that is down: they wait, it costs them nothing, and they are due as soon
+as it is back.
+"""
 
 from datetime import timedelta
 

@@ -1,4 +1,6 @@
-"""A hold is released by two people: the accepted contents stand, and the order goes on from where it was."""
+"""A hold is released by two people: the accepted contents stand, and the order goes on from where
+it was.
+"""
 
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks

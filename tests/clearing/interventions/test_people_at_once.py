@@ -1,4 +1,6 @@
-"""What people decide at the same moment as each other, as an order is accepted, held or cleared, and as a frozen worker wakes."""
+"""What people decide at the same moment as each other, as an order is accepted, held or cleared,
+and as a frozen worker wakes.
+"""
 
 import threading
 from dataclasses import dataclass, replace
@@ -118,7 +120,9 @@ class TestSameMoment:
         assert (found, clearing.state) == ([None], State.QUEUED)
 
     def test_a_worker_that_was_declared_dead_sends_while_two_people_would_void_the_order(self, busy_world: World) -> None:
-        """It is frozen between taking the time and sending; nothing that people do is executed before its request can't be applied any more."""
+        """It is frozen between taking the time and sending; nothing that people do is executed
+        before its request can't be applied any more.
+        """
         clearing = busy_world.accept()
         arrived, goes_on = threading.Event(), threading.Event()
         frozen = FrozenCounter(busy_world, arrived, goes_on)

@@ -1,4 +1,6 @@
-"""Ways out that one person asks for and another approves, and what comes in between; a retry, which needs one person, is kept too."""
+"""Ways out that one person asks for and another approves, and what comes in between; a retry, which
+needs one person, is kept too.
+"""
 
 import pytest
 from django.db import IntegrityError, transaction

@@ -93,7 +93,9 @@ class TestVoid:
         assert (clearing.state, Intervention.objects.get(pk=pk).state) == (State.PARKED, InterventionState.FAILED)
 
     def test_not_while_a_request_may_still_be_on_its_way(self, world: World) -> None:
-        """A worker that had lost its claim wakes, sends, and is told nothing, just after two people said that the step wasn't done."""
+        """A worker that had lost its claim wakes, sends, and is told nothing, just after two people
+        said that the step wasn't done.
+        """
         clearing = done_by_two(unknown(world), K.CONFIRM_NOT_DONE)
         connection.cursor().execute(
             "SELECT clearing_record_attempt(%s, 1, 'w', false, 5000, 0, 'unknown', 'timeout', '', NULL)", [operation(clearing, 2).pk]
@@ -109,7 +111,9 @@ class TestVoid:
         approve(pk, person=BEN)
 
     def test_a_frozen_workers_claim_counts_to_its_own_end(self, world: World, settings: Settings) -> None:
-        """Declared dead after three seconds, it may wake and sign until the end of the claim that it was given."""
+        """Declared dead after three seconds, it may wake and sign until the end of the claim that
+        it was given.
+        """
         clearing = world.accept()
         claims.claim(clearing.pk, clearing.epoch, worker=lambda: "frozen", gives_up=lambda: True)
         bury("frozen")

@@ -1,4 +1,6 @@
-"""After a restore: the list of what people had voided, from what was told of each to the command that takes it."""
+"""After a restore: the list of what people had voided, from what was told of each to the command
+that takes it.
+"""
 
 import json
 import threading

@@ -1,4 +1,6 @@
-"""One clearing, run by a worker against counterparties in memory: what goes well, what goes wrong, and what stays true."""
+"""One clearing, run by a worker against counterparties in memory: what goes well, what goes wrong,
+and what stays true.
+"""
 
 from decimal import Decimal
 

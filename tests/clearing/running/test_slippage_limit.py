@@ -1,4 +1,6 @@
-"""An execution far off the quote parks the order after its step, once it is recorded; a person lets it go on."""
+"""An execution far off the quote parks the order after its step, once it is recorded; a person lets
+it go on.
+"""
 
 from decimal import Decimal
 

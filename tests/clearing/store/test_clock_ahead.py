@@ -1,4 +1,6 @@
-"""The database's clock ran ahead for a while and was put right: what was written meanwhile waits no longer for that."""
+"""The database's clock ran ahead for a while and was put right: what was written meanwhile waits no
+longer for that.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""A step whose outcome nobody knows: two people confirm from outside evidence that it was done, or that it was not."""
+"""A step whose outcome nobody knows: two people confirm from outside evidence that it was done, or
+that it was not.
+"""
 
 from decimal import Decimal
 

@@ -1,4 +1,6 @@
-"""Evidence over a whole operation (design, rules 4, 5 and 7): what a dead worker may have sent, whose key it is, and which step may come."""
+"""Evidence over a whole operation (design, rules 4, 5 and 7): what a dead worker may have sent,
+whose key it is, and which step may come.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""After a restore: what people did in the forgotten time, of which the database holds nothing, isn't voided away nor done twice."""
+"""After a restore: what people did in the forgotten time, of which the database holds nothing,
+isn't voided away nor done twice.
+"""
 
 from decimal import Decimal
 
@@ -25,7 +27,9 @@ def only_asked(world: World, clearing: Clearing) -> Clearing:
 
 
 def rejected_before(world: World, created_ms: int, *, then_cleared: bool) -> Clearing:
-    """Rejected at step 2 before the backup's end; retried and cleared in the forgotten time, or left alone; restored, found rejected again."""
+    """Rejected at step 2 before the backup's end; retried and cleared in the forgotten time, or
+    left alone; restored, found rejected again.
+    """
     with forgotten():
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
         clearing = world.run(world.accept(direction="CLOSE", number=NUMBER, created_ms=created_ms))

@@ -1,4 +1,6 @@
-"""Workers that stand still in the worst places: while they hold locks, and between taking the time and signing with it."""
+"""Workers that stand still in the worst places: while they hold locks, and between taking the time
+and signing with it.
+"""
 
 import os
 import signal
@@ -37,7 +39,9 @@ with transaction.atomic():
 
 @contextmanager
 def frozen_while_it_holds(clearing: Clearing, *, idle_ms_max: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that has the lane's lock and the order's row, and was stopped then (SIGSTOP). It ends with the block."""
+    """A process that has the lane's lock and the order's row, and was stopped then (SIGSTOP). It
+    ends with the block.
+    """
     command = [sys.executable, "-c", HOLDER, clearing.order.order_id]
     limits = {"DATABASE_IDLE_MS_MAX": str(idle_ms_max), "DATABASE_STATEMENT_MS_MAX": "600000", "CONSUMER_STALL_SECONDS_MAX": "2000"}
     environment = environment_here(DJANGO_SETTINGS_MODULE="acceptance_site.settings", **limits)
@@ -78,7 +82,9 @@ class TestWithLocks:
 
 @dataclass
 class FreezesAfterTheTime:
-    """A claim's clock: who has asked it stands still until the test lets it go on, the first time."""
+    """A claim's clock: who has asked it stands still until the test lets it go on, the first
+    time.
+    """
 
     clock: SigningClock
     arrived: threading.Event
@@ -108,7 +114,9 @@ class Counter:
 
 class TestBetweenTheTimeAndTheSignature:
     def test_what_it_sends_on_waking_is_refused_and_not_signed_anew(self, busy_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """So that "never applied, and never will be" may be concluded once its claim, the signature's validity and a call have passed."""
+        """So that "never applied, and never will be" may be concluded once its claim, the
+        signature's validity and a call have passed.
+        """
         clearing = busy_world.accept()
         arrived, goes_on = threading.Event(), threading.Event()
         gateways = replace(busy_world.counterparties.gateways(), counter=Counter(busy_world, arrived, goes_on))

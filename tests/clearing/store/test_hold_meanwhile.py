@@ -1,4 +1,6 @@
-"""A hold that is set while an operation is out or its step is being recorded parks the order behind it."""
+"""A hold that is set while an operation is out or its step is being recorded parks the order behind
+it.
+"""
 
 import threading
 

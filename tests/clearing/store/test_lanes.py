@@ -1,4 +1,6 @@
-"""Lanes: one user's orders one after another, and nobody waits for another user; also when everything happens at the same moment."""
+"""Lanes: one user's orders one after another, and nobody waits for another user; also when
+everything happens at the same moment.
+"""
 
 import threading
 from collections.abc import Callable
@@ -69,7 +71,9 @@ def park(clearing: Clearing) -> None:
 
 
 class TestAcceptedTogether:
-    """Orders of many users in one transaction: whoever has an empty lane gets it at once, whoever hasn't is judged as if the order came alone."""
+    """Orders of many users in one transaction: whoever has an empty lane gets it at once, whoever
+    hasn't is judged as if the order came alone.
+    """
 
     def test_the_oldest_of_each_user_is_queued_and_published_whatever_order_they_come_in(self, world: World) -> None:
         (young, old, other, middle), refs = world.accept_together(("1", "A", 3_000), ("1", "B", 1_000), ("2", "C", 9_000), ("1", "D", 2_000))
@@ -150,7 +154,9 @@ def at_once(*acts: Callable[[], object]) -> None:
 @pytest.mark.django_db(transaction=True)
 class TestSameMoment:
     def test_five_copies_of_a_message_do_each_step_once(self, busy_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The one that has the claim stands in its first call until the others have found it taken."""
+        """The one that has the claim stands in its first call until the others have found it
+        taken.
+        """
         clearing = busy_world.accept()
         calls, goes_on = threading.Event(), threading.Event()
         perform = Gateways.perform
@@ -210,7 +216,9 @@ class TestSameMoment:
 
 @pytest.mark.django_db(transaction=True)
 class TestLocks:
-    """Clearing A and accepting B at the same moment, and who takes its locks first: each step by step, not by luck."""
+    """Clearing A and accepting B at the same moment, and who takes its locks first: each step by
+    step, not by luck.
+    """
 
     def last_step(self, world: World) -> tuple[Clearing, Callable[[], Recorded]]:
         """An order at its last step, claimed, and the recording of its end."""

@@ -1,4 +1,6 @@
-"""A worker that was frozen, taken for dead and buried wakes up: what it learned is kept, whatever was done in its place meanwhile."""
+"""A worker that was frozen, taken for dead and buried wakes up: what it learned is kept, whatever
+was done in its place meanwhile.
+"""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -102,7 +104,9 @@ def at_the_exchange(world: World) -> Clearing:
 
 
 class TestParkedAsPoisonMeanwhile:
-    """A sweep parks poison under the claim's own epoch: the row alone doesn't tell who parked it."""
+    """A sweep parks poison under the claim's own epoch: the row alone doesn't tell who parked
+    it.
+    """
 
     @pytest.fixture
     def sleeper(self, world: World, at_the_exchange: Clearing, settings: Settings) -> Sleeper:
@@ -140,7 +144,9 @@ class TestParkedAsPoisonMeanwhile:
 
 
 class TestConfirmedByPeopleMeanwhile:
-    """People confirm a step of an order that was parked as poison, and write down the next one, under the claim's own epoch."""
+    """People confirm a step of an order that was parked as poison, and write down the next one,
+    under the claim's own epoch.
+    """
 
     def test_its_answer_is_kept_beside_theirs(self, world: World) -> None:
         sleeper = falls_asleep(world, world.accept(), deaths=NEARLY_POISON)

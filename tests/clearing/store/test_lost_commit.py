@@ -1,4 +1,6 @@
-"""The answer to a COMMIT is lost on its way: a proxy before the real PostgreSQL swallows it, and breaks the connection."""
+"""The answer to a COMMIT is lost on its way: a proxy before the real PostgreSQL swallows it, and
+breaks the connection.
+"""
 
 import contextlib
 import socket

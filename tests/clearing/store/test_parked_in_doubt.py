@@ -1,4 +1,6 @@
-"""What the audit reads of an order's life: when it was parked, and whether a call of its step could still be applied then."""
+"""What the audit reads of an order's life: when it was parked, and whether a call of its step could
+still be applied then.
+"""
 
 from pytest_django import Settings
 

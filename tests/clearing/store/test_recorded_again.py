@@ -1,4 +1,6 @@
-"""The database is away, or its answer to a commit is lost: who asks again is told what was recorded, and it counts once."""
+"""The database is away, or its answer to a commit is lost: who asks again is told what was
+recorded, and it counts once.
+"""
 
 from decimal import Decimal
 

@@ -1,4 +1,6 @@
-"""Two releases side by side: what one has begun, the other goes on with as it was meant, or leaves to the other."""
+"""Two releases side by side: what one has begun, the other goes on with as it was meant, or leaves
+to the other.
+"""
 
 import json
 from collections.abc import Callable

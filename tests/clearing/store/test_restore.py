@@ -1,6 +1,8 @@
-"""After PostgreSQL was restored from a backup: what it has forgotten is asked for, and no step is done twice.
+"""After PostgreSQL was restored from a backup: what it has forgotten is asked for, and no step is
+done twice.
 
-The test's transaction goes back to a savepoint, as the database goes back to its backup, while the counterparties' books stay as they are.
+The test's transaction goes back to a savepoint, as the database goes back to its backup, while the
+counterparties' books stay as they are.
 """
 
 from decimal import Decimal

@@ -1,6 +1,8 @@
-"""Whatever comes after whatever: Hypothesis looks for a sequence of events after which a clearing isn't as it must be.
+"""Whatever comes after whatever: Hypothesis looks for a sequence of events after which a clearing
+isn't as it must be.
 
-Works that were claimed once stay in hand, as in a worker that has been away: each may go on at any time, also after its claim was lost.
+Works that were claimed once stay in hand, as in a worker that has been away: each may go on at any
+time, also after its claim was lost.
 """
 
 from collections import Counter
@@ -67,7 +69,9 @@ class Clearings(RuleBasedStateMachine):
     @precondition(lambda self: self.works)
     @rule(pick=PICK, fault=st.sampled_from(FAULTS), plain=st.booleans())
     def go_on(self, pick: int, fault: Fault | None, plain: bool) -> None:
-        """A worker makes its call and records what came of it; it may have lost its claim long ago."""
+        """A worker makes its call and records what came of it; it may have lost its claim long
+        ago.
+        """
         work = self.works[pick % len(self.works)]
         if fault is not None:
             self.world.counterparties.script("*", fault, match=work.order.order_id)

@@ -1,4 +1,6 @@
-"""Orders that were being run when their worker died: after three deaths they run alone, and only two more there park them."""
+"""Orders that were being run when their worker died: after three deaths they run alone, and only
+two more there park them.
+"""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,4 +1,6 @@
-"""After a restore: an order that people voided in the forgotten time isn't cleared on top of what was booked by hand for it."""
+"""After a restore: an order that people voided in the forgotten time isn't cleared on top of what
+was booked by hand for it.
+"""
 
 from datetime import timedelta
 
@@ -24,7 +26,9 @@ from tests.support.orders import World, operation, outcomes
 
 @pytest.fixture
 def voided(world: World, settings: Settings) -> int:
-    """Parked at step 2 and voided after the backup, with bookings: when the order was made. It comes again by `world.accept`."""
+    """Parked at step 2 and voided after the backup, with bookings: when the order was made. It
+    comes again by `world.accept`.
+    """
     created = now_ms()
     with forgotten():
         assert void(parked_at_2(world, settings, created)).bookings

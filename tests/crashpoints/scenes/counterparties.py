@@ -1,4 +1,6 @@
-"""Counterparties that aren't called for a while: a breaker that opens, is probed, tried and closed; a pause by people; a rate limit."""
+"""Counterparties that aren't called for a while: a breaker that opens, is probed, tried and closed;
+a pause by people; a rate limit.
+"""
 
 from collections.abc import Iterable
 from functools import partial

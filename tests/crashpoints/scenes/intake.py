@@ -1,4 +1,6 @@
-"""Orders on their way in: the consumer, the gap pass, reconcile, replays, and what follows a restore."""
+"""Orders on their way in: the consumer, the gap pass, reconcile, replays, and what follows a
+restore.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -20,7 +22,9 @@ def scenarios() -> list[Scenario]:
 
 
 def _mixed_messages(orders: tuple[Order, ...], start_ms: int) -> list[bytes]:
-    """Orders of two users, one that comes twice, one that changes at the counter, and what nobody can read."""
+    """Orders of two users, one that comes twice, one that changes at the counter, and what nobody
+    can read.
+    """
     first, second, other = (message(order.row(start_ms)) for order in orders)
     changed = updated(orders[2].row(start_ms, quantity="0.070000000000000000"), quantity="0.050000000000000000")
     return [first, b"{", second, first, other, changed]

@@ -1,4 +1,6 @@
-"""Leadership: a term begins, goes on, is handed over or is taken over, while an order waits for the leader's sweep."""
+"""Leadership: a term begins, goes on, is handed over or is taken over, while an order waits for the
+leader's sweep.
+"""
 
 from typing import Any, Final
 

@@ -1,4 +1,6 @@
-"""What people do: retries, holds and their release, and what a second person approves, in time or not."""
+"""What people do: retries, holds and their release, and what a second person approves, in time or
+not.
+"""
 
 from collections.abc import Iterable
 from functools import partial
@@ -51,7 +53,9 @@ def _intervention(kind: InterventionKind, *, then_retry: bool = False, **more: A
 
 
 def _holds() -> list[Scenario]:
-    """The order changes at the counter while it is being run: it parks before its next step; in its last one it is cleared, with an alarm."""
+    """The order changes at the counter while it is being run: it parks before its next step; in its
+    last one it is cleared, with an alarm.
+    """
     held, either = {"A1": frozenset({"contents_differ"})}, {"A1": frozenset({"contents_differ", CLEARED})}
     in_step_2, in_step_4 = partial(people.hold_while_it_runs, calls=2), partial(people.hold_while_it_runs, calls=4)
     answers = tuple((name, 2) for name in ("done", "refused_once", "refused_thrice", "pending", "reset", "timeout"))

@@ -1,4 +1,6 @@
-"""What the sweep finds: claims of the dead, lost messages, due times, stalled lanes, suspects and poison, and whom to remind."""
+"""What the sweep finds: claims of the dead, lost messages, due times, stalled lanes, suspects and
+poison, and whom to remind.
+"""
 
 from collections.abc import Iterable
 from functools import partial
@@ -38,7 +40,9 @@ def sweep_and_work_later(process: Process, *, seconds: float) -> None:
 
 
 def _stall(_: Process) -> None:
-    """What should never be: a lane with waiting orders and none active, as if A1 had never been queued."""
+    """What should never be: a lane with waiting orders and none active, as if A1 had never been
+    queued.
+    """
     Clearing.objects.filter(order__order_id="A1").update(state=State.WAITING, epoch=0)
     StatusChange.objects.filter(clearing__order__order_id="A1", to_state=State.QUEUED).delete()
 

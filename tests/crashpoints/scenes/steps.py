@@ -1,4 +1,6 @@
-"""The four steps, run in place and as a chain, with whatever their counterparties answer; and the way from one order to the next."""
+"""The four steps, run in place and as a chain, with whatever their counterparties answer; and the
+way from one order to the next.
+"""
 
 from functools import partial
 

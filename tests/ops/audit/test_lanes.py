@@ -59,7 +59,9 @@ class TestInterrupted:
 
 
 class TestRequestsStillOnTheirWay:
-    """An order that was parked while a call of step 2 could still be applied, which it then is while the next one clears."""
+    """An order that was parked while a call of step 2 could still be applied, which it then is
+    while the next one clears.
+    """
 
     PARKED = replace(OLD, parked=((150, 300),), in_doubt=frozenset({"old:2"}))
     LATE = applied((OLD, "1"), (NEW, "123"), (OLD, "2"), (NEW, "4"), (OLD, "34"))

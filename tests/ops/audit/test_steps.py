@@ -1,4 +1,6 @@
-"""Rule 12 as the audit sees it: each step once, exactly the residue, and slippage from the ledger alone."""
+"""Rule 12 as the audit sees it: each step once, exactly the residue, and slippage from the ledger
+alone.
+"""
 
 from decimal import Decimal
 

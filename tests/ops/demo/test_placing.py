@@ -1,4 +1,6 @@
-"""Placing orders at a real sandbox's counter: the rate, the mix, and what the audit says of orders that nobody took in."""
+"""Placing orders at a real sandbox's counter: the rate, the mix, and what the audit says of orders
+that nobody took in.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""Periodic jobs: each writes under the term that its message carries, and an outdated one writes nothing."""
+"""Periodic jobs: each writes under the term that its message carries, and an outdated one writes
+nothing.
+"""
 
 import threading
 from collections.abc import Callable, Iterator

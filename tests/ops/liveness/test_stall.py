@@ -1,4 +1,6 @@
-"""A consumer that stands still ends itself; one that waits for a server doesn't. A counter that is away is asked more and more rarely."""
+"""A consumer that stands still ends itself; one that waits for a server doesn't. A counter that is
+away is asked more and more rarely.
+"""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""Absence at ZooKeeper: evidence against one who was seen there, in a session of ours that lasts, while others stay."""
+"""Absence at ZooKeeper: evidence against one who was seen there, in a session of ours that lasts,
+while others stay.
+"""
 
 from datetime import UTC, datetime
 

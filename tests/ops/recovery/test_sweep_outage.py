@@ -1,4 +1,6 @@
-"""PostgreSQL dies in the middle of a sweep: really, between two statements of one of its transactions."""
+"""PostgreSQL dies in the middle of a sweep: really, between two statements of one of its
+transactions.
+"""
 
 import signal
 import subprocess

@@ -1,4 +1,6 @@
-"""The sweep beside a hundred thousand orders: it reads few rows, and a long backlog isn't sent again."""
+"""The sweep beside a hundred thousand orders: it reads few rows, and a long backlog isn't sent
+again.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -99,12 +101,15 @@ class TestReadsFewRows:
             plan = json.loads(answer) if isinstance(answer, str) else answer
             visited[name] = rows_visited(plan[0]["Plan"])
 
-        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run; what is finished or parked costs nothing
+        # of 100,000: 5,000 are queued, 2,000 wait, 2,000 are due, 100 run; what is finished or
+        # parked costs nothing
         most = {"orphaned": 250, "due": 250, "unclaimed": 5_100, "stalled": 4_000, "in flight": 2_250}
         assert {name: rows for name, rows in visited.items() if rows > most[name]} == {}, visited
 
     def test_also_to_tell_people_of_what_nobody_knows(self) -> None:
-        """Its statement is in a function, whose plan nobody is shown: what it fetched is counted."""
+        """Its statement is in a function, whose plan nobody is shown: what it fetched is
+        counted.
+        """
         create("CASE WHEN sequence %% 10 = 0 THEN 'unknown' WHEN sequence %% 10 = 1 THEN 'retrying' ELSE 'cleared' END")
         before = fetched()
 
@@ -124,7 +129,9 @@ def fetched() -> int:
 
 
 class SimulatedQueues:
-    """The lanes' queues: messages in the order of their queueing, workers that take them evenly and hold some that they haven't claimed."""
+    """The lanes' queues: messages in the order of their queueing, workers that take them evenly and
+    hold some that they haven't claimed.
+    """
 
     def __init__(self, held_a_lane: int) -> None:
         rows = Clearing.objects.order_by("queued_at").values_list("pk", "lane", "queued_at")
@@ -162,7 +169,9 @@ class SimulatedQueues:
 
 class TestBacklog:
     def repeats(self, monkeypatch: pytest.MonkeyPatch) -> int:
-        """How often messages are sent again while the orders are drained in ten minutes, a pass every four seconds."""
+        """How often messages are sent again while the orders are drained in ten minutes, a pass
+        every four seconds.
+        """
         create("'queued'")
         queues = SimulatedQueues(held_a_lane=4)
         monkeypatch.setattr(broker, "length", queues.length)

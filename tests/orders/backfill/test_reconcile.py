@@ -1,4 +1,6 @@
-"""Reconcile against a real sandbox: what the stream, the gap pass, or the counter's own sync-order table never brought."""
+"""Reconcile against a real sandbox: what the stream, the gap pass, or the counter's own sync-order
+table never brought.
+"""
 
 import json
 import sys

@@ -1,4 +1,6 @@
-"""Intake of what can't be taken in: bad rows, mistakes of ours, a database that fails or is slow."""
+"""Intake of what can't be taken in: bad rows, mistakes of ours, a database that fails or is
+slow.
+"""
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal

@@ -1,4 +1,6 @@
-"""What is told of an order before it is accepted, or again after a person has judged it: none of it is cleared in silence, none is held twice."""
+"""What is told of an order before it is accepted, or again after a person has judged it: none of it
+is cleared in silence, none is held twice.
+"""
 
 import threading
 import time
@@ -168,7 +170,9 @@ class TestAnOrderThatWeFailedWith:
 
 
 class TestAHoldThatWasSet:
-    """Whether it still stands or a person has released it: for the same contents it isn't set again."""
+    """Whether it still stands or a person has released it: for the same contents it isn't set
+    again.
+    """
 
     def test_is_not_set_again_by_a_change_of_what_we_do_not_map(self, doors: Doors) -> None:
         doors.take(at(1, message(row("O1"))))

@@ -1,4 +1,6 @@
-"""The consumer: takes in each message once, waits for its topic, stops after too many bad ones; also as the command."""
+"""The consumer: takes in each message once, waits for its topic, stops after too many bad ones;
+also as the command.
+"""
 
 import signal
 import statistics

@@ -1,4 +1,6 @@
-"""What interrupts the consumer: a crash, the database or the broker away, a rebalance, a mistake of ours; each order still gets in once."""
+"""What interrupts the consumer: a crash, the database or the broker away, a rebalance, a mistake of
+ours; each order still gets in once.
+"""
 
 import itertools
 import threading

@@ -1,4 +1,6 @@
-"""Kafka behind TLS and SASL: what the settings demand reaches the client, and what can't work ends in one clear line."""
+"""Kafka behind TLS and SASL: what the settings demand reaches the client, and what can't work ends
+in one clear line.
+"""
 
 import socket
 import ssl
@@ -105,7 +107,9 @@ class TestTls:
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:
-    """A broker that answers one connection's requests with these bodies, one after another, and hangs up."""
+    """A broker that answers one connection's requests with these bodies, one after another, and
+    hangs up.
+    """
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         thread = threading.Thread(target=_answer, args=(server, answers))
         thread.start()

@@ -1,5 +1,5 @@
-"""In a process's PYTHONPATH: its wall clock is `CLOCK_AHEAD_SECONDS` ahead, or behind, for whatever in it asks Python for the time; other clocks are
-left alone.
+"""In a process's PYTHONPATH: its wall clock is `CLOCK_AHEAD_SECONDS` ahead, or behind, for whatever
+in it asks Python for the time; other clocks are left alone.
 """
 
 import datetime as dt
