@@ -55,8 +55,8 @@ INTAKE_CHANGES = Counter("acceptance_intake_changes_total", "Changes of the coun
 INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", ["partition"], registry=REGISTRY, multiprocess_mode="mostrecent")
 
 # --- Clearing -------------------------------------------------------------------------------------
-# Every attempt to make a call (action adjust, transfer, exchange) or a status query (action ask), by
-# its Outcome.
+# Every attempt to make a call (action adjust, transfer, exchange) or a status query (action ask)
+# by its Outcome.
 ATTEMPTS = Counter("acceptance_attempts_total", "Tries of calls.", ["counterparty", "action", "outcome"], registry=REGISTRY)
 # Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless);
 # at_record, after the call.
