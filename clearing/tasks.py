@@ -18,7 +18,7 @@ from clearing.dispatch.broker import QUEUED_MS_HEADER
 from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE
 from clearing.gateways import gateways
 from clearing.gateways.circuit_breaker import Guard
-from clearing.running.in_process import UnderWay
+from clearing.running.in_process import InFlight
 from clearing.running.runner import Runner
 from clearing.store.claims import ClearingRef
 
@@ -32,7 +32,7 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
 
 
 guard = Guard(lambda: life("worker").name)  # of this process, as is:
-under_way = UnderWay()
+in_flight = InFlight()
 
 
 def stopping() -> bool:
@@ -81,7 +81,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
         ref = ClearingRef(clearing_id, epoch, step, lane=publish.ALONE if alone else 0, queued_ms=queued_ms)
         publish.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, under_way, life().outlived).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, in_flight, life().outlived).run(clearing_id, epoch)
     events.finish()
 
 

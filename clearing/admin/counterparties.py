@@ -57,10 +57,10 @@ class PauseForm(forms.Form):
 class CounterpartyAdmin(ReadOnlyAdmin):
     """The three of them, each with its breaker, its pauses and what is under way there."""
 
-    list_display = ("name", "breaker_label", "cause", "changed", "paused", "under_way", "rate")
+    list_display = ("name", "breaker_label", "cause", "changed", "paused", "in_flight", "rate")
     fieldsets = (
         ("Its breaker", {"fields": (("breaker", "cause", "changed"), ("probe_at", "failures", "quiet_until"))}),
-        ("Its calls", {"fields": (("under_way", "rate", "paused"),)}),
+        ("Its calls", {"fields": (("in_flight", "rate", "paused"),)}),
     )
     ordering = ("name",)
     actions_detail = ("pause_this", "resume_this")
@@ -88,7 +88,7 @@ class CounterpartyAdmin(ReadOnlyAdmin):
         return "; ".join(f"{f'step {pause.step}' if pause.step else 'all'} by {pause.actor}: {pause.reason}" for pause in pauses) or "no"
 
     @column("under way")
-    def under_way(self, row: Standing) -> str:
+    def in_flight(self, row: Standing) -> str:
         return f"{counterparty_state.in_flight().get(row.name, 0)} of {counterparty_state.slots()} slots"
 
     @column("calls/s at most")

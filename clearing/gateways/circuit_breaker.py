@@ -26,8 +26,8 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from clearing.gateways import Blocked, GatewayError, counterparty_state
-from clearing.gateways.counterparty_state import Standings
-from clearing.policy.backoff import WISH_MS_MAX
+from clearing.gateways.counterparty_state import StateSnapshot
+from clearing.policy.backoff import RETRY_AFTER_MS_MAX
 from clearing.policy.error_policies import Policies
 from clearing.policy.outcomes import Health
 from clearing.status import Breaker
@@ -107,7 +107,7 @@ class Guard:
         self.policies = Policies()
         self._actor = actor
         self._lock = threading.Lock()
-        self._known = Standings()
+        self._known = StateSnapshot()
         self._read_at = float("-inf")
         self._windows: dict[str, _Window] = {}
         self._trials: set[str] = set()
@@ -156,7 +156,7 @@ class Guard:
             self._trials.add(counterparty)
             return True
 
-    def _refreshed(self) -> Standings:
+    def _refreshed(self) -> StateSnapshot:
         now = monotonic()
         if now - self._read_at > READ_SECONDS:
             self._read_at = now  # first, so that one thread asks and the others go on with what is known
@@ -256,9 +256,9 @@ class Guard:
             self._busy_noted[counterparty] = now
             self._quietly(lambda: counterparty_state.note_busy(counterparty))
 
-    def _be_quiet(self, counterparty: str, wish_ms: int | None) -> None:
-        if wish_ms:
-            self._change(lambda: counterparty_state.note_quiet(counterparty, min(wish_ms, WISH_MS_MAX)))
+    def _be_quiet(self, counterparty: str, retry_after_ms: int | None) -> None:
+        if retry_after_ms:
+            self._change(lambda: counterparty_state.note_quiet(counterparty, min(retry_after_ms, RETRY_AFTER_MS_MAX)))
 
     def _change(self, change: Callable[[], object]) -> None:
         self._quietly(change)

@@ -42,7 +42,7 @@ _PUT_OFF: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Standings:
+class StateSnapshot:
     """How they stand, at one moment. What isn't named stands well."""
 
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Standings:
         return (counterparty, 0) in self.paused or (counterparty, step) in self.paused
 
 
-def read() -> Standings:
+def read() -> StateSnapshot:
     """How they stand now. Raises OperationalError while PostgreSQL is away."""
     rows = call(_READ, [])
     states = [row for row in rows if row[7] is None]
-    return Standings(
+    return StateSnapshot(
         breakers={name: Breaker(breaker) for name, breaker, *_ in states if breaker != Breaker.CLOSED},
         refusing=frozenset(row[0] for row in states if row[2]),
         quiet_ms={row[0]: float(row[4]) for row in states if row[3]},
@@ -188,7 +188,7 @@ def slots() -> int:
     return int(call(_WORKERS, [])[0][0]) * int(settings.GATEWAY_CALLS_MAX)
 
 
-def rooms(now: Standings, limit: int, seconds: float) -> dict[str, int]:
+def free_slots(now: StateSnapshot, limit: int, seconds: float) -> dict[str, int]:
     """How many due orders a pass of the sweep, made every so many seconds, dispatches to each
     counterparty at most.
     """

@@ -20,12 +20,12 @@ class GatewayError(Exception):
     """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail`
     is for people.
 
-    `health` is what the answer says of the counterparty itself; `alone`: it isn't allowed to this
-    order, and is to others.
+    `health` is what the answer says of the counterparty itself; `only_this_order`: it isn't allowed
+    to this order, and is to others.
     """
 
     health: Health = Health.WELL
-    alone: bool = False
+    only_this_order: bool = False
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)

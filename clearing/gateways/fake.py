@@ -188,14 +188,14 @@ class _Service:
         return answer
 
     def _execute(self, key: str, request: bytes, fault: Fault | None) -> HttpAnswer:
-        wish = msgspec.json.decode(request)
+        body = msgspec.json.decode(request)
         try:
-            fields = _effect(self._action, wish, self._world.prices, fault)
+            fields = _effect(self._action, body, self._world.prices, fault)
         except _Refused as refused:
             return refused.answer
         reference = f"{self._counterparty}-{key}"
         result = {"key": key, "state": "done", "reference": reference, "done_at_ms": self._world.clock_ms(), **fields}
-        self._world.applied.append(Applied(self._counterparty, self._action, key, wish["order_id"], wish, result))
+        self._world.applied.append(Applied(self._counterparty, self._action, key, body["order_id"], body, result))
         return _json(200, result)
 
 
@@ -240,21 +240,21 @@ def _late(fault: Fault, act: Callable[[], HttpAnswer], deadline_ms: int) -> Http
     return answer
 
 
-def _effect(action: Action, wish: Mapping[str, Any], prices: Mapping[str, Decimal], fault: Fault | None) -> dict[str, str]:
+def _effect(action: Action, body: Mapping[str, Any], prices: Mapping[str, Decimal], fault: Fault | None) -> dict[str, str]:
     """The answer's own fields."""
     if fault is not None and fault.kind == FaultKind.REFUSE:
         status = fault.status if fault.status in REFUSALS else 400
         raise _Refused(status, fault.code or REFUSALS[status])
     match action:
         case Action.ADJUST:
-            _require_amounts(wish["quantity"], wish["usdt"])
+            _require_amounts(body["quantity"], body["usdt"])
             return {}
         case Action.TRANSFER:
-            _require_amounts(wish["amount"])
-            return {"asset": wish["asset"], "amount": wish["amount"]}
+            _require_amounts(body["amount"])
+            return {"asset": body["asset"], "amount": body["amount"]}
         case Action.EXCHANGE:
             fraction = fault.fraction if fault is not None and fault.kind == FaultKind.PARTIAL else Decimal(1)
-            return _exchanged(wish["sell_asset"], Decimal(wish["sell_amount"]), wish["buy_asset"], prices, fraction)
+            return _exchanged(body["sell_asset"], Decimal(body["sell_amount"]), body["buy_asset"], prices, fraction)
 
 
 def _exchanged(sell: str, amount: Decimal, buy: str, prices: Mapping[str, Decimal], fraction: Decimal) -> dict[str, str]:

@@ -8,23 +8,23 @@ from random import Random, SystemRandom
 from clearing.status import OperationState, Outcome, State
 
 _random = SystemRandom()
-WISH_MS_MAX = 300_000
+RETRY_AFTER_MS_MAX = 300_000
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """The delay before try n is uniform over base / 2 … min(cap, base · 2ⁿ), in milliseconds, and
-    not below the counterparty's own wish, which is heard up to WISH_MS_MAX: nobody may send an
-    order to sleep for weeks.
+    not below the counterparty's own wish, which is heard up to RETRY_AFTER_MS_MAX: nobody may send
+    an order to sleep for weeks.
     """
 
     base_ms: int
     cap_ms: int
 
-    def delay_ms(self, tries: int, *, wish_ms: int | None = None, random: Random = _random) -> float:
+    def delay_ms(self, tries: int, *, retry_after_ms: int | None = None, random: Random = _random) -> float:
         """The time to wait after so many tries."""
         ceiling = min(self.cap_ms, self.base_ms * 2 ** min(tries, 30))
-        return max(random.uniform(self.base_ms / 2, ceiling), min(wish_ms or 0, WISH_MS_MAX))
+        return max(random.uniform(self.base_ms / 2, ceiling), min(retry_after_ms or 0, RETRY_AFTER_MS_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Reaction:
 BLOCKED_MS = (100.0, 1_000.0)  # the sweep holds what is blocked, whatever its time; spread, so that not all come at once
 
 
-def step_aside(operation_state: OperationState, wait_ms: int | None) -> Reaction:
+def deferral(operation_state: OperationState, wait_ms: int | None) -> Reaction:
     """What a call that something stood in the way of makes of its clearing: nothing new. It is due
     soon, and the sweep knows when it may go on.
     """
-    delay = max(_random.uniform(*BLOCKED_MS), min(wait_ms or 0, WISH_MS_MAX))
+    delay = max(_random.uniform(*BLOCKED_MS), min(wait_ms or 0, RETRY_AFTER_MS_MAX))
     match operation_state:
         case OperationState.PENDING:
             return Reaction(State.PENDING, operation_state, delay)
@@ -54,7 +54,7 @@ def step_aside(operation_state: OperationState, wait_ms: int | None) -> Reaction
 
 
 def react(
-    outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, wish_ms: int | None = None, overdue: bool = False
+    outcome: Outcome, *, tries: int, attempts: int, attempts_max: int, backoff: Backoff, retry_after_ms: int | None = None, overdue: bool = False
 ) -> Reaction:
     """The reaction to an outcome other than done. `tries`: all since the last progress; `attempts`:
     sure failures that count, this one included.
@@ -63,7 +63,7 @@ def react(
     are asked for as long as it takes: nothing but evidence or people end them (design, rule 7).
     `overdue`, by a policy's deadline, parks them too; but as what they are.
     """
-    delay = backoff.delay_ms(tries, wish_ms=wish_ms)
+    delay = backoff.delay_ms(tries, retry_after_ms=retry_after_ms)
     match outcome:
         case Outcome.RETRYABLE if attempts >= attempts_max or overdue:
             return Reaction(State.PARKED, OperationState.PLANNED)

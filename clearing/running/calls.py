@@ -71,8 +71,8 @@ def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False)
     if isinstance(answer, (Retryable, Rejected, StillPending)):
         policy = guard.policies.of(work.stored.counterparty, answer.code)
         if policy.soften(evidence.outcome) == Outcome.UNKNOWN:
-            wish_ms = getattr(answer, "retry_after_ms", None)
-            return replace(evidence, outcome=Outcome.UNKNOWN), UnknownOutcome(answer.code, answer.detail, retry_after_ms=wish_ms)
+            retry_after_ms = getattr(answer, "retry_after_ms", None)
+            return replace(evidence, outcome=Outcome.UNKNOWN), UnknownOutcome(answer.code, answer.detail, retry_after_ms=retry_after_ms)
     return evidence, answer
 
 
@@ -85,8 +85,9 @@ def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer 
     if answer is None:
         return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
-        alone, answer = answer.alone, UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
-        answer.alone = alone
+        unanswered = UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
+        unanswered.only_this_order = answer.only_this_order
+        answer = unanswered
     return _evidence(answer, sent_at, asked=True), answer
 
 
@@ -102,9 +103,9 @@ def _answer(work: Work, guard: Guard, call: Callable[[], T], *, asked: bool = Fa
             raise
         except GatewayError as error:
             answer = error
-        alone = guard.heard(counterparty, work.stored.key, answer, made_at, asked=asked)
-        if alone and isinstance(answer, GatewayError):
-            answer.alone = True
+        only_this_order = guard.heard(counterparty, work.stored.key, answer, made_at, asked=asked)
+        if only_this_order and isinstance(answer, GatewayError):
+            answer.only_this_order = True
             if isinstance(answer, Retryable):
                 answer.counted = True
     if isinstance(answer, Blocked):

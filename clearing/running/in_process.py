@@ -1,5 +1,7 @@
-"""What this process is at. The claim of an epoch is a worker's, and two of its threads have one
-name: only the process itself can tell them apart.
+"""In-process registry of running claims, so that two threads never run one epoch.
+
+A claim in the database names a worker process. Two of its threads share that name, so only the
+process itself can tell them apart.
 """
 
 import threading
@@ -7,25 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class UnderWay:
-    """The clearings, by id and epoch, that a process's threads are claiming or running. Safe in
+class InFlight:
+    """The clearings, by id and epoch, that this process's threads are claiming or running. Safe in
     threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entered: set[tuple[int, int]] = set()
+        self._claimed: set[tuple[int, int]] = set()
 
     @contextmanager
-    def entered(self, clearing_id: int, epoch: int) -> Iterator[bool]:
-        """Whether no other thread is at it: then this one is, to the end of the block."""
-        one = (clearing_id, epoch)
+    def claim(self, clearing_id: int, epoch: int) -> Iterator[bool]:
+        """Yields whether no other thread has claimed this epoch; if so, it is this thread's until
+        the end of the block.
+        """
+        epoch_of_clearing = (clearing_id, epoch)
         with self._lock:
-            is_first = one not in self._entered
-            self._entered.add(one)
+            is_first = epoch_of_clearing not in self._claimed
+            self._claimed.add(epoch_of_clearing)
         try:
             yield is_first
         finally:
             if is_first:
                 with self._lock:
-                    self._entered.discard(one)
+                    self._claimed.discard(epoch_of_clearing)

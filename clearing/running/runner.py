@@ -33,11 +33,11 @@ from clearing.gateways import (
     UnknownOutcome,
 )
 from clearing.gateways.circuit_breaker import Guard
-from clearing.policy.backoff import Reaction, react, step_aside
+from clearing.policy.backoff import Reaction, deferral, react
 from clearing.policy.error_policies import Policy
 from clearing.policy.outcomes import Health
 from clearing.running.calls import Held, KeyExpired, make_call, outcome_of
-from clearing.running.in_process import UnderWay
+from clearing.running.in_process import InFlight
 from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, interventions
 from clearing.store.claims import Claimed, ClearingRef, Evidence, Recorded, Work
@@ -65,7 +65,7 @@ class Runner:
     `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has
     ended and the worker goes on as another; `stopping` ends continuing; `on_step` is told of each
     step that the first clearing takes in place; `alone` is the worker of one slot that runs
-    suspects, and nothing else in place; `under_way` is what its process is at.
+    suspects, and nothing else in place; `in_flight` is what its process is at.
     """
 
     worker: Callable[[], str]
@@ -74,7 +74,7 @@ class Runner:
     guard: Guard
     alone: bool = False
     on_step: Callable[[int], None] = _nothing
-    under_way: UnderWay = field(default_factory=UnderWay)
+    in_flight: InFlight = field(default_factory=InFlight)
     outlived: Callable[[str], bool] = _never
 
     def run(self, clearing_id: int, epoch: int) -> None:
@@ -96,7 +96,7 @@ class Runner:
         """Claims and runs one clearing, unless another thread is at it. Returns its user's next
         order, once this one is out of its way.
         """
-        with self.under_way.entered(clearing_id, epoch) as is_first:
+        with self.in_flight.claim(clearing_id, epoch) as is_first:
             work = self._claim(clearing_id, epoch, is_first)
             return None if work is None else self._run_claimed(work, on_step)
 
@@ -104,7 +104,7 @@ class Runner:
         try:
             work = self._claimed(clearing_id, epoch) if is_first else None
         except claims.FlowUnknown as newer:  # one of that release's workers will get it
-            _step_aside(newer.claimed, Blocked(FLOW_UNKNOWN))
+            _defer(newer.claimed, Blocked(FLOW_UNKNOWN))
             return None
         if work is None:
             metrics.CLAIMS_LOST.labels("at_claim").inc()
@@ -131,7 +131,7 @@ class Runner:
             try:
                 recorded = self._called(work)
             except Blocked as blocked:
-                recorded = _step_aside(work, blocked)
+                recorded = _defer(work, blocked)
             except ClaimEnded:
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
                 return Recorded("lost")
@@ -226,9 +226,9 @@ def _cleared(work: Work, recorded: Recorded) -> Recorded:
     return recorded
 
 
-def _step_aside(work: Claimed, blocked: Blocked) -> Recorded:
+def _defer(work: Claimed, blocked: Blocked) -> Recorded:
     """Nothing was tried, and nothing counted: the order waits until the way is free."""
-    reaction = step_aside(work.operation_state, blocked.retry_after_ms)
+    reaction = deferral(work.operation_state, blocked.retry_after_ms)
     log.debug("blocked", code=blocked.code)
     return claims.step_aside(work, blocked.code, reaction, generation=publish.generation())
 
@@ -239,16 +239,16 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
         # An earlier sending may still be on its way: only the counterparty's answer for the key
         # makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
-    wish_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
+    retry_after_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
     # a question that isn't allowed would be asked for ever, and nobody told
-    unheard = isinstance(error, UnknownOutcome) and error.alone and _is_worn_out(work, work.tries + 1)
+    unheard = isinstance(error, UnknownOutcome) and error.only_this_order and _is_worn_out(work, work.tries + 1)
     return react(
         outcome_of(error),
         tries=work.tries,
         attempts=work.attempts + counted,
         attempts_max=_attempts_max(work, error, policy) if counted else 2**31,
         backoff=policy.backoff(),
-        wish_ms=wish_ms,
+        retry_after_ms=retry_after_ms,
         overdue=unheard or (policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds),
     )
 

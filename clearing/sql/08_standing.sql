@@ -30,7 +30,7 @@ END
 $$;
 
 -- A time that a counterparty is waited for, null where no wait is so long: the clock was ahead when
--- it was written. The longest is WISH_MS_MAX, five minutes; one that is further off by less ends by
+-- it was written. The longest is RETRY_AFTER_MS_MAX, five minutes; one that is further off by less ends by
 -- itself.
 CREATE OR REPLACE FUNCTION clearing_if_near(p_until timestamptz, p_now timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_until <= p_now + interval '5 minutes' THEN p_until END

@@ -104,14 +104,14 @@ _DUE: Final = """
 """
 
 
-def due(rooms: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
+def due(free_slots: Mapping[str, int], limit: int, *, paused: Collection[tuple[str, int]] = ()) -> list[int]:
     """Clearings whose time has come, the longest due first: for each counterparty as many as it has
     room for, and none of what is `paused`, as (counterparty, step or 0). Without locks, as
     `orphaned`.
     """
     open_dues = [name for name in dues() if not {_due(name), (_due(name)[0], 0)} & set(paused)]
     rows = call(_DUE, [[*open_dues, ""], limit, AHEAD_LOOKED_AT])
-    left = dict(rooms)
+    left = dict(free_slots)
     found: list[int] = []
     for name, pk in rows:
         counterparty = _due(name)[0]

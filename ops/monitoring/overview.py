@@ -109,7 +109,7 @@ def _approvals(count: int) -> Tile:
     return Tile("to be approved", f"{count:,}", "interventions", link, asks=True)
 
 
-def _stopped(now: counterparty_state.Standings) -> Tile:
+def _stopped(now: counterparty_state.StateSnapshot) -> Tile:
     """Whom, or which steps, nobody calls at this moment: orders wait there, whatever their state
     says.
     """

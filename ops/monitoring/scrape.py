@@ -121,7 +121,7 @@ def read_database() -> Families:
     ]
 
 
-def _standings(now: counterparty_state.Standings) -> Families:
+def _standings(now: counterparty_state.StateSnapshot) -> Families:
     """Every series at every scrape, so that an alert on one ends with what it was for."""
     steps = [(name, 0) for name in Counterparty] + [(name, int(step)) for name, _, step in (due.partition(":") for due in sorted(dues()))]
     return [

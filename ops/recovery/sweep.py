@@ -132,8 +132,8 @@ def _queue_due(generation: str, fence: Fence) -> Counter[str]:
     is full.
     """
     now = counterparty_state.read()
-    rooms = counterparty_state.rooms(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
-    due = recovery.due(rooms, settings.SWEEP_ROWS_MAX, paused=now.paused)
+    free_slots = counterparty_state.free_slots(now, settings.SWEEP_ROWS_MAX, settings.SWEEP_SECONDS)
+    due = recovery.due(free_slots, settings.SWEEP_ROWS_MAX, paused=now.paused)
     return _in_chunks(due, CHUNK_ROWS, lambda ids: _requeue_rows(ids, generation, fence))
 
 

@@ -21,7 +21,7 @@ from clearing.dispatch.queues import SUSPECTS_QUEUE
 from clearing.gateways import Counterparty
 from clearing.gateways.circuit_breaker import Guard
 from clearing.models import Clearing
-from clearing.running.in_process import UnderWay
+from clearing.running.in_process import InFlight
 from clearing.running.runner import Runner
 from clearing.status import State
 from ops.recovery.probe import probe_all
@@ -275,7 +275,7 @@ class Worker:
         self.life._heart = NO_HEART  # beats as an actor
         self.gateways = self.world.counterparties.far_away(self.world.doors.pause, lambda: self.world.poison(self))
         self.guard = Guard(lambda: self.life.name)
-        self.under_way = UnderWay()
+        self.in_flight = InFlight()
 
     def start(self, after: float) -> None:
         """After so many seconds its slots take messages, and it beats."""
@@ -298,7 +298,7 @@ class Worker:
                 lambda: self.stopping,
                 self.guard,
                 alone,
-                under_way=self.under_way,
+                in_flight=self.in_flight,
                 outlived=self.life.outlived,
             )
             with suppress(*DATABASE_AWAY):

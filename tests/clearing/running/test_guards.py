@@ -13,7 +13,7 @@ from clearing.gateways import Action, Exchanged, UnknownOutcome
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions.requests import retry_by_hand
 from clearing.models import Attempt, Clearing
-from clearing.policy.backoff import WISH_MS_MAX, Backoff, Reaction
+from clearing.policy.backoff import RETRY_AFTER_MS_MAX, Backoff, Reaction
 from clearing.status import OperationState, State
 from clearing.store import claims, recovery
 from clearing.store.claims import ClearingRef
@@ -121,7 +121,7 @@ class TestHostileAnswers:
         assert Attempt.objects.get().detail == "a\ufffdb"
 
     def test_a_wish_to_wait_for_weeks_is_cut(self) -> None:
-        assert Backoff(200, 30_000).delay_ms(1, wish_ms=10**18) == WISH_MS_MAX
+        assert Backoff(200, 30_000).delay_ms(1, retry_after_ms=10**18) == RETRY_AFTER_MS_MAX
 
     def test_amounts_beyond_an_assets_scale_are_cut(self, world: World) -> None:
         order = claimed(world, world.accept()).order

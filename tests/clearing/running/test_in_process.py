@@ -1,21 +1,21 @@
-from clearing.running.in_process import UnderWay
+from clearing.running.in_process import InFlight
 
 
-class TestUnderWay:
+class TestInFlight:
     def test_one_is_the_first_until_it_is_done(self) -> None:
-        under_way = UnderWay()
+        in_flight = InFlight()
 
-        with under_way.entered(7, 3) as first, under_way.entered(7, 3) as second, under_way.entered(7, 4) as other_epoch:
+        with in_flight.claim(7, 3) as first, in_flight.claim(7, 3) as second, in_flight.claim(7, 4) as other_epoch:
             assert (first, second, other_epoch) == (True, False, True)
 
-        with under_way.entered(7, 3) as again:
+        with in_flight.claim(7, 3) as again:
             assert again
 
     def test_who_came_second_leaves_the_first_in_its_place(self) -> None:
-        under_way = UnderWay()
+        in_flight = InFlight()
 
-        with under_way.entered(7, 3):
-            with under_way.entered(7, 3):
+        with in_flight.claim(7, 3):
+            with in_flight.claim(7, 3):
                 pass
-            with under_way.entered(7, 3) as third:
+            with in_flight.claim(7, 3) as third:
                 assert not third

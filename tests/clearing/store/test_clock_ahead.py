@@ -11,7 +11,7 @@ from clearing.dispatch import publish
 from clearing.gateways import Action, counterparty_state
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Attempt, Clearing
-from clearing.policy.backoff import WISH_MS_MAX
+from clearing.policy.backoff import RETRY_AFTER_MS_MAX
 from clearing.status import State
 from clearing.store import claims, recovery
 from tests.support.orders import World, interrupted
@@ -89,9 +89,9 @@ class TestACounterparty:
         counterparty_state.note_quiet("fund", 60_000)
         shift_clock(0)
 
-        counterparty_state.note_quiet("fund", WISH_MS_MAX)
+        counterparty_state.note_quiet("fund", RETRY_AFTER_MS_MAX)
 
-        assert 0 < counterparty_state.read().quiet_ms["fund"] <= WISH_MS_MAX
+        assert 0 < counterparty_state.read().quiet_ms["fund"] <= RETRY_AFTER_MS_MAX
 
     @pytest.mark.parametrize("shift", [0, -60])
     def test_keeps_its_rate_whatever_the_clock_did(self, shift: float) -> None:

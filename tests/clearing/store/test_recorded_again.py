@@ -137,7 +137,7 @@ class TestCommitWhoseAnswerWasLost:
     def test_a_message_that_comes_again_while_it_is_run_does_nothing(self, world: World) -> None:
         clearing = world.accept()
         runner = world.runner()
-        with runner.under_way.entered(clearing.pk, clearing.epoch):
+        with runner.in_flight.claim(clearing.pk, clearing.epoch):
             runner.run(clearing.pk, clearing.epoch)
 
         clearing.refresh_from_db()

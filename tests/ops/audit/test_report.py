@@ -90,10 +90,10 @@ class TestTelling:
         assert audit_lines(judged(balanced=False))[-1].startswith("FAILED")
 
     def test_orders_under_way_fail_only_where_all_must_be_cleared(self) -> None:
-        under_way = judged(held={"o-1": replace(HELD, state="running", cleared_ms=None)}, effects=EFFECTS[:2], residues={})
+        in_flight = judged(held={"o-1": replace(HELD, state="running", cleared_ms=None)}, effects=EFFECTS[:2], residues={})
 
-        assert audit_lines(under_way)[-1].startswith("PASSED")
-        assert audit_lines(under_way, must_clear=True)[-1].startswith("FAILED: 1 placed orders aren't cleared")
+        assert audit_lines(in_flight)[-1].startswith("PASSED")
+        assert audit_lines(in_flight, must_clear=True)[-1].startswith("FAILED: 1 placed orders aren't cleared")
 
     def test_examples_are_cut(self) -> None:
         placed = {f"o-{n}": replace(PLACED, order_id=f"o-{n}") for n in range(30)}
