@@ -1,20 +1,23 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-zookeeper outages lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka crashpoints chaos simulate
-.PHONY: pins clean
+.PHONY: help setup demo up down test smoke test-zookeeper outages lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka
+.PHONY: crashpoints chaos simulate pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
 MANAGE := $(PY) manage.py
-# Who asks for the environment again: the pins, or this checkout moved (scripts of a virtual environment name its path).
+# The environment is made again when the pins change, or when this checkout moves (scripts of a virtual environment name its path).
 SETUP_KEY = $(shell sha256sum requirements-dev.txt | cut -c1-64) $(CURDIR)
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for name in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	if "$$name" -c '$(USABLE)' 2>/dev/null; then command -v "$$name"; break; fi; done
 PYTEST := $(PY) -m pytest
 BENCH ?= overhead burst
+# $(call option,NAME): `--name value` where the variable is set
+option = $(if $($(1)),--$(shell echo $(1) | tr A-Z a-z) $($(1)))
+json = $(if $(JSON),--json)
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -39,25 +42,30 @@ up: setup ## start the servers and all processes in the background (.run/pids, .
 
 down: setup ## stop everything, also what a killed test run left
 	@$(MANAGE) stack down
-	@for folder in .run/*/; do \
+	@for folder in "$${RUN_DIR:-.run}"/*/; do \
 		if [[ -e "$$folder/stack.json" ]]; then \
 			touch "$$folder/pytest.lock"; \
 			flock --nonblock "$$folder/pytest.lock" env RUN_DIR="$$folder" $(MANAGE) stack down || true; fi; done
 
-demo: setup ## clear 500 orders before your eyes; Ctrl-C ends it (ONCE=1: ends by itself with the audit's exit code)
+demo: setup ## clear 500 orders on a service of its own; Ctrl-C ends it (ONCE=1: ends by itself with the audit's exit code)
 	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once)
 
 test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
 	@$(PYTEST) -m "processes and not zookeeper"
 
-test-zookeeper: setup ## leadership on a real ZooKeeper, with faults at random (COUNT=44 SEED=1; FULL=1: 200)
+smoke: setup ## every documented command once, on a small size (ONLY="rolling audit" SKIP="chaos" JSON=1)
+	@$(PY) -m tests.smoke $(addprefix --only ,$(ONLY)) $(addprefix --skip ,$(SKIP)) $(json)
+
+test-zookeeper: setup ## leadership on a real ZooKeeper, with random faults (COUNT=44 SEED=1; FULL=1: 200)
 	@if $(PY) -m stack.zookeeper --install; then \
 		$(PYTEST) -m zookeeper tests/leadership && $(PY) -m tests.leadership.faults --seed $(or $(SEED),1) --count $(or $(COUNT),$(if $(FULL),200,44)); \
 	else [[ $$? == 3 ]] && echo "test-zookeeper is skipped, for the reason above"; fi
 
-outages: setup ## ZooKeeper down for a minute, then PostgreSQL for 20 s, while orders flow (needs what test-zookeeper needs)
-	@$(PY) -m tests.leadership.outages
+outages: setup ## ZooKeeper down for a minute, then PostgreSQL for 20 s, while orders flow (ZOOKEEPER=60 POSTGRES=20 RATE=)
+	@if $(PY) -m stack.zookeeper --install; then \
+		$(PY) -m tests.leadership.outages --zookeeper $(or $(ZOOKEEPER),60) --postgres $(or $(POSTGRES),20) $(call option,RATE); \
+	else [[ $$? == 3 ]] && echo "outages is skipped, for the reason above"; fi
 
 lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -m ruff check .
@@ -67,26 +75,27 @@ lint: setup ## ruff, mypy, import rules, missing migrations, the compose file
 	@$(PY) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	@$(PY) -m stack.compose_check
 
-bench: setup ## the benchmarks (BENCH="overhead burst"), on servers of their own
-	@for name in $(BENCH); do echo "$$name:"; $(PY) -m benchmarks "$$name" || exit; done
+bench: setup ## benchmarks beside their floor (BENCH="overhead burst" ORDERS= ROUNDS= JSON=1; BASELINE=1: beside an earlier commit as well)
+	@for name in $(BENCH); do \
+		$(if $(JSON),,echo "$$name:";) $(PY) -m benchmarks "$$name" $(call option,ORDERS) $(call option,ROUNDS) $(json) $(if $(BASELINE),--baseline) || exit; done
 
-bench-intake: ## the intake's figures: decoder, consumer, gap pass over a million known orders (some ten minutes)
+bench-intake: ## the intake's benchmarks: decoder, consumer, gap pass over a million known orders (some ten minutes)
 	@$(MAKE) bench BENCH="decode ingest gaps"
 
-rolling: setup ## replace every process one by one while orders flow (RATE=40 SECONDS=20), and say what it cost
-	@$(PY) -m benchmarks rolling --rate $(or $(RATE),40) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20))
+rolling: setup ## replace every process one by one while orders flow, and measure the delay (RATE= SECONDS=20 JSON=1)
+	@$(PY) -m benchmarks rolling $(call option,RATE) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20)) $(json)
 
-fuzz-decode: setup ## a million spoiled messages through the decoder (COUNT=1000000 SEED=1): rows or UnreadableMessage must come out
+fuzz-decode: setup ## a million corrupted messages through the decoder: rows or UnreadableMessage must come out (COUNT=1000000 SEED=1)
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)
 
-crashpoints: setup ## processes die at every boundary between two effects (SAMPLE=1000 SEED=7; SCENARIO=sweep; RECOVERIES=all; MUTATIONS=1: can it fail?)
+crashpoints: setup ## kill processes at every boundary between two effects (SAMPLE=1000 SEED=7; SCENARIO=sweep; RECOVERIES=all; MUTATIONS=1: can it fail?)
 	@$(PY) -m tests.crashpoints $(if $(MUTATIONS),--mutations) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(RECOVERIES),--recoveries $(RECOVERIES))
 
-lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders and delays (ORDERS=100000 RATE=300 SEED=1): each gets in once, in time
-	@$(PY) -m tests.endurance.lossy --orders $(or $(ORDERS),100000) --rate $(or $(RATE),300) --seed $(or $(SEED),1) $(if $(JSON),--json)
+lossy-intake: setup ## orders through a pipeline that drops, repeats, reorders and delays them (ORDERS=100000 RATE= SEED=1 DELAY=60 JSON=1)
+	@$(PY) -m tests.endurance.lossy --orders $(or $(ORDERS),100000) $(call option,RATE) --seed $(or $(SEED),1) --delay-seconds-max $(or $(DELAY),60) $(json)
 
-kill-consumer: setup ## the consumer killed at random points (ORDERS=20000 KILLS=50 RATE=80 SEED=1): the audit finds nothing
-	@$(PY) -m tests.endurance.kills --orders $(or $(ORDERS),20000) --kills $(or $(KILLS),50) --rate $(or $(RATE),80) --seed $(or $(SEED),1) $(if $(JSON),--json)
+kill-consumer: setup ## kill the consumer at random points while orders flow, then audit (ORDERS=20000 KILLS=50 RATE= SEED=1 JSON=1)
+	@$(PY) -m tests.endurance.kills --orders $(or $(ORDERS),20000) --kills $(or $(KILLS),50) $(call option,RATE) --seed $(or $(SEED),1) $(json)
 
 test-kafka: setup ## the consumer against a real Apache Kafka (needs java and mvn; its jars are fetched once, 43 MB)
 	@$(PY) -m tests.kafka.broker && TEST_KAFKA=1 $(PYTEST) tests/kafka
@@ -94,7 +103,7 @@ test-kafka: setup ## the consumer against a real Apache Kafka (needs java and mv
 chaos: setup ## a live service under faults, then the audit (ORDERS=5000 FAULTS=300 SEED=1 SPACING=8)
 	@$(PY) -m tests.chaos --orders $(or $(ORDERS),5000) --faults $(or $(FAULTS),300) --seed $(or $(SEED),1) --spacing $(or $(SPACING),8)
 
-simulate: setup ## the engine in virtual time, everything else at random (ORDERS=10000 SEED=7 SEEDS=1)
+simulate: setup ## the engine in virtual time, with random faults (ORDERS=10000 SEED=7 SEEDS=1 PROCESSES=)
 	@$(PY) -m tests.simulation --orders $(or $(ORDERS),10000) --seed $(or $(SEED),7) --seeds $(or $(SEEDS),1) $(if $(PROCESSES),--processes $(PROCESSES))
 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
