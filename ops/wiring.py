@@ -20,13 +20,12 @@ from orders.backfill.counter_api import HttpSyncOrderInterface
 from orders.backfill.gap_pass import GapPass, GapResult
 from orders.backfill.reconcile import Reconcile
 from orders.intake.classify import Item
-from orders.intake.faults import nobody, others_from_now_on
-from orders.intake.ingest import AcceptedOrder, IngestResult, ingest
+from orders.intake.faults import never_succeeded, success_since
+from orders.intake.ingest import AcceptedOrder, IngestResult, Intake, ingest
 from orders.intake.mapping import Rules
 from orders.models import ReconcileRun, Source
 
 log = structlog.get_logger(__name__)
-Take = Callable[[Sequence[Item]], IngestResult]
 OpenClearings = Callable[[Sequence[AcceptedOrder]], Sequence[ClearingRef]]
 
 GAP_PASS_LOCK = 0x6761705F70617373  # "gap_pass": an advisory lock of the session, so that a long pass isn't joined by the next
@@ -34,26 +33,26 @@ RECONCILE_LOCK = 0x7265636F6E63696C  # "reconcil"
 SCAN_AGAIN_LOCK = 0x6761705F7363616E  # "gap_scan": a pass by hand from an earlier time, which the periodic ones don't wait for
 
 
-def take_from_kafka(items: Sequence[Item]) -> IngestResult:
+def ingest_from_kafka(items: Sequence[Item]) -> IngestResult:
     """Takes a batch of the consumer's in."""
-    return _take(items, Source.KAFKA)
+    return _ingest(items, Source.KAFKA)
 
 
-def take_from_gap(items: Sequence[Item], fence: Fence = no_fence, others_get_in: Callable[[], bool] = nobody) -> IngestResult:
+def ingest_from_gap(items: Sequence[Item], fence: Fence = no_fence, others_succeeded: Callable[[], bool] = never_succeeded) -> IngestResult:
     """Takes a page of the counter's interface in."""
-    return _take(items, Source.GAP, fence=fence, others_get_in=others_get_in)
+    return _ingest(items, Source.GAP, fence=fence, others_succeeded=others_succeeded)
 
 
-def take_from_replay(items: Sequence[Item]) -> IngestResult:
+def ingest_from_replay(items: Sequence[Item]) -> IngestResult:
     """Takes in what somebody replays."""
-    return _take(items, Source.REPLAY)
+    return _ingest(items, Source.REPLAY)
 
 
-def take_from_restore(items: Sequence[Item]) -> IngestResult:
+def ingest_from_restore(items: Sequence[Item]) -> IngestResult:
     """Takes in what is replayed after the database was restored: what is new may have been run
     before, and is asked for first.
     """
-    return _take(items, Source.RESTORE, partial(open_clearings, restored=True))
+    return _ingest(items, Source.RESTORE, partial(open_clearings, restored=True))
 
 
 def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: Fence = no_fence) -> GapResult | None:
@@ -68,7 +67,7 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
         if not ours:
             log.info("gap pass left out: the one before is still under way")
             return None
-        gap_pass = GapPass(_interface(), _take_fenced(fence), Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
+        gap_pass = GapPass(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
         return gap_pass.run(shard, since_ms)
 
 
@@ -83,15 +82,15 @@ def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] |
         if not ours:
             log.info("reconcile left out: the one before is still under way")
             return None
-        reconcile = Reconcile(_interface(), _take_fenced(fence), Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
+        reconcile = Reconcile(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
         return reconcile.run(hours)
 
 
-def _take_fenced(fence: Fence) -> Take:
+def _fenced_intake(fence: Fence) -> Intake:
     """For one pass: whose fault it is that an order can't be opened is judged by all orders that
     got in since it began.
     """
-    return partial(take_from_gap, fence=fence, others_get_in=others_from_now_on())
+    return partial(ingest_from_gap, fence=fence, others_succeeded=success_since())
 
 
 def _idle_seconds_max() -> float:
@@ -99,15 +98,15 @@ def _idle_seconds_max() -> float:
     return 4 * settings.GATEWAY_DEADLINE_MS / 1000 + 10
 
 
-def _take(
+def _ingest(
     items: Sequence[Item],
     source: Source,
     opens: OpenClearings = open_clearings,
     fence: Fence = no_fence,
-    others_get_in: Callable[[], bool] = nobody,
+    others_succeeded: Callable[[], bool] = never_succeeded,
 ) -> IngestResult:
     publish.generation()  # read here, where no transaction is open, it is known inside
-    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=publish.publish, fence=fence, others_get_in=others_get_in)
+    return ingest(items, source=source, open_clearings=opens, hold=hold, publish=publish.publish, fence=fence, others_succeeded=others_succeeded)
 
 
 def _interface() -> HttpSyncOrderInterface:

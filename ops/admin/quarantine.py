@@ -16,7 +16,7 @@ from django.utils.http import urlencode
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
-from ops.wiring import take_from_replay
+from ops.wiring import ingest_from_replay
 from orders.admin import QuarantinedAdmin
 from orders.backfill.replay import ReplayedRow, replay_quarantined
 from orders.backfill.verdicts import Verdict
@@ -82,7 +82,7 @@ def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
     """Not in one transaction with the audit log's line: each batch of the intake commits by
     itself.
     """
-    replayed = replay_quarantined(row, Rules.from_settings(), take_from_replay)
+    replayed = replay_quarantined(row, Rules.from_settings(), ingest_from_replay)
     user: Any = request.user
     LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_what_became(replayed)}")
     return replayed

@@ -14,7 +14,7 @@ from clearing.dispatch import publish
 from clearing.interventions.eligibility import VOIDED_BEFORE
 from clearing.status import State
 from clearing.store import recovery
-from orders.intake.order_store import let_none_in
+from orders.intake.order_store import lock_out_inserts
 
 _ORDER_ID: Final = re.compile(r"[!-~]{1,64}")  # as orders/intake/mapping.py takes them
 LINES_SHOWN: Final = 5
@@ -64,7 +64,7 @@ def hold_all(order_ids: list[str], *, actor: str) -> Told:
     if not order_ids:
         return told
     with transaction.atomic():
-        let_none_in()
+        lock_out_inserts()
         recovery.remember_voided(order_ids, actor=actor)
     following = []
     for order_id in order_ids:

@@ -78,6 +78,17 @@ class SyncOrderInterface(Protocol):
     def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page: ...
 
 
+def next_position(page: Page, position: Position) -> Position | None:
+    """Where the page after this one begins; None after the last. `position` is where the page was
+    read from. Raises InterfaceFailed if the next page would not lie behind it: reading would never
+    end.
+    """
+    following = page.following
+    if following is not None and (following.ms, following.id) <= (position.ms, position.id):
+        raise InterfaceFailed(f"the page after {position} is followed by {following}")
+    return following
+
+
 class HttpSyncOrderInterface:
     """The interface by HTTP (docs/contracts/). `now_ms` is the time that requests are signed
     with.

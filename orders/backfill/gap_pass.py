@@ -12,7 +12,7 @@ An order that can't be opened because of a mistake of ours doesn't keep the page
 whose fault it is is judged at the end of the pass.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,16 +25,16 @@ from django.db import connection
 from base.alarms import alarm
 from base.db import drop_broken_connection
 from base.fence import Fence, fenced, no_fence
-from orders.backfill.counter_api import InterfaceFailed, Page, Position, SyncOrderInterface
+from orders.backfill.counter_api import InterfaceFailed, Position, SyncOrderInterface, next_position
+from orders.backfill.deferred import DeferredBatches
 from orders.intake import faults
 from orders.intake.classify import GAP_PREFIX, Item, Origin, read_row
-from orders.intake.faults import IntakeFault, PutOff
-from orders.intake.ingest import IngestResult
+from orders.intake.faults import IntakeFault
+from orders.intake.ingest import IngestResult, Intake
 from orders.intake.mapping import Rules
 from orders.models import Watermark
 
 log = structlog.get_logger(__name__)
-Take = Callable[[Sequence[Item]], IngestResult]
 
 SHARD_LIST = "list"  # among the failed shards: the counter didn't list them
 OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
@@ -77,19 +77,19 @@ class _ShardRead:
     """
 
     shard: int
-    put_off: PutOff[IngestResult]
+    deferred: DeferredBatches
     now_ms: int | None = None
     found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GapPass:
-    """One pass over every shard. `take` takes rows in, as gap's; both it and what is noted here
+    """One pass over every shard. `intake` takes rows in, as gap's; both it and what is noted here
     write under the fence.
     """
 
     interface: SyncOrderInterface
-    take: Take
+    intake: Intake
     rules: Rules
     overlap_ms: int
     page_rows: int
@@ -112,7 +112,7 @@ class GapPass:
         for shard in sorted(there.shards) if only is None else [only]:
             with _failing(result, shard):
                 read = self._read(shard, self._start_ms(shard, since_ms, there.now_ms), result)
-                if read.put_off.waits:
+                if read.deferred.pending:
                     reads.append(read)
                 else:
                     self._finish(read, result)
@@ -122,16 +122,16 @@ class GapPass:
         return result
 
     def _read(self, shard: int, start_ms: int, result: GapResult) -> _ShardRead:
-        read = _ShardRead(shard, PutOff(self.take))
+        read = _ShardRead(shard, DeferredBatches(self.intake))
         position: Position | None = Position(start_ms, 0)
         while position is not None:
             page = self.interface.page(shard, position.ms, position.id, self.page_rows)
             read.now_ms = page.now_ms if read.now_ms is None else read.now_ms
-            taken = read.put_off.take([self._item(shard, row) for row in page.rows])
+            taken = read.deferred.ingest([self._item(shard, row) for row in page.rows])
             result.rows += len(page.rows)
             if taken is not None:
                 self._took(read, taken, result)
-            position = _following(page, position)
+            position = next_position(page, position)
         return read
 
     def _took(self, read: _ShardRead, taken: IngestResult, result: GapResult) -> None:
@@ -147,7 +147,7 @@ class GapPass:
         """Takes in what was put off, and moves the position; where the one fails the other stays,
         and the next pass begins where this one did.
         """
-        for taken in read.put_off.take_again():
+        for taken in read.deferred.retry():
             self._took(read, taken, result)
         skew_ms = int(settings.CLOCK_SKEW_SECONDS_MAX * 1000)
         self._note(_MOVE, {"shard": read.shard, "now_ms": read.now_ms or 0, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
@@ -177,16 +177,6 @@ def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
     row's id for an offset.
     """
     return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), row)
-
-
-def _following(page: Page, position: Position) -> Position | None:
-    """Where the next page begins. Raises InterfaceFailed for a counter that leads us in a
-    circle.
-    """
-    following = page.following
-    if following is not None and (following.ms, following.id) <= (position.ms, position.id):
-        raise InterfaceFailed(f"the page after {position} is followed by {following}")
-    return following
 
 
 def _offset(row_id: object) -> int:

@@ -7,7 +7,7 @@ sign in one minute of one shard hide each other: the price of not reading every 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -20,17 +20,17 @@ from base.alarms import alarm
 from base.clock import ServiceNow
 from base.db import drop_broken_connection
 from base.fence import Fence, fenced, no_fence
-from orders.backfill.counter_api import CounterTables, InterfaceFailed, Position, Table
+from orders.backfill.counter_api import CounterTables, InterfaceFailed, Position, Table, next_position
+from orders.backfill.deferred import DeferredBatches
 from orders.backfill.gap_pass import interface_origin
 from orders.intake import faults
-from orders.intake.classify import GAP_PREFIX, ORDER_TABLE_PREFIX, Item, read_row
-from orders.intake.faults import IntakeFault, PutOff
-from orders.intake.ingest import IngestResult
+from orders.intake.classify import GAP_PREFIX, ORDER_TABLE_PREFIX, read_row
+from orders.intake.faults import IntakeFault
+from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules, stated_order_id
 from orders.models import ReconcileRun, SyncOrder
 
 log = structlog.get_logger(__name__)
-Take = Callable[[Sequence[Item]], IngestResult]
 Row = Mapping[str, Any]
 
 MINUTE_MS: Final = 60_000
@@ -55,14 +55,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Reconcile:
-    """One comparison of every shard. `take` takes rows in; what is younger than `settle_ms` is left
-    to the stream and the gap pass.
+    """One comparison of every shard. `intake` takes rows in; what is younger than `settle_ms` is
+    left to the stream and the gap pass.
 
-    Both `take` and what is noted here write under the fence.
+    Both `intake` and what is noted here write under the fence.
     """
 
     tables: CounterTables
-    take: Take
+    intake: Intake
     rules: Rules
     page_rows: int
     settle_ms: int
@@ -83,12 +83,12 @@ class Reconcile:
 
     def _reconcile(self, shard: int, window: Window) -> ReconcileRun:
         run = ReconcileRun(shard=shard, from_ms=window.from_ms, to_ms=window.to_ms)
-        put_off = PutOff(self.take)
+        deferred = DeferredBatches(self.intake)
         try:
             for hour in _parts(window, HOUR_MS):
                 for minute in self._differing(run, hour):
-                    self._compare(run, minute, put_off)
-            run.fetched += sum(taken.accepted for taken in put_off.take_again())
+                    self._compare(run, minute, deferred)
+            run.fetched += sum(taken.accepted for taken in deferred.retry())
         except (InterfaceFailed, IntakeFault, DatabaseError) as error:
             drop_broken_connection()
             if isinstance(error, IntakeFault):
@@ -115,7 +115,7 @@ class Reconcile:
         found = self.tables.counts(table, shard, window.from_ms, window.to_ms).minutes
         return Counter({at: sum(rows for kind, rows in kinds.items() if kind in self.rules.exchange_kinds) for at, kinds in found.items()})
 
-    def _compare(self, run: ReconcileRun, minute: Window, put_off: PutOff[IngestResult]) -> None:
+    def _compare(self, run: ReconcileRun, minute: Window, deferred: DeferredBatches) -> None:
         """Compares the ids of a minute and fetches what we don't hold: from the sync-order table,
         or where that lacks it from the order table.
         """
@@ -126,7 +126,7 @@ class Reconcile:
         missing[Table.ORDERS] = [order_id for order_id in missing[Table.ORDERS] if order_id not in sync_table]
         for table, order_ids in missing.items():
             origins = [(there[table][order_id], interface_origin(PREFIXES[table], run.shard, there[table][order_id])) for order_id in order_ids]
-            put_off.take([read_row(row, origin, self.rules) for row, origin in origins])
+            deferred.ingest([read_row(row, origin, self.rules) for row, origin in origins])
         wanted = missing[Table.SYNC_ORDERS] + missing[Table.ORDERS]
         run.fetched += SyncOrder.objects.filter(order_id__in=wanted).count() if wanted else 0
         run.missing += _keep(run, "missing", wanted)
@@ -135,7 +135,7 @@ class Reconcile:
 
     def _rows(self, table: Table, shard: int, window: Window) -> Iterator[tuple[str, Row]]:
         """The exchange rows of the window by order id; one without a readable id goes by its
-        number, and is quarantined by `take`.
+        number, and is quarantined by `intake`.
         """
         position: Position | None = Position(max(window.from_ms - 1, 0), ID_MAX if window.from_ms else 0)
         while position is not None and position.ms < window.to_ms:
@@ -143,10 +143,7 @@ class Reconcile:
             for row in page.rows:
                 if row.get("kind") in self.rules.exchange_kinds and window.from_ms <= _created_ms(row) < window.to_ms:
                     yield stated_order_id(row) or f"row {row.get('id')}", row
-            following = page.following
-            if following is not None and (following.ms, following.id) <= (position.ms, position.id):
-                raise InterfaceFailed(f"the page after {position} is followed by {following}")
-            position = following
+            position = next_position(page, position)
 
 
 def _parts(window: Window, length_ms: int) -> Iterator[Window]:

@@ -5,23 +5,23 @@ What is known changes nothing, so that a replay may be repeated and may overlap 
 consumer reads. A dry run compares only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from base.clock import ServiceNow
-from orders.backfill.verdicts import Tally, Verdict, judge, order_id_of, stored_hashes
+from orders.backfill.verdicts import Tally, Verdict, judge, order_id_of, order_ids_of
 from orders.intake.classify import Arrival, Item, Origin, read_again, read_message
 from orders.intake.faults import FAULT_FIX, IntakeFault
-from orders.intake.ingest import IngestResult
+from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules, canonical_hash
+from orders.intake.order_store import stored_hashes
 from orders.models import Quarantined
 from orders.stream.topic_reader import Message
 
 log = structlog.get_logger(__name__)
-Take = Callable[[Sequence[Item]], IngestResult]
 
 QUARANTINED_PAGE_ROWS: Final = 100
 _WORST_FIRST: Final = (Verdict.DIFFERS, Verdict.REFUSED, Verdict.NEW, Verdict.KNOWN, Verdict.FILTERED)
@@ -29,12 +29,12 @@ _WORST_FIRST: Final = (Verdict.DIFFERS, Verdict.REFUSED, Verdict.NEW, Verdict.KN
 
 @dataclass(slots=True)
 class Replay:
-    """Takes batches of messages in and counts what they were. `take` None is a dry run; `only`
+    """Takes batches of messages in and counts what they were. `intake` None is a dry run; `only`
     limits it to one order's rows.
     """
 
     rules: Rules
-    take: Take | None
+    intake: Intake | None
     only: str = ""
     tally: Tally = field(default_factory=Tally)
     _would_be_new: dict[str, str] = field(default_factory=dict)  # of a dry run, so that an order that comes twice is new once
@@ -46,13 +46,13 @@ class Replay:
         items = [item for raw, origin in messages for item in read_message(raw, origin, self.rules).items]
         if self.only:
             items = [item for item in items if order_id_of(item) == self.only]
-        verdicts = judge(items, {**self._would_be_new, **stored_hashes(items)})
+        verdicts = judge(items, {**self._would_be_new, **stored_hashes(order_ids_of(items))})
         self.tally.count(verdicts)
         new = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is Verdict.NEW and isinstance(item, Arrival)]
-        if self.take is None:
+        if self.intake is None:
             self._would_be_new |= {item.order.order_id: canonical_hash(item.order) for item in new}
         else:
-            self._correct(new, self.take(items).accepted)
+            self._correct(new, self.intake(items).accepted)
 
     def _correct(self, new: Sequence[Arrival], accepted: int) -> None:
         """Between comparing and storing, the consumer may have brought some of the new ones, and
@@ -60,7 +60,7 @@ class Replay:
         """
         missed = len(new) - accepted
         if missed:
-            refused = len({item.order.order_id for item in new} - stored_hashes(new).keys())
+            refused = len({item.order.order_id for item in new} - stored_hashes(order_ids_of(new)).keys())
             self.tally.add(Verdict.NEW, -missed)
             self.tally.add(Verdict.REFUSED, refused)
             self.tally.add(Verdict.KNOWN, missed - refused)
@@ -89,23 +89,23 @@ def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
         after = page[-1].pk
 
 
-def replay_quarantined(row: Quarantined, rules: Rules, take: Take | None) -> ReplayedRow:
-    """Reads one message anew and takes it in, or only compares (`take` None); `replayed_at` is set
-    when it went in.
+def replay_quarantined(row: Quarantined, rules: Rules, intake: Intake | None) -> ReplayedRow:
+    """Reads one message anew and takes it in, or only compares (`intake` None); `replayed_at` is
+    set when it went in.
 
     One that we fail with counts as refused: it is this message's, not the others'. Raises the
     database's errors that aren't about a row.
     """
     items = _items_of(row, rules)
-    verdict = _worst(judge(items, stored_hashes(items)))
-    if take is None:
+    verdict = _worst(judge(items, stored_hashes(order_ids_of(items))))
+    if intake is None:
         return ReplayedRow(row, verdict, went_in=False)
     try:
-        take(items)
+        intake(items)
     except IntakeFault as fault:
         log.exception("this order can't be opened", quarantined=row.pk, order_id=row.order_id, fix=FAULT_FIX)
         return ReplayedRow(row, Verdict.REFUSED, went_in=False, fault=str(fault))
-    after = _worst(judge(items, stored_hashes(items)))
+    after = _worst(judge(items, stored_hashes(order_ids_of(items))))
     if after is Verdict.KNOWN:
         Quarantined.objects.filter(pk=row.pk).update(replayed_at=ServiceNow())
     if verdict is Verdict.NEW and after is not Verdict.KNOWN:  # refused by the database itself

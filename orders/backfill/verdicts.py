@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from orders.intake.classify import Arrival, Bad, Item, Skipped
 from orders.intake.mapping import canonical_hash
-from orders.models import SyncOrder
 
 
 class Verdict(StrEnum):
@@ -39,10 +38,9 @@ class Tally:
         setattr(self, verdict.value, getattr(self, verdict.value) + items)
 
 
-def stored_hashes(items: Sequence[Item]) -> dict[str, str]:
-    """The canonical hashes of those orders among the items' that are stored, by order id."""
-    found = {order_id for order_id in map(order_id_of, items) if order_id}
-    return dict(SyncOrder.objects.filter(order_id__in=sorted(found)).values_list("order_id", "canonical_hash")) if found else {}
+def order_ids_of(items: Sequence[Item]) -> set[str]:
+    """The orders that the items name."""
+    return {order_id for order_id in map(order_id_of, items) if order_id}
 
 
 def order_id_of(item: Item) -> str:

@@ -11,7 +11,7 @@ transaction here, and `publish` is called after the last commit.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from django.conf import settings
@@ -33,10 +33,10 @@ from orders.intake.classify import (
     Skipped,
     Suspect,
 )
-from orders.intake.faults import IntakeFault, nobody
+from orders.intake.faults import IntakeFault, never_succeeded
 from orders.intake.mapping import NewOrder, canonical_hash
-from orders.intake.order_store import Hashed, Inserted, insert, let_none_in, raise_watermarks, stored_hashes, stored_places
-from orders.intake.quarantine import put_away_before, quarantine, set_apart, told_before
+from orders.intake.order_store import Hashed, Inserted, insert, lock_out_inserts, raise_watermarks, stored_hashes, stored_places
+from orders.intake.quarantine import already_quarantined, contradicted_orders, quarantine, quarantine_contradiction
 from orders.models import Source
 
 log = structlog.get_logger(__name__)
@@ -80,6 +80,15 @@ class IngestResult:
         self.bad_before |= other.bad_before
 
 
+class Intake(Protocol):
+    """Ingests a batch from one source: `ingest` with all its other arguments bound (ops/wiring.py).
+
+    Safe to repeat with the same batch. Raises what `ingest` raises.
+    """
+
+    def __call__(self, items: Sequence[Item], /) -> IngestResult: ...
+
+
 def ingest(
     batch: Sequence[Item],
     *,
@@ -88,7 +97,7 @@ def ingest(
     hold: Callable[[str, str], None],
     publish: Callable[[Sequence[Ref]], bool],
     fence: Fence = no_fence,
-    others_get_in: Callable[[], bool] = nobody,
+    others_succeeded: Callable[[], bool] = never_succeeded,
 ) -> IngestResult:
     """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and
     publishes what they opened.
@@ -98,16 +107,16 @@ def ingest(
     answers False for what it couldn't send: the sweep sends it, as it does where we die or fail
     before. Safe to repeat as a whole. Raises TermOutdated, the database's errors that aren't about
     a row, and IntakeFault where `open_clearings` fails with every new order of the batch, unless
-    `others_get_in` is known: then it isn't the orders' fault. Fails it with some alone, these are
-    quarantined with an alarm, and the others go on.
+    `others_succeeded` is known: then it isn't the orders' fault. Fails it with some alone, these
+    are quarantined with an alarm, and the others go on.
     """
     run = _Ingest(source, open_clearings, hold, fence)
     run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
-    run.look_into([item for item in batch if isinstance(item, Suspect)])
+    run.quarantine_changes([item for item in batch if isinstance(item, Suspect)])
     run.result.unpublished += _unpublished(run.refs, publish)
-    run.put_away([item for item in batch if isinstance(item, Bad)])
+    run.quarantine_all([item for item in batch if isinstance(item, Bad)])
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
-    run.judge_faults(others_get_in)
+    run.judge_faults(others_succeeded)
     _count(run.result, source)
     return run.result
 
@@ -180,7 +189,7 @@ class _Ingest(Generic[Ref]):
             stored = self._store(arrivals)
         except (*ROW_REFUSALS, IntakeFault) as error:
             if len(arrivals) == 1:
-                self._set_aside(arrivals[0], error)
+                self._handle_failed_row(arrivals[0], error)
                 return
             self._accept_halves(arrivals)
         except DATABASE_AWAY as error:
@@ -205,27 +214,27 @@ class _Ingest(Generic[Ref]):
         self._accept(arrivals[:middle])
         self._accept(arrivals[middle:])
 
-    def _set_aside(self, hashed: Hashed, error: Exception) -> None:
+    def _handle_failed_row(self, hashed: Hashed, error: Exception) -> None:
         order_id, origin = hashed.order_id, hashed.arrival.origin
         if isinstance(error, IntakeFault):
             self._faults.append((Bad(INTERNAL_ERROR, str(error), order_id, origin, hashed.order_hash), error))
         else:
-            self.put_away([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
+            self.quarantine_all([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
 
-    def judge_faults(self, others_get_in: Callable[[], bool]) -> None:
+    def judge_faults(self, others_succeeded: Callable[[], bool]) -> None:
         """What we fail with, once the rest is in: no order's fault where we fail with all of them,
         as a faulty release does.
         """
-        before = put_away_before(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
+        before = already_quarantined(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
         new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
-        if new and not self.result.accepted and not others_get_in():
+        if new and not self.result.accepted and not others_succeeded():
             raise IntakeFault(str(new[0][1]), [bad.order_id for bad, _ in new]) from new[0][1]
         for bad, fault in new:
             log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
             alarm(INTERNAL_ERROR, "an order is quarantined because of a mistake of ours", order_id=bad.order_id)
-        self.put_away([bad for bad, _ in self._faults])
+        self.quarantine_all([bad for bad, _ in self._faults])
 
-    def look_into(self, suspects: Sequence[Suspect]) -> None:
+    def quarantine_changes(self, suspects: Sequence[Suspect]) -> None:
         """What concerns an accepted order is quarantined and held; of the rest, what must not go by
         in silence is quarantined.
 
@@ -233,8 +242,8 @@ class _Ingest(Generic[Ref]):
         """
         places = stored_places({suspect.order_id for suspect in suspects})
         for suspect in suspects:
-            if _concerns(suspect, places):
-                self._set_apart(suspect.bad(suspect.code))
+            if _concerns_accepted(suspect, places):
+                self._quarantine_and_hold(suspect.bad(suspect.code))
             elif suspect.otherwise:
                 self._keep(suspect)
             else:
@@ -246,15 +255,15 @@ class _Ingest(Generic[Ref]):
         """
         bad = suspect.bad(suspect.otherwise)
         with fenced(self._fence):
-            let_none_in()
-            ours = _concerns(suspect, stored_places([suspect.order_id]))
+            lock_out_inserts()
+            ours = _concerns_accepted(suspect, stored_places([suspect.order_id]))
             new = not ours and bool(quarantine([bad], self._source))
         if ours:
-            self._set_apart(suspect.bad(suspect.code))
+            self._quarantine_and_hold(suspect.bad(suspect.code))
         else:
             self._note(bad, new=new)
 
-    def put_away(self, found: Sequence[Bad]) -> None:
+    def quarantine_all(self, found: Sequence[Bad]) -> None:
         """Quarantines what is bad in itself."""
         if not found:
             return
@@ -290,8 +299,8 @@ class _Ingest(Generic[Ref]):
         A hold takes the lane's lock of an order whose clearing was just opened: the transaction has
         it already.
         """
-        told_of = [order_id for order_id, row in inserted.items() if row.told_of]
-        codes = told_before(told_of) if told_of else {}
+        in_quarantine = [order_id for order_id, row in inserted.items() if row.in_quarantine]
+        codes = contradicted_orders(in_quarantine) if in_quarantine else {}
         accepted = [AcceptedOrder(inserted[key].pk, hashed.arrival.order) for key, hashed in arrivals.items() if key in inserted]
         refs = self._opened(accepted)
         for order_id, code in codes.items():
@@ -326,14 +335,14 @@ class _Ingest(Generic[Ref]):
             self.result.known += 1
         else:
             detail = f"canonical hash {theirs}, ours is {ours}"
-            self._set_apart(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, theirs))
+            self._quarantine_and_hold(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, theirs))
 
-    def _set_apart(self, bad: Bad) -> None:
+    def _quarantine_and_hold(self, bad: Bad) -> None:
         """The message into quarantine and the hold onto the order's clearing, in one transaction;
         the same message again does neither.
         """
         with fenced(self._fence):
-            kept = set_apart(bad, self._source)
+            kept = quarantine_contradiction(bad, self._source)
             if kept.holds:
                 self._hold(bad.order_id, bad.reason)
         self._note(bad, new=kept.new)
@@ -361,7 +370,7 @@ class _Stored(Generic[Ref]):
     held: dict[str, str]  # canonical hashes by order id
 
 
-def _concerns(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
+def _concerns_accepted(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
     """Whether it tells of an order that we hold, and of nothing that was past already when we
     accepted it.
     """

@@ -55,7 +55,7 @@ class Inserted(NamedTuple):
     """A stored order's primary key, and whether a quarantined message names it."""
 
     pk: int
-    told_of: bool
+    in_quarantine: bool
 
 
 def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
@@ -70,7 +70,7 @@ def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
     ]
     with connection.cursor() as cursor:
         cursor.execute(_INSERT, [ACCEPTING_LOCK, source.value, *map(list, zip(*rows, strict=True))])
-        return {order_id: Inserted(pk, told_of) for pk, order_id, told_of in cursor.fetchall()}
+        return {order_id: Inserted(pk, in_quarantine) for pk, order_id, in_quarantine in cursor.fetchall()}
 
 
 def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:
@@ -91,7 +91,7 @@ def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
         return {order_id: ((topic, partition, offset), at_ms) for order_id, topic, partition, offset, at_ms in cursor.fetchall()}
 
 
-def let_none_in() -> None:
+def lock_out_inserts() -> None:
     """To the end of the transaction: waits for orders that are being stored, and lets no further
     ones in.
     """

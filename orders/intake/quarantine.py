@@ -32,7 +32,7 @@ _HELD_BEFORE = """
 # What lies here of orders that were just stored and tells otherwise of them. A deletion does,
 # unless the order was written after it; contents do where they were written after those that were
 # accepted. What was written first is only known within a partition.
-_TOLD_BEFORE = """
+_CONTRADICTED = """
     UPDATE orders_quarantined q
     SET reason = CASE WHEN q.reason = ANY (%(deletions)s) THEN %(deleted)s ELSE %(differs)s END
     FROM orders_syncorder o
@@ -64,7 +64,7 @@ def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
     return [first[row] for row in rows]
 
 
-def set_apart(bad: Bad, source: Source) -> Kept:
+def quarantine_contradiction(bad: Bad, source: Source) -> Kept:
     """Stores, in the open transaction, a message that tells otherwise of an accepted order.
 
     The order is held for it unless it was held for the same message before, or for the same
@@ -78,7 +78,7 @@ def set_apart(bad: Bad, source: Source) -> Kept:
     return Kept(new, holds=new and not held_before)
 
 
-def told_before(order_ids: Collection[str]) -> dict[str, str]:
+def contradicted_orders(order_ids: Collection[str]) -> dict[str, str]:
     """Of the orders, stored in this transaction, those that a quarantined message tells otherwise
     of, with the code to hold each under.
 
@@ -86,11 +86,11 @@ def told_before(order_ids: Collection[str]) -> dict[str, str]:
     """
     with connection.cursor() as cursor:
         codes: dict[str, str | list[str]] = {"deletions": [DELETED_UNKNOWN, DELETED], "deleted": DELETED, "differs": CONTENTS_DIFFER}
-        cursor.execute(_TOLD_BEFORE, {**codes, "order_ids": sorted(order_ids)})
+        cursor.execute(_CONTRADICTED, {**codes, "order_ids": sorted(order_ids)})
         return dict(sorted(cursor.fetchall()))  # of both codes the one of the deletion
 
 
-def put_away_before(reason: str, order_ids: Collection[str]) -> set[str]:
+def already_quarantined(reason: str, order_ids: Collection[str]) -> set[str]:
     """Those of the orders that lie in quarantine for this reason already, from wherever."""
     if not order_ids:
         return set()

@@ -29,15 +29,15 @@ from base.db import drop_broken_connection
 from orders.intake import faults
 from orders.intake.classify import TABLE_CHANGED, Item, Origin, Suspect, read_message
 from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
-from orders.intake.ingest import DATABASE_AWAY, IngestResult
+from orders.intake.ingest import DATABASE_AWAY, IngestResult, Intake
 from orders.intake.mapping import Rules
-from orders.stream.preflight import BrokerNotTrusted, advice, knock
+from orders.stream.preflight import BrokerNotTrusted, advice, check_connectivity
 from orders.stream.stop_rule import StopRule
 
 log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
-GLANCE_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_PAUSE_MS): time for one answer
+SHORT_POLL_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_PAUSE_MS): time for one answer
 COMMIT_SECONDS: Final = 0.1  # offsets are committed no oftener: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
@@ -50,7 +50,6 @@ UNASSIGNED_SECONDS_MAX: Final = 10.0
 INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
 
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
-Take = Callable[[Sequence[Item]], IngestResult]
 
 # The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from
 # the committed offset on.
@@ -94,7 +93,7 @@ def connect(group: str) -> KafkaConsumer:
     """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises
     KafkaError or OSError when no broker answers.
     """
-    knock(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
+    check_connectivity(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
     consumer = KafkaConsumer(
         bootstrap_servers=settings.KAFKA_BOOTSTRAP_SERVERS,
         **settings.KAFKA_SECURITY.client_options(),
@@ -117,15 +116,15 @@ def connect(group: str) -> KafkaConsumer:
 
 
 class BinlogConsumer:
-    """Runs until `stopping` is set. `take` takes a batch in; `idle_seconds` ends the run once
+    """Runs until `stopping` is set. `intake` takes a batch in; `idle_seconds` ends the run once
     nothing came for so long.
     """
 
     def __init__(
-        self, open_log: Callable[[], KafkaConsumer], take: Take, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
+        self, open_log: Callable[[], KafkaConsumer], intake: Intake, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
     ) -> None:
         self._open_log = open_log
-        self._take = take
+        self._intake = intake
         self._rules = rules
         self._stopping = stopping
         self._idle_seconds = idle_seconds
@@ -226,7 +225,7 @@ class BinlogConsumer:
         another in vain.
         """
         settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
-        return GLANCE_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
+        return SHORT_POLL_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
 
     def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before
@@ -236,7 +235,7 @@ class BinlogConsumer:
         self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
         while True:
             try:
-                return self._take(items)
+                return self._intake(items)
             except DATABASE_AWAY as error:
                 drop_broken_connection()
                 log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")

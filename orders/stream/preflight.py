@@ -1,8 +1,9 @@
-"""A knock at the door of Kafka's servers, with TLS and credentials where the settings demand it.
+"""Connectivity check: whether a Kafka server accepts a connection, with TLS and credentials where
+the settings demand them, before the client connects.
 
-It is made by hand because the client's constructor would leave its own connections open where no
-server is, and because it tries a certificate that it doesn't trust, and credentials that are
-refused, again and again, where one clear line is needed.
+It is written by hand because kafka-python would leave its own sockets open where no server is, and
+would retry a certificate that it doesn't trust, and credentials that are refused, for ever; an
+operator needs one clear line instead.
 """
 
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
-from orders.stream.sasl import show_credentials
+from orders.stream.sasl import authenticate_sasl
 
 
 class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
@@ -32,7 +33,7 @@ def advice() -> str:
     return fix
 
 
-def knock(servers: Sequence[str], milliseconds_max: int) -> None:
+def check_connectivity(servers: Sequence[str], milliseconds_max: int) -> None:
     """Raises OSError where none of the servers ("host:port") takes a connection within so long
     each, BrokerNotTrusted where we don't trust it, SaslAuthenticationFailedError or
     UnsupportedSaslMechanismError where it refuses our credentials.
@@ -41,7 +42,7 @@ def knock(servers: Sequence[str], milliseconds_max: int) -> None:
     context = _tls() if settings.KAFKA_SECURITY.encrypted else None
     for server in servers:
         try:
-            _greet(server, milliseconds_max / 1000, context)
+            _connect(server, milliseconds_max / 1000, context)
         except ssl.SSLCertVerificationError as error:
             fix = "look at KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE and KAFKA_SECURITY_PROTOCOL, and at the name in the broker's certificate"
             raise BrokerNotTrusted(f"no TLS with {server}: {error.reason or error}: {fix}") from error
@@ -52,14 +53,14 @@ def knock(servers: Sequence[str], milliseconds_max: int) -> None:
     raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}: {complaint}")
 
 
-def _greet(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:
+def _connect(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:
     host, _, port = server.rpartition(":")
     host = host.strip("[]")
     with socket.create_connection((host, int(port)), timeout=seconds_max) as connection:
         line = connection if context is None else context.wrap_socket(connection, server_hostname=host)
         with line:
             if settings.KAFKA_SECURITY.authenticated:
-                show_credentials(line, settings.KAFKA_SECURITY)
+                authenticate_sasl(line, settings.KAFKA_SECURITY)
 
 
 def _tls() -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from orders.intake.classify import Origin
-from orders.stream.preflight import BrokerNotTrusted, advice, knock
+from orders.stream.preflight import BrokerNotTrusted, advice, check_connectivity
 
 CONNECT_MS_MAX: Final = 5_000
 ANSWER_MS_MAX: Final = 10_000
@@ -115,7 +115,7 @@ class LogReader:
 def open_reader(servers: Sequence[str], topic: str, partition: int | None = None) -> Iterator[LogReader]:
     """A reader of the topic, or of one partition. Raises LogNotReadable."""
     with _explained(topic):
-        knock(servers, CONNECT_MS_MAX)
+        check_connectivity(servers, CONNECT_MS_MAX)
         consumer = KafkaConsumer(
             bootstrap_servers=list(servers),
             **settings.KAFKA_SECURITY.client_options(),

@@ -10,7 +10,7 @@ from pytest_django import Settings
 from clearing import opening as clearing_intake
 from clearing.dispatch import broker
 from clearing.models import Clearing
-from ops.wiring import take_from_kafka
+from ops.wiring import ingest_from_kafka
 from orders.models import Quarantined, SyncOrder
 from tests.orders.messages import message, read, row
 
@@ -29,13 +29,13 @@ def empty_broker() -> Iterator[None]:
 @pytest.fixture
 def refused() -> Quarantined:
     """An order for a coin that we didn't know."""
-    take_from_kafka(read(message(row("O1", asset="DOGE"))))
+    ingest_from_kafka(read(message(row("O1", asset="DOGE"))))
     return Quarantined.objects.get(order_id="O1")
 
 
 @pytest.fixture
 def unreadable() -> Quarantined:
-    take_from_kafka(read(b"no message"))
+    ingest_from_kafka(read(b"no message"))
     return Quarantined.objects.get(reason="unreadable")
 
 

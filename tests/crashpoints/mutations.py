@@ -185,7 +185,7 @@ def replayed_before_it_is_in() -> None:
 @_found_in("restore/replay/done@1")
 def restored_as_new() -> None:
     """What is replayed after a restore is taken in as if it had never been run."""
-    _replace(replay_command, "take_from_restore", wiring.take_from_replay)
+    _replace(replay_command, "ingest_from_restore", wiring.ingest_from_replay)
 
 
 @_found_in("hold/running/done@2")

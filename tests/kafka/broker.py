@@ -1,8 +1,8 @@
 """A real Apache Kafka (KRaft, one node) on private ports: without Docker, from Maven Central's
 jars.
 
-Three doors: without security; SASL_PLAINTEXT with PLAIN and SCRAM; SASL_SSL with the same. `python
--m tests.kafka.broker` fetches the jars.
+Three listeners: without security; SASL_PLAINTEXT with PLAIN and SCRAM; SASL_SSL with the same.
+`python -m tests.kafka.broker` fetches the jars.
 """
 
 import shutil

@@ -29,7 +29,7 @@ from orders.stream.topic_reader import LogNotReadable, open_reader
 from tests.kafka.broker import PASSWORD, USER, Broker
 from tests.orders.conftest import Topic, environment  # noqa: F401 - a fixture
 from tests.orders.consumers import orders, process, stored
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.orders.messages import RULES
 from tests.support.waiting import wait_until
 
@@ -68,7 +68,7 @@ class Member:
     """A consumer in a thread, which notes the partitions that its rows came from."""
 
     def __init__(self) -> None:
-        self.doors = Doors()
+        self.clearings = FakeClearings()
         self.partitions: set[int] = set()
         self.stopping = threading.Event()
         self.ended: ExitCode | None = None
@@ -82,7 +82,7 @@ class Member:
 
     def _take(self, items: Sequence[Item]) -> IngestResult:
         self.partitions |= {item.origin.partition for item in items}  # type: ignore[union-attr] # all are arrivals
-        return self.doors.take(items)
+        return self.clearings.ingest(items)
 
     def _run(self) -> None:
         try:
@@ -135,7 +135,7 @@ class TestGroup:
                 wait_until(lambda: stored() == 200, seconds=30)
                 wait_until(lambda: len(second.assigned) == 2, seconds=30)
 
-        assert not set(first.doors.held) | set(second.doors.held)
+        assert not set(first.clearings.held) | set(second.clearings.held)
 
     def test_who_dies_leaves_its_partitions_to_the_other_after_its_session(self, topic: Topic, real_environment: dict[str, str]) -> None:
         with member() as survivor:
@@ -236,7 +236,7 @@ class TestRestart:
 
             wait_until(lambda: stored() == 80, seconds=60)
 
-        assert (len(consumer.doors.opened), consumer.doors.held) == (80, [])
+        assert (len(consumer.clearings.opened), consumer.clearings.held) == (80, [])
 
 
 class TestCredentials:

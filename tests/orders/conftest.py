@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from stack.kafka import Kafka, ensure_topic
 from stack.ports import find_free
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.support.waiting import wait_until
 
 
@@ -108,5 +108,5 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture
-def doors() -> Doors:
-    return Doors()
+def clearings() -> FakeClearings:
+    return FakeClearings()

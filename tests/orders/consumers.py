@@ -5,7 +5,7 @@ in.
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +15,7 @@ from django.conf import settings as configured
 from django.db import connection
 
 from base import metrics
-from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
+from orders.intake.ingest import Intake
 from orders.models import SyncOrder
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from tests.orders.messages import RULES, message, row
@@ -30,14 +29,14 @@ class Crash(BaseException):
 class Running:
     """A consumer in a thread."""
 
-    take: Callable[[Sequence[Item]], IngestResult]
+    intake: Intake
     idle_seconds: float | None = None
     open_log: Callable[[], Any] = field(default_factory=lambda: partial(connect, configured.KAFKA_GROUP))
     stopping: threading.Event = field(default_factory=threading.Event)
     ended: ExitCode | None = None
 
     def __post_init__(self) -> None:
-        self.consumer = BinlogConsumer(self.open_log, self.take, RULES, self.stopping, idle_seconds=self.idle_seconds)
+        self.consumer = BinlogConsumer(self.open_log, self.intake, RULES, self.stopping, idle_seconds=self.idle_seconds)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -55,8 +54,8 @@ class Running:
 
 
 @contextmanager
-def running(take: Callable[[Sequence[Item]], IngestResult], **options: Any) -> Iterator[Running]:
-    started = Running(take, **options)
+def running(intake: Intake, **options: Any) -> Iterator[Running]:
+    started = Running(intake, **options)
     try:
         yield started
     finally:

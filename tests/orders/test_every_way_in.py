@@ -45,7 +45,7 @@ def test_each_order_gets_in_once(counter: SandboxServer, topic: Topic) -> None:
     expected = {place(counter, "no_sync_row"): "gap", place(counter, "not_streamed"): "gap", place(counter): "kafka"}
 
     consumer = BinlogConsumer(
-        partial(connect, configured.KAFKA_GROUP), wiring.take_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=3
+        partial(connect, configured.KAFKA_GROUP), wiring.ingest_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=3
     )
     assert consumer.run() == ExitCode.STOPPED
     by_stream = SyncOrder.objects.count()

@@ -26,7 +26,7 @@ from clearing.running.runner import Runner
 from clearing.status import State
 from ops.recovery.probe import probe_all
 from ops.recovery.sweep import sweep
-from ops.wiring import take_from_gap, take_from_kafka
+from ops.wiring import ingest_from_gap, ingest_from_kafka
 from orders.backfill.gap_pass import GapPass
 from orders.intake.classify import Item
 from orders.intake.ingest import IngestResult
@@ -149,7 +149,7 @@ class World:
         while True:
             batch = self.counter.log[self._offset : self._offset + self.random.randint(1, BATCH_MAX)]
             if batch:
-                self._take(partial(take_from_kafka, batch))
+                self._take(partial(ingest_from_kafka, batch))
                 self._perhaps_die("consumer", self._consume, 0.01)
                 self._offset += len(batch)
                 if self._placing and self.random.random() < 0.01:  # the log, or a part of it, once more
@@ -165,7 +165,7 @@ class World:
     def _take_gap(self, items: Sequence[Item]) -> IngestResult:
         self.scheduler.pause(self.random.uniform(0.001, 0.02), "a page came")
         self.doors.set_clock()
-        return take_from_gap(items)
+        return ingest_from_gap(items)
 
     def _take(self, act: Callable[[], object]) -> None:
         self.doors.set_clock()

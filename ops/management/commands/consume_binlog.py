@@ -17,7 +17,7 @@ from base.incarnation import life
 from base.signals import set_on_signal
 from base.slot import held
 from ops.liveness.stall import watched
-from ops.wiring import take_from_kafka
+from ops.wiring import ingest_from_kafka
 from orders.intake.mapping import Rules
 from orders.stream.consumer import BinlogConsumer, connect
 
@@ -58,7 +58,7 @@ class Command(BaseCommand):
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
         rules, slot = Rules.from_settings(), f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
         with held(slot, stopping):  # what waits for its slot isn't stuck: a consumer's time runs from here on
-            consumer = BinlogConsumer(partial(connect, options["group"]), take_from_kafka, rules, stopping, idle_seconds=options["until_idle"])
+            consumer = BinlogConsumer(partial(connect, options["group"]), ingest_from_kafka, rules, stopping, idle_seconds=options["until_idle"])
             with watched(consumer):
                 code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}

@@ -19,10 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from base import logs
 from clearing.store import recovery
 from ops.management.arguments import milliseconds, moment, whole
-from ops.wiring import Take, take_from_replay, take_from_restore
+from ops.wiring import ingest_from_replay, ingest_from_restore
 from orders.backfill.replay import Replay, replay_quarantined, waiting_in_quarantine
 from orders.backfill.verdicts import Tally, Verdict
 from orders.intake.faults import FAULT_FIX, IntakeFault
+from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules
 from orders.models import Quarantined
 from orders.stream.topic_reader import LogNotReadable, LogReader, Span, open_reader
@@ -95,7 +96,7 @@ class Command(BaseCommand):
             sys.exit(EXIT_REFUSED)
 
     def _replay_log(self, options: dict[str, Any]) -> Done:
-        replay = Replay(Rules.from_settings(), _take(options), options["order_id"] or "")
+        replay = Replay(Rules.from_settings(), _intake(options), options["order_id"] or "")
         read = 0
         with open_reader(settings.KAFKA_BOOTSTRAP_SERVERS, options["topic"], options["partition"]) as reader:
             spans = _spans(reader, options)
@@ -108,12 +109,12 @@ class Command(BaseCommand):
         return Done(read, replay.tally, spans, [])
 
     def _replay_quarantined(self, options: dict[str, Any]) -> Done:
-        take = _take(options)
+        intake = _intake(options)
         rules, tally, rows = Rules.from_settings(), Tally(), []
         with self._progress() as progress:
             bar = progress.add_task("quarantined", total=None)
             for row in waiting_in_quarantine(options["reason"] or ""):
-                replayed = replay_quarantined(row, rules, take)
+                replayed = replay_quarantined(row, rules, intake)
                 tally.add(replayed.verdict, 1)
                 rows.append((row, replayed.verdict, replayed.went_in))
                 row.message = None  # the list is for the report alone
@@ -142,10 +143,10 @@ class Command(BaseCommand):
             self.stdout.write(f"  {reason}: {count:,} {verdict}")
 
 
-def _take(options: dict[str, Any]) -> Take | None:
+def _intake(options: dict[str, Any]) -> Intake | None:
     if options["dry_run"]:
         return None
-    return take_from_restore if options["restored"] else take_from_replay
+    return ingest_from_restore if options["restored"] else ingest_from_replay
 
 
 def _spans(reader: LogReader, options: dict[str, Any]) -> list[Span]:

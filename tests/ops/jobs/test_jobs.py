@@ -38,7 +38,7 @@ from orders.backfill.reconcile import Reconcile
 from orders.intake.ingest import IngestResult
 from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
 from tests.orders.backfill.test_gap_pass import OVERLAP, Counter
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.orders.messages import RULES
 from tests.support.orders import World
 from tests.support.waiting import wait_until
@@ -256,41 +256,41 @@ def first_of(fences: Iterator[Fence]) -> Fence:
 
 class TestGapPass:
     def test_of_an_old_term_leaves_everything_as_it_is(self, world: World) -> None:
-        counter, doors = Counter(), Doors(fence=fence_of(CURRENT - 1))
+        counter, clearings = Counter(), FakeClearings(fence=fence_of(CURRENT - 1))
         counter.commit("A", RULES.since_ms + 1)
         counter.commit("B", RULES.since_ms + 2, quantity="nothing")
         before = everything()
 
         with pytest.raises(TermOutdated):
-            GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3, fence_of(CURRENT - 1)).run()
+            GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, 3, fence_of(CURRENT - 1)).run()
         left = everything()
-        doors.fence = fence_of(CURRENT)
-        GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3, fence_of(CURRENT)).run()
+        clearings.fence = fence_of(CURRENT)
+        GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, 3, fence_of(CURRENT)).run()
 
         assert left == before
         assert (SyncOrder.objects.count(), Quarantined.objects.count(), Watermark.objects.count()) == (1, 1, 1)
 
     def test_of_an_old_term_puts_nothing_bad_away(self, world: World) -> None:
-        counter, doors = Counter(), Doors(fence=fence_of(CURRENT - 1))
+        counter, clearings = Counter(), FakeClearings(fence=fence_of(CURRENT - 1))
         counter.commit("B", RULES.since_ms + 2, quantity="nothing")
 
         with pytest.raises(TermOutdated):
-            GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run()
+            GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, 3).run()
 
         assert Quarantined.objects.count() == 0
 
     def test_of_an_old_term_holds_nothing(self, world: World) -> None:
-        counter, doors = Counter(), Doors()
+        counter, clearings = Counter(), FakeClearings()
         counter.commit("A", RULES.since_ms + 1)
-        GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run()
+        GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, 3).run()
         counter.rows[0].clear()
         counter.commit("A", RULES.since_ms + 1, quantity="0.7")
-        doors.fence = fence_of(CURRENT - 1)
+        clearings.fence = fence_of(CURRENT - 1)
 
         with pytest.raises(TermOutdated):
-            GapPass(counter, doors.take_from_gap, RULES, OVERLAP, 3).run(since_ms=RULES.since_ms)
+            GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, 3).run(since_ms=RULES.since_ms)
 
-        assert (doors.held, Quarantined.objects.count()) == ([], 0)
+        assert (clearings.held, Quarantined.objects.count()) == ([], 0)
 
     def test_of_an_old_term_moves_no_position(self, world: World) -> None:
         with pytest.raises(TermOutdated):

@@ -8,13 +8,14 @@ from django.conf import settings
 from structlog.testing import capture_logs
 
 from base.fence import TermOutdated
+from orders.backfill import deferred
 from orders.backfill.counter_api import InterfaceFailed, Page, Position, Shards
 from orders.backfill.gap_pass import GapPass, interface_origin
 from orders.intake import faults
 from orders.intake.classify import Item, read_row
 from orders.intake.ingest import IngestResult
 from orders.models import Quarantined, SyncOrder, Watermark
-from tests.orders.doors import Doors, order_ids
+from tests.orders.fakes import FakeClearings, order_ids
 from tests.orders.messages import RULES, interface_row, message, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -61,8 +62,8 @@ def counter() -> Counter:
 
 
 @pytest.fixture
-def gap_pass(counter: Counter, doors: Doors) -> GapPass:
-    return GapPass(counter, doors.take_from_gap, RULES, OVERLAP, page_rows=3)
+def gap_pass(counter: Counter, clearings: FakeClearings) -> GapPass:
+    return GapPass(counter, clearings.ingest_from_gap, RULES, OVERLAP, page_rows=3)
 
 
 def scanned(shard: int = 0) -> int | None:
@@ -75,13 +76,13 @@ class TestFirstPass:
 
         assert counter.asked == [(0, SINCE, 0)]
 
-    def test_brings_what_was_never_streamed(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+    def test_brings_what_was_never_streamed(self, counter: Counter, gap_pass: GapPass, clearings: FakeClearings) -> None:
         for number in range(7):
             counter.commit(f"O{number}", SINCE + number)
 
         result = gap_pass.run()
 
-        assert order_ids() == doors.published == [f"O{number}" for number in range(7)]
+        assert order_ids() == clearings.published == [f"O{number}" for number in range(7)]
         assert (result.rows, result.ingested.accepted, result.failed) == (7, 7, {})
         assert set(SyncOrder.objects.values_list("source", "topic", "partition")) == {("gap", "gap:0", 0)}
         assert Watermark.objects.get().found_by_gap == 7
@@ -129,13 +130,13 @@ class TestLaterPasses:
 
         assert scanned() == NOW - OVERLAP
 
-    def test_know_what_the_consumer_brought(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+    def test_know_what_the_consumer_brought(self, counter: Counter, gap_pass: GapPass, clearings: FakeClearings) -> None:
         counter.commit("O1", 1_767_323_045_678, shard=2)
-        doors.take(read(message(row("O1", user_id="O1"))))
+        clearings.ingest(read(message(row("O1", user_id="O1"))))
 
         result = gap_pass.run()
 
-        assert (result.ingested.known, result.ingested.accepted, doors.held) == (1, 0, [])
+        assert (result.ingested.known, result.ingested.accepted, clearings.held) == (1, 0, [])
 
 
 class TestRowsInPages:
@@ -184,7 +185,7 @@ class TestRowsInPages:
         assert kept.reason == "refused:unknown_asset"
         assert b"DOGE" in bytes(kept.message or b"")
 
-    def test_with_other_contents_hold(self, counter: Counter, gap_pass: GapPass, doors: Doors) -> None:
+    def test_with_other_contents_hold(self, counter: Counter, gap_pass: GapPass, clearings: FakeClearings) -> None:
         counter.commit("O1", NOW)
         gap_pass.run()
         counter.rows[0][0][2]["quantity"] = "9"
@@ -192,7 +193,7 @@ class TestRowsInPages:
         gap_pass.run()
         gap_pass.run()
 
-        assert doors.held == [("O1", "contents_differ")]
+        assert clearings.held == [("O1", "contents_differ")]
 
 
 class TestFromAnEarlierTime:
@@ -252,10 +253,12 @@ class TestMistakesOfOurs:
     """BAD can't be opened; LOST, on a later page, can."""
 
     @pytest.fixture(autouse=True)
-    def fails_with_bad(self, doors: Doors) -> None:
-        doors.while_opening = lambda accepted: fail_with_ours() if "BAD" in {stored.order.order_id for stored in accepted} else None
+    def fails_with_bad(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = lambda accepted: fail_with_ours() if "BAD" in {stored.order.order_id for stored in accepted} else None
 
-    def test_keep_no_later_page_out_and_are_the_order_s_where_that_got_in(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+    def test_keep_no_later_page_out_and_are_the_order_s_where_that_got_in(
+        self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass
+    ) -> None:
         known = [f"K{number}" for number in range(4)]
         for number, order_id in enumerate(known[:2]):
             counter.commit(order_id, NOW + number)
@@ -263,10 +266,10 @@ class TestMistakesOfOurs:
         counter.commit("BAD", NOW + 2)
         for number, order_id in enumerate([*known[2:], "LOST"]):
             counter.commit(order_id, NOW + 3 + number)
-        doors.take_from_gap(
+        clearings.ingest_from_gap(
             [read_row(columns, interface_origin("gap:", 0, columns), RULES) for *_, columns in counter.rows[0] if columns["id"] in "45"]
         )
-        doors.others_get_in = faults.others_from_now_on()
+        clearings.others_succeeded = faults.success_since()
 
         result = gap_pass.run()
 
@@ -282,23 +285,23 @@ class TestMistakesOfOurs:
         assert (list(result.failed), scanned(), Quarantined.objects.count()) == (["0"], None, 0)
         assert [line["alarm"] for line in lines if "alarm" in line] == ["intake_fault"]
 
-    def test_are_the_order_s_where_another_shard_s_got_in(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+    def test_are_the_order_s_where_another_shard_s_got_in(self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass) -> None:
         counter.commit("BAD", NOW, shard=0)
         counter.commit("LOST", NOW, shard=1)
-        doors.others_get_in = faults.others_from_now_on()
+        clearings.others_succeeded = faults.success_since()
 
         assert gap_pass.run().failed == {}
 
         assert (order_ids(), Quarantined.objects.get().order_id, scanned()) == (["LOST"], "BAD", NOW - OVERLAP)
 
-    def test_on_page_after_page_end_the_shard(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
-        doors.while_opening = lambda _: fail_with_ours()
-        for number in range(3 * faults.PUT_OFF_MAX + 30):
+    def test_on_page_after_page_end_the_shard(self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass) -> None:
+        clearings.while_opening = lambda _: fail_with_ours()
+        for number in range(3 * deferred.DEFERRED_MAX + 30):
             counter.commit(f"O{number}", SINCE + number)
 
         gap_pass.run()
 
-        assert len(counter.asked) == faults.PUT_OFF_MAX + 1
+        assert len(counter.asked) == deferred.DEFERRED_MAX + 1
 
 
 class TestFailures:
@@ -312,24 +315,24 @@ class TestFailures:
         assert (scanned(0), scanned(1)) == (None, NOW - OVERLAP)
         assert order_ids() == ["O1"]
 
-    def test_that_end_the_pass_keep_what_earlier_shards_reached(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+    def test_that_end_the_pass_keep_what_earlier_shards_reached(self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass) -> None:
         counter.commit("O1", SINCE + 5, shard=0)
         counter.commit("O2", SINCE + 5, shard=7)
 
         def take(items: Sequence[Item]) -> IngestResult:
-            if doors.opened:
+            if clearings.opened:
                 raise TermOutdated
-            return doors.take_from_gap(items)
+            return clearings.ingest_from_gap(items)
 
         with pytest.raises(TermOutdated):
-            replace(gap_pass, take=take).run()
+            replace(gap_pass, intake=take).run()
 
         assert (scanned(0), scanned(7)) == (NOW - OVERLAP, None)
 
-    def test_in_the_middle_of_a_shard_keep_what_was_found(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+    def test_in_the_middle_of_a_shard_keep_what_was_found(self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass) -> None:
         for number in range(7):
             counter.commit(f"O{number}", SINCE + number)
-        breaking = replace(gap_pass, take=lambda items: doors.take_from_gap(items) if len(doors.opened) < 3 else fail())
+        breaking = replace(gap_pass, intake=lambda items: clearings.ingest_from_gap(items) if len(clearings.opened) < 3 else fail())
 
         result = breaking.run()
 
@@ -350,10 +353,10 @@ class TestFailures:
 
         assert len(order_ids()) == 10
 
-    def test_of_ours_leave_the_position_and_the_others_go_on(self, counter: Counter, doors: Doors, gap_pass: GapPass) -> None:
+    def test_of_ours_leave_the_position_and_the_others_go_on(self, counter: Counter, clearings: FakeClearings, gap_pass: GapPass) -> None:
         counter.commit("O0", SINCE + 1, shard=0)
         counter.commit("O1", SINCE + 1, shard=1)
-        doors.while_opening = lambda accepted: fail_with_ours() if accepted[0].order.shard == 0 else None
+        clearings.while_opening = lambda accepted: fail_with_ours() if accepted[0].order.shard == 0 else None
 
         result = gap_pass.run()
 

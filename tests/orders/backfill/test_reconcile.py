@@ -30,7 +30,7 @@ from orders.intake import faults
 from orders.intake.ingest import AcceptedOrder
 from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
 from tests.admin.conftest import person
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.orders.messages import CREATED_MS, RULES, inserts, interface_row
 from tests.support.sandbox import SandboxServer, running_sandbox
 
@@ -98,7 +98,7 @@ class TestReconcile:
         assert other["order_id"] in held()
 
     def test_tells_of_what_the_counter_does_not_know(self, counter: SandboxServer) -> None:
-        Doors().take(inserts(["GHOST"]))
+        FakeClearings().ingest(inserts(["GHOST"]))
         SyncOrder.objects.filter(order_id="GHOST").update(created_ms=counter.place("1")["created_ms"], shard=0)
 
         found = run(code=1)
@@ -201,22 +201,22 @@ class TestMistakesOfOurs:
     """BAD can't be opened, what comes in later minutes can."""
 
     @pytest.fixture
-    def doors(self) -> Doors:
+    def clearings(self) -> FakeClearings:
         def fail_with_bad(accepted: Sequence[AcceptedOrder]) -> None:
             if "BAD" in {stored.order.order_id for stored in accepted}:
                 raise ZeroDivisionError("no plan for this order")
 
-        return Doors(while_opening=fail_with_bad, others_get_in=faults.others_from_now_on())
+        return FakeClearings(while_opening=fail_with_bad, others_succeeded=faults.success_since())
 
-    def test_keep_no_later_minute_out(self, doors: Doors) -> None:
-        (found,) = Reconcile(Minutes(("BAD", "O1", "O2")), doors.take_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
+    def test_keep_no_later_minute_out(self, clearings: FakeClearings) -> None:
+        (found,) = Reconcile(Minutes(("BAD", "O1", "O2")), clearings.ingest_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
 
         assert (held(), Quarantined.objects.get().reason) == ({"O1", "O2"}, "internal_error")
         assert (found.missing, found.fetched, found.error) == (3, 2, "")
 
-    def test_that_nothing_speaks_against_are_told_of(self, doors: Doors) -> None:
+    def test_that_nothing_speaks_against_are_told_of(self, clearings: FakeClearings) -> None:
         with capture_logs() as lines:
-            (found,) = Reconcile(Minutes(("BAD",)), doors.take_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
+            (found,) = Reconcile(Minutes(("BAD",)), clearings.ingest_from_gap, RULES, page_rows=3, settle_ms=0).run(24)
 
         assert (found.missing, found.fetched, Quarantined.objects.count()) == (1, 0, 0)
         assert "no plan for this order" in found.error

@@ -30,7 +30,7 @@ from orders.intake.mapping import NewOrder
 from orders.models import Quarantined, Source, SyncOrder
 from orders.stream.topic_reader import LogReader, Span, open_reader
 from tests.orders.conftest import Topic
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.orders.messages import RULES, inserts, message, origin, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -58,8 +58,8 @@ def empty_broker() -> Iterator[None]:
 
 
 class TestVerdicts:
-    def test_say_what_each_row_is(self, doors: Doors) -> None:
-        doors.take(inserts(["KNOWN", "CHANGED"]))
+    def test_say_what_each_row_is(self, clearings: FakeClearings) -> None:
+        clearings.ingest(inserts(["KNOWN", "CHANGED"]))
         rows = [
             message(row("NEW", user_id="1")),
             message(row("NEW", user_id="1")),
@@ -83,10 +83,10 @@ class TestVerdicts:
 
         assert (replay.tally, stored()) == (Tally(new=1, known=1), [])
 
-    def test_call_known_what_the_consumer_brought_meanwhile(self, doors: Doors) -> None:
+    def test_call_known_what_the_consumer_brought_meanwhile(self, clearings: FakeClearings) -> None:
         def overtaken(items: Sequence[Item]) -> IngestResult:
-            doors.take(items)
-            return doors.take(items, Source.REPLAY)
+            clearings.ingest(items)
+            return clearings.ingest(items, Source.REPLAY)
 
         replay = Replay(RULES, overtaken)
 
@@ -94,9 +94,9 @@ class TestVerdicts:
 
         assert replay.tally == Tally(known=2)
 
-    def test_call_refused_what_the_database_refuses(self, doors: Doors) -> None:
+    def test_call_refused_what_the_database_refuses(self, clearings: FakeClearings) -> None:
         odd = message(row("O1", instrument="half a \ud800 surrogate"))
-        replay = Replay(RULES, lambda items: doors.take(items, Source.REPLAY))
+        replay = Replay(RULES, lambda items: clearings.ingest(items, Source.REPLAY))
 
         replay.run([(raw, origin(raw)) for raw in (odd, *orders(2))])
 
@@ -241,8 +241,8 @@ class TestTheCommand:
 
 
 class TestQuarantined:
-    def test_messages_go_in_once_what_was_wrong_is_mended(self, doors: Doors, settings: Settings) -> None:
-        doors.take(read(BAD))
+    def test_messages_go_in_once_what_was_wrong_is_mended(self, clearings: FakeClearings, settings: Settings) -> None:
+        clearings.ingest(read(BAD))
         settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
 
         report = replay("--quarantined")
@@ -250,45 +250,45 @@ class TestQuarantined:
         assert (counts(report), stored()) == ({"messages": 1, "new": 1}, ["BAD"])
         assert Quarantined.objects.get().replayed_at is not None
 
-    def test_messages_that_are_still_refused_stay(self, doors: Doors) -> None:
-        doors.take(read(BAD, b"garbage"))
+    def test_messages_that_are_still_refused_stay(self, clearings: FakeClearings) -> None:
+        clearings.ingest(read(BAD, b"garbage"))
 
         report = replay("--quarantined", code=1)
 
         assert [(found["verdict"], found["went_in"]) for found in report["quarantined"]] == [("refused", False)] * 2
         assert Quarantined.objects.filter(replayed_at=None).count() == 2
 
-    def test_messages_are_chosen_by_reason_and_never_twice(self, doors: Doors, settings: Settings) -> None:
-        doors.take(read(BAD, b"garbage"))
+    def test_messages_are_chosen_by_reason_and_never_twice(self, clearings: FakeClearings, settings: Settings) -> None:
+        clearings.ingest(read(BAD, b"garbage"))
         settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
 
         first, second = (replay("--quarantined", "--reason", "refused:unknown_asset") for _ in range(2))
 
         assert (first["messages"], second["messages"]) == (1, 0)
 
-    def test_rows_of_the_interface_are_read_as_what_they_are(self, doors: Doors) -> None:
+    def test_rows_of_the_interface_are_read_as_what_they_are(self, clearings: FakeClearings) -> None:
         from orders.intake.classify import Origin, read_row
         from tests.orders.messages import interface_row
 
         odd = interface_row("O1", asset="DOGE", id="9")
-        doors.take([read_row(odd, Origin("gap:2", 2, 9, json.dumps(odd, sort_keys=True).encode()), RULES)])
+        clearings.ingest([read_row(odd, Origin("gap:2", 2, 9, json.dumps(odd, sort_keys=True).encode()), RULES)])
         wider = RULES.__class__(RULES.table, RULES.exchange_kinds, RULES.since_ms, RULES.assets | {"DOGE"})
 
-        found = replay_quarantined(Quarantined.objects.get(), wider, lambda items: doors.take(items, Source.REPLAY))
+        found = replay_quarantined(Quarantined.objects.get(), wider, lambda items: clearings.ingest(items, Source.REPLAY))
 
         assert (found.verdict, found.went_in, stored()) == (Verdict.NEW, True, ["O1"])
 
-    def test_messages_that_tell_otherwise_of_an_order_stay_for_a_person(self, doors: Doors) -> None:
-        doors.take(inserts(["O1"]))
-        doors.take(read(message(row("O1", user_id="O1", contract_id="C-O1", quantity="9"))))
+    def test_messages_that_tell_otherwise_of_an_order_stay_for_a_person(self, clearings: FakeClearings) -> None:
+        clearings.ingest(inserts(["O1"]))
+        clearings.ingest(read(message(row("O1", user_id="O1", contract_id="C-O1", quantity="9"))))
 
-        found = replay_quarantined(Quarantined.objects.get(), RULES, doors.take)
+        found = replay_quarantined(Quarantined.objects.get(), RULES, clearings.ingest)
 
-        assert (found.verdict, found.went_in, doors.held) == (Verdict.DIFFERS, False, [("O1", "contents_differ")])
+        assert (found.verdict, found.went_in, clearings.held) == (Verdict.DIFFERS, False, [("O1", "contents_differ")])
         assert Quarantined.objects.get().replayed_at is None
 
-    def test_one_that_we_fail_with_keeps_no_other_out(self, doors: Doors, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        doors.take(read(BAD, message(row("GOOD", user_id="GOOD", contract_id="C", asset="DOGE"))))
+    def test_one_that_we_fail_with_keeps_no_other_out(self, clearings: FakeClearings, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        clearings.ingest(read(BAD, message(row("GOOD", user_id="GOOD", contract_id="C", asset="DOGE"))))
         settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
         monkeypatch.setattr(clearing_intake, "_facts", fails_with_bad)
 
@@ -297,8 +297,8 @@ class TestQuarantined:
         assert (counts(report), stored()) == ({"messages": 2, "new": 1, "refused": 1}, ["GOOD"])
         assert dict(Quarantined.objects.filter(replayed_at=None).values_list("order_id", "reason")) == {"BAD": "refused:unknown_asset"}
 
-    def test_dry_changes_nothing(self, doors: Doors, settings: Settings) -> None:
-        doors.take(read(BAD))
+    def test_dry_changes_nothing(self, clearings: FakeClearings, settings: Settings) -> None:
+        clearings.ingest(read(BAD))
         settings.ASSET_SCALES = {**settings.ASSET_SCALES, "DOGE": 8}
 
         report = replay("--quarantined", "--dry-run")

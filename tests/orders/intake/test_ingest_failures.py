@@ -16,34 +16,34 @@ from orders.intake.classify import read_row
 from orders.intake.faults import IntakeFault
 from orders.intake.ingest import AcceptedOrder
 from orders.models import Quarantined
-from tests.orders.doors import Doors, changed, order_ids, reasons
+from tests.orders.fakes import FakeClearings, changed, order_ids, reasons
 from tests.orders.messages import RULES, inserts, interface_row, message, read, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class TestBadRows:
-    def test_are_quarantined_beside_the_good_ones_of_their_batch(self, doors: Doors) -> None:
-        result = doors.take(read(message(row("O1")), message(row("O2", asset="DOGE"), row("O3", user_id="3")), b"garbage"))
+    def test_are_quarantined_beside_the_good_ones_of_their_batch(self, clearings: FakeClearings) -> None:
+        result = clearings.ingest(read(message(row("O1")), message(row("O2", asset="DOGE"), row("O3", user_id="3")), b"garbage"))
 
         assert order_ids() == ["O1", "O3"]
         assert sorted(reasons()) == [("", "unreadable"), ("O2", "refused:unknown_asset")]
         assert (result.accepted, result.refused, result.quarantined, len(result.bad)) == (2, 1, 1, 2)
 
-    def test_found_again_add_nothing(self, doors: Doors) -> None:
+    def test_found_again_add_nothing(self, clearings: FakeClearings) -> None:
         batch = read(b"garbage", message(row(None, asset="DOGE")))  # type: ignore[arg-type]
-        doors.take(batch)
+        clearings.ingest(batch)
 
-        result = doors.take(batch)
+        result = clearings.ingest(batch)
 
         assert Quarantined.objects.count() == 2
         assert (result.bad, len(result.bad_before)) == (set(), 2)
 
-    def test_that_name_neither_their_id_nor_their_order_are_two(self, doors: Doors) -> None:
+    def test_that_name_neither_their_id_nor_their_order_are_two(self, clearings: FakeClearings) -> None:
         odd = [interface_row("absent", id=number, quantity="x") for number in ("-5", "-6")]
         items = [read_row(columns, interface_origin("gap:", 0, columns), RULES) for columns in odd]
 
-        results = [doors.take_from_gap(items).refused for _ in range(2)]
+        results = [clearings.ingest_from_gap(items).refused for _ in range(2)]
 
         assert (results, Quarantined.objects.count()) == ([2, 0], 2)
 
@@ -59,16 +59,16 @@ class TestBadRows:
             {"contract_id": "C" * 65},
         ],
     )
-    def test_that_only_the_database_refuses_are_found_and_put_away_alone(self, doors: Doors, fields: dict[str, object]) -> None:
+    def test_that_only_the_database_refuses_are_found_and_put_away_alone(self, clearings: FakeClearings, fields: dict[str, object]) -> None:
         batch = inserts(f"O{number:02d}" for number in range(20))
         batch[13] = changed(batch[13], **fields)
 
-        result = doors.take(batch)
+        result = clearings.ingest(batch)
 
         assert (result.accepted, result.quarantined) == (19, 1)
         assert "O13" not in order_ids()
         assert reasons() == [("O13", "database_refused")]
-        assert sorted(doors.published) == order_ids()
+        assert sorted(clearings.published) == order_ids()
 
 
 def fails_with(*order_ids: str) -> Callable[[Sequence[AcceptedOrder]], None]:
@@ -88,108 +88,108 @@ def fail_inside(sqlstate: str) -> None:
 
 
 class TestMistakesOfOurs:
-    def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, doors: Doors) -> None:
-        doors.while_opening = fails_with("O3")
+    def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = fails_with("O3")
 
         with capture_logs() as lines:
-            result = doors.take(inserts(f"O{number}" for number in range(8)))
+            result = clearings.ingest(inserts(f"O{number}" for number in range(8)))
 
         assert (result.accepted, result.quarantined, len(result.bad)) == (7, 1, 1)
         assert reasons() == [("O3", "internal_error")]
         assert [line["alarm"] for line in lines if "alarm" in line] == ["internal_error"]
 
-    def test_that_every_order_meets_are_no_order_s_fault(self, doors: Doors) -> None:
-        doors.while_opening = fails_with()
+    def test_that_every_order_meets_are_no_order_s_fault(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = fails_with()
 
         with pytest.raises(IntakeFault, match="no plan for this order") as fault:
-            doors.take(inserts(f"O{number}" for number in range(8)))
+            clearings.ingest(inserts(f"O{number}" for number in range(8)))
 
-        assert (order_ids(), reasons(), doors.published) == ([], [], [])
+        assert (order_ids(), reasons(), clearings.published) == ([], [], [])
         assert len(fault.value.order_ids) == 8
 
-    def test_that_one_order_meets_alone_are_its_own_where_others_are_known_to_get_in(self, doors: Doors) -> None:
-        doors.while_opening = fails_with("O1")
-        doors.others_get_in = lambda: True
+    def test_that_one_order_meets_alone_are_its_own_where_others_are_known_to_get_in(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = fails_with("O1")
+        clearings.others_succeeded = lambda: True
 
-        result = doors.take(inserts(["O1"]))
+        result = clearings.ingest(inserts(["O1"]))
 
         assert (result.quarantined, reasons()) == (1, [("O1", "internal_error")])
 
-    def test_leave_what_else_the_batch_brings_as_it_is(self, doors: Doors) -> None:
-        doors.while_opening = fails_with()
+    def test_leave_what_else_the_batch_brings_as_it_is(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = fails_with()
 
         with pytest.raises(IntakeFault):
-            doors.take([*inserts(["O1"]), *read(b"garbage")])
+            clearings.ingest([*inserts(["O1"]), *read(b"garbage")])
 
         assert reasons() == [("", "unreadable")]
 
-    def test_with_an_order_that_was_put_away_before_hinder_nobody(self, doors: Doors) -> None:
-        doors.while_opening = fails_with("O1")
-        doors.take(inserts(["O1", "O2"]))
+    def test_with_an_order_that_was_put_away_before_hinder_nobody(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = fails_with("O1")
+        clearings.ingest(inserts(["O1", "O2"]))
 
-        result = doors.take(inserts(["O1"]))  # as the gap pass finds it: with nothing new beside it
+        result = clearings.ingest(inserts(["O1"]))  # as the gap pass finds it: with nothing new beside it
 
         assert (result.accepted, result.quarantined) == (0, 1)
         assert order_ids() == ["O2"]
 
-    def test_are_mended_by_the_same_messages_once_more(self, doors: Doors) -> None:
+    def test_are_mended_by_the_same_messages_once_more(self, clearings: FakeClearings) -> None:
         batch = inserts(["O1", "O2"])
-        doors.while_opening = fails_with()
+        clearings.while_opening = fails_with()
         with pytest.raises(IntakeFault):
-            doors.take(batch)
+            clearings.ingest(batch)
 
-        doors.while_opening = lambda _: None
-        result = doors.take(batch)
+        clearings.while_opening = lambda _: None
+        result = clearings.ingest(batch)
 
         assert (result.accepted, order_ids()) == (2, ["O1", "O2"])
 
-    def test_include_what_the_database_itself_fails_with_for_one_of_them(self, doors: Doors) -> None:
-        doors.while_opening = lambda accepted: fail_inside("XX001") if "O3" in {stored.order.order_id for stored in accepted} else None
+    def test_include_what_the_database_itself_fails_with_for_one_of_them(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = lambda accepted: fail_inside("XX001") if "O3" in {stored.order.order_id for stored in accepted} else None
 
-        result = doors.take(inserts(f"O{number}" for number in range(8)))
+        result = clearings.ingest(inserts(f"O{number}" for number in range(8)))
 
         assert (result.accepted, reasons()) == (7, [("O3", "internal_error")])
 
-    def test_include_what_the_database_fails_with_for_all(self, doors: Doors) -> None:
-        doors.while_opening = lambda _: fail_inside("XX001")
+    def test_include_what_the_database_fails_with_for_all(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = lambda _: fail_inside("XX001")
 
         with pytest.raises(IntakeFault, match="XX001"):
-            doors.take(inserts(["O1", "O2"]))
+            clearings.ingest(inserts(["O1", "O2"]))
 
         assert (order_ids(), reasons()) == ([], [])
 
-    def test_are_not_what_a_session_that_is_over_says(self, doors: Doors) -> None:
-        doors.while_opening = lambda _: fail_inside("25006")
+    def test_are_not_what_a_session_that_is_over_says(self, clearings: FakeClearings) -> None:
+        clearings.while_opening = lambda _: fail_inside("25006")
 
         with pytest.raises(InternalError):
-            doors.take(inserts(["O1", "O2"]))
+            clearings.ingest(inserts(["O1", "O2"]))
 
-    def test_of_a_database_that_is_away_stay_what_they_are(self, doors: Doors) -> None:
+    def test_of_a_database_that_is_away_stay_what_they_are(self, clearings: FakeClearings) -> None:
         def away(_: Sequence[AcceptedOrder]) -> None:
             raise OperationalError("terminating connection")
 
-        doors.while_opening = away
+        clearings.while_opening = away
 
         with pytest.raises(OperationalError):
-            doors.take(inserts(["O1"]))
+            clearings.ingest(inserts(["O1"]))
 
 
 class TestUnderAFence:
     @pytest.fixture
-    def fenced(self, doors: Doors) -> Doors:
-        doors.fence = fence.fence_of(fence.current().term)
-        return doors
+    def fenced(self, clearings: FakeClearings) -> FakeClearings:
+        clearings.fence = fence.fence_of(fence.current().term)
+        return clearings
 
-    def test_come_in_transactions_that_are_smaller_still(self, fenced: Doors) -> None:
+    def test_come_in_transactions_that_are_smaller_still(self, fenced: FakeClearings) -> None:
         sizes: list[int] = []
         fenced.while_opening = lambda accepted: sizes.append(len(accepted))
 
-        fenced.take_from_gap(inserts(f"O{number:03d}" for number in range(250)))
+        fenced.ingest_from_gap(inserts(f"O{number:03d}" for number in range(250)))
 
         assert sizes == [100, 100, 50]
 
     @pytest.mark.parametrize("statements", [1, 10])
-    def test_come_in_fewer_at_a_time_where_the_database_is_slow(self, fenced: Doors, settings: Settings, statements: int) -> None:
+    def test_come_in_fewer_at_a_time_where_the_database_is_slow(self, fenced: FakeClearings, settings: Settings, statements: int) -> None:
         settings.FENCE_MS_MAX = 500
 
         def crawl(accepted: Sequence[AcceptedOrder]) -> None:
@@ -199,11 +199,11 @@ class TestUnderAFence:
 
         fenced.while_opening = crawl
 
-        result = fenced.take_from_gap(inserts(f"O{number:02d}" for number in range(24)))
+        result = fenced.ingest_from_gap(inserts(f"O{number:02d}" for number in range(24)))
 
         assert (result.accepted, len(fenced.published)) == (24, 24)
 
-    def test_stay_out_where_not_even_one_is_in_time(self, fenced: Doors, settings: Settings) -> None:
+    def test_stay_out_where_not_even_one_is_in_time(self, fenced: FakeClearings, settings: Settings) -> None:
         settings.FENCE_MS_MAX = 500
 
         def stand_still(_: Sequence[AcceptedOrder]) -> None:
@@ -213,6 +213,6 @@ class TestUnderAFence:
         fenced.while_opening = stand_still
 
         with pytest.raises(OperationalError):
-            fenced.take_from_gap(inserts(["O1", "O2"]))
+            fenced.ingest_from_gap(inserts(["O1", "O2"]))
 
         assert reasons() == []

@@ -21,47 +21,47 @@ from orders.stream.consumer import ExitCode, connect
 from stack.kafka import ensure_topic
 from tests.orders.conftest import Topic
 from tests.orders.consumers import orders, process, running, stored
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 class TestReading:
-    def test_every_message_is_taken_in_once(self, topic: Topic, doors: Doors) -> None:
-        with running(doors.take):
+    def test_every_message_is_taken_in_once(self, topic: Topic, clearings: FakeClearings) -> None:
+        with running(clearings.ingest):
             topic.send(*orders(*range(50)), None, b"garbage")
             wait_until(lambda: stored() == 50 and Quarantined.objects.count() == 1)
 
-        assert len(doors.opened) == len(doors.published) == 50
+        assert len(clearings.opened) == len(clearings.published) == 50
 
-    def test_goes_on_where_it_ended(self, topic: Topic, doors: Doors) -> None:
+    def test_goes_on_where_it_ended(self, topic: Topic, clearings: FakeClearings) -> None:
         topic.send(*orders(*range(10)))
-        with running(doors.take):
+        with running(clearings.ingest):
             wait_until(lambda: stored() == 10)
         topic.send(*orders(10))
 
-        with running(doors.take) as again:
+        with running(clearings.ingest) as again:
             wait_until(lambda: stored() == 11)
 
         assert again.consumer.total.known == 0
 
-    def test_of_another_group_from_the_beginning_changes_nothing(self, topic: Topic, doors: Doors) -> None:
+    def test_of_another_group_from_the_beginning_changes_nothing(self, topic: Topic, clearings: FakeClearings) -> None:
         topic.send(*orders(*range(10)))
-        with running(doors.take):
+        with running(clearings.ingest):
             wait_until(lambda: stored() == 10)
 
-        with running(doors.take, open_log=partial(connect, "look-again"), idle_seconds=0.5) as again:
+        with running(clearings.ingest, open_log=partial(connect, "look-again"), idle_seconds=0.5) as again:
             wait_until(lambda: again.ended is not None)
 
         assert (again.ended, again.consumer.total.known, again.consumer.total.accepted) == (ExitCode.STOPPED, 10, 0)
 
-    def test_takes_a_few_milliseconds(self, topic: Topic, doors: Doors) -> None:
+    def test_takes_a_few_milliseconds(self, topic: Topic, clearings: FakeClearings) -> None:
         came_after_ms: list[float] = []
         sent_at = 0.0
 
         def measured(items: Sequence[Item]) -> IngestResult:
-            result = doors.take(items)
+            result = clearings.ingest(items)
             came_after_ms.append((time.perf_counter() - sent_at) * 1000)
             return result
 
@@ -78,13 +78,13 @@ class TestReading:
 
 class TestTopicThatIsNotThere:
     def test_is_named_in_one_line_and_read_once_it_is_made(
-        self, topic: Topic, doors: Doors, settings: Settings, monkeypatch: pytest.MonkeyPatch
+        self, topic: Topic, clearings: FakeClearings, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(consumer, "UNASSIGNED_SECONDS_MAX", 0.3)
         monkeypatch.setattr(consumer, "METADATA_MS_MAX", 500)
         settings.KAFKA_TOPIC = f"{topic.name}-later"
 
-        with capture_logs() as lines, running(doors.take):
+        with capture_logs() as lines, running(clearings.ingest):
             wait_until(lambda: any(line["event"] == "no partition is ours" for line in lines))
             ensure_topic(topic.servers, settings.KAFKA_TOPIC)
             Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3), partition=0)  # the emulator makes it with one when it is asked for
@@ -95,22 +95,22 @@ class TestTopicThatIsNotThere:
 
 
 class TestStopRule:
-    def test_a_hundred_bad_messages_in_a_row_end_it_with_78(self, topic: Topic, doors: Doors) -> None:
+    def test_a_hundred_bad_messages_in_a_row_end_it_with_78(self, topic: Topic, clearings: FakeClearings) -> None:
         topic.send(*(b"garbage %d" % number for number in range(100)), partition=0)
 
-        with running(doors.take) as stopped:
+        with running(clearings.ingest) as stopped:
             wait_until(lambda: stopped.ended is not None)
 
         assert stopped.ended == 78
         assert Quarantined.objects.count() == 100
 
-    def test_what_is_in_quarantine_already_lets_it_start_again(self, topic: Topic, doors: Doors) -> None:
+    def test_what_is_in_quarantine_already_lets_it_start_again(self, topic: Topic, clearings: FakeClearings) -> None:
         topic.send(*(b"garbage %d" % number for number in range(100)), partition=0)
-        with running(doors.take) as stopped:
+        with running(clearings.ingest) as stopped:
             wait_until(lambda: stopped.ended is not None)
         topic.send(*orders(1), partition=0)
 
-        with running(doors.take, open_log=partial(connect, "from-the-beginning")) as again:
+        with running(clearings.ingest, open_log=partial(connect, "from-the-beginning")) as again:
             wait_until(lambda: stored() == 1)
 
         assert again.ended == ExitCode.STOPPED

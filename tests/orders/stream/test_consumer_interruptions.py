@@ -22,16 +22,16 @@ from orders.stream import consumer
 from orders.stream.consumer import ExitCode, connect
 from tests.orders.conftest import Emulator, Topic
 from tests.orders.consumers import Crash, Running, lag, orders, running, stored
-from tests.orders.doors import Doors
+from tests.orders.fakes import FakeClearings
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 class TestInterruptions:
-    def test_a_crash_before_the_offset_is_committed_repeats_and_changes_nothing(self, topic: Topic, doors: Doors) -> None:
+    def test_a_crash_before_the_offset_is_committed_repeats_and_changes_nothing(self, topic: Topic, clearings: FakeClearings) -> None:
         def taken_then_dead(items: Sequence[Item]) -> IngestResult:
-            doors.take(items)
+            clearings.ingest(items)
             raise Crash
 
         topic.send(*orders(*range(10)), partition=0)
@@ -39,18 +39,18 @@ class TestInterruptions:
         wait_until(lambda: stored() == 10)
         crashed.stop()
 
-        with running(doors.take) as again:
+        with running(clearings.ingest) as again:
             wait_until(lambda: again.consumer.total.known == 10)
 
-        assert (stored(), len(doors.opened), doors.held) == (10, 10, [])
+        assert (stored(), len(clearings.opened), clearings.held) == (10, 10, [])
 
-    def test_a_database_that_is_away_is_waited_for(self, topic: Topic, doors: Doors) -> None:
+    def test_a_database_that_is_away_is_waited_for(self, topic: Topic, clearings: FakeClearings) -> None:
         failures = iter(range(3))
 
         def sometimes(items: Sequence[Item]) -> IngestResult:
             if next(failures, None) is not None:
                 raise OperationalError("the server is starting up")
-            return doors.take(items)
+            return clearings.ingest(items)
 
         with running(sometimes):
             topic.send(*orders(*range(10)))
@@ -63,14 +63,14 @@ class TestInterruptions:
             ("SET TRANSACTION READ ONLY; DELETE FROM orders_watermark", []),  # as a primary that was demoted says it
         ],
     )
-    def test_a_database_that_fails_again_and_again_raises_an_alarm(self, topic: Topic, doors: Doors, sql: str, alarms: list[str]) -> None:
+    def test_a_database_that_fails_again_and_again_raises_an_alarm(self, topic: Topic, clearings: FakeClearings, sql: str, alarms: list[str]) -> None:
         failures = iter(range(consumer.INTERNAL_ERRORS_BEFORE_ALARM))
 
         def broken(items: Sequence[Item]) -> IngestResult:
             if next(failures, None) is not None:
                 with transaction.atomic(), connection.cursor() as cursor:
                     cursor.execute(sql)
-            return doors.take(items)
+            return clearings.ingest(items)
 
         with capture_logs() as lines, running(broken):
             topic.send(*orders(1))
@@ -78,14 +78,14 @@ class TestInterruptions:
 
         assert [line["alarm"] for line in lines if "alarm" in line] == alarms
 
-    def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, doors: Doors) -> None:
+    def test_the_lag_shows_how_the_log_grows_while_the_database_is_away(self, topic: Topic, clearings: FakeClearings) -> None:
         asked, back = threading.Event(), threading.Event()
 
         def away(items: Sequence[Item]) -> IngestResult:
             asked.set()
             if not back.is_set():
                 raise OperationalError("the server is starting up")
-            return doors.take(items)
+            return clearings.ingest(items)
 
         with running(away):
             topic.send(*orders(1))
@@ -96,8 +96,8 @@ class TestInterruptions:
             back.set()
             wait_until(lambda: (stored(), lag()) == (41, 0))
 
-    def test_a_broken_connection_to_the_database_is_mended(self, topic: Topic, doors: Doors) -> None:
-        with running(doors.take):
+    def test_a_broken_connection_to_the_database_is_mended(self, topic: Topic, clearings: FakeClearings) -> None:
+        with running(clearings.ingest):
             topic.send(*orders(1))
             wait_until(lambda: stored() == 1)
             with connection.cursor() as cursor:
@@ -123,7 +123,7 @@ class TestInterruptions:
         assert waiting.ended == ExitCode.STOPPED
 
     @pytest.mark.parametrize("error", [kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError, kafka_errors.RebalanceInProgressError])
-    def test_a_commit_that_a_rebalance_refuses_is_survived(self, topic: Topic, doors: Doors, error: type[Exception]) -> None:
+    def test_a_commit_that_a_rebalance_refuses_is_survived(self, topic: Topic, clearings: FakeClearings, error: type[Exception]) -> None:
         refusals = iter(range(2))
         committed = threading.Event()
 
@@ -140,31 +140,31 @@ class TestInterruptions:
             log.commit = refuse_at_first
             return log
 
-        with running(doors.take, open_log=with_a_refusing_group):
+        with running(clearings.ingest, open_log=with_a_refusing_group):
             for number in range(4):
                 topic.send(*orders(number), partition=0)
                 wait_until(lambda: stored() == number + 1)  # noqa: B023
             assert committed.wait(10)
 
-        with running(doors.take, idle_seconds=0.3) as again:
+        with running(clearings.ingest, idle_seconds=0.3) as again:
             wait_until(lambda: again.ended is not None)
         assert again.consumer.total.known == 0
 
-    def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, doors: Doors) -> None:
-        doors.while_opening = mistake
+    def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, clearings: FakeClearings) -> None:
+        clearings.while_opening = mistake
         topic.send(*orders(*range(8)))
-        with capture_logs() as lines, running(doors.take) as faulty:
+        with capture_logs() as lines, running(clearings.ingest) as faulty:
             wait_until(lambda: faulty.consumer._faults > 1)
         assert (stored(), Quarantined.objects.count()) == (0, 0)
         assert {line["alarm"] for line in lines if "alarm" in line} == {"intake_fault"}
 
-        doors.while_opening = lambda _: None
-        with running(doors.take):
+        clearings.while_opening = lambda _: None
+        with running(clearings.ingest):
             wait_until(lambda: stored() == 8)
 
-    def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, doors: Doors) -> None:
-        doors.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
-        with running(doors.take) as reading:
+    def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, clearings: FakeClearings) -> None:
+        clearings.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
+        with running(clearings.ingest) as reading:
             topic.send(*orders(1), partition=0)
             wait_until(lambda: reading.consumer._faults > 0)
             assert Quarantined.objects.count() == 0
@@ -175,9 +175,9 @@ class TestInterruptions:
 
         assert (Quarantined.objects.get().reason, Quarantined.objects.get().order_id) == ("internal_error", "O0001")
 
-    def test_a_second_member_takes_its_share(self, topic: Topic, doors: Doors) -> None:
-        others = Doors()
-        with running(doors.take), running(others.take):
+    def test_a_second_member_takes_its_share(self, topic: Topic, clearings: FakeClearings) -> None:
+        others = FakeClearings()
+        with running(clearings.ingest), running(others.ingest):
             sent = itertools.count()
 
             def send_until_the_second_has_some() -> bool:
@@ -191,24 +191,24 @@ class TestInterruptions:
 
         assert others.opened
 
-    def test_a_fenced_static_member_ends_with_a_clear_line(self, topic: Topic, doors: Doors) -> None:
+    def test_a_fenced_static_member_ends_with_a_clear_line(self, topic: Topic, clearings: FakeClearings) -> None:
         def fenced() -> Any:
             log = connect(configured.KAFKA_GROUP)
             log.poll = lambda **_: refuse(kafka_errors.FencedInstanceIdError)
             return log
 
-        with running(doors.take, open_log=fenced) as refused:
+        with running(clearings.ingest, open_log=fenced) as refused:
             wait_until(lambda: refused.ended is not None)
 
         assert refused.ended == ExitCode.FENCED
 
-    def test_missing_rights_end_with_a_clear_line(self, topic: Topic, doors: Doors) -> None:
+    def test_missing_rights_end_with_a_clear_line(self, topic: Topic, clearings: FakeClearings) -> None:
         def forbidden() -> Any:
             log = connect(configured.KAFKA_GROUP)
             log.poll = lambda **_: refuse(kafka_errors.TopicAuthorizationFailedError)
             return log
 
-        with running(doors.take, open_log=forbidden) as refused:
+        with running(clearings.ingest, open_log=forbidden) as refused:
             wait_until(lambda: refused.ended is not None)
 
         assert refused.ended == ExitCode.NOT_ALLOWED
@@ -223,10 +223,10 @@ def mistake(_: object) -> None:
 
 
 class TestBrokerThatLosesItsLog:
-    def test_is_read_on_by_a_running_consumer(self, emulator: Emulator, doors: Doors) -> None:
+    def test_is_read_on_by_a_running_consumer(self, emulator: Emulator, clearings: FakeClearings) -> None:
         topic = Topic(emulator.url, "orders")
         emulator.start("orders")
-        with running(doors.take):
+        with running(clearings.ingest):
             topic.send(*orders(*range(100)))
             wait_until(lambda: stored() == 100)
             emulator.kill()
@@ -235,10 +235,10 @@ class TestBrokerThatLosesItsLog:
 
             wait_until(lambda: stored() == 110, seconds=30)
 
-        assert doors.held == []
+        assert clearings.held == []
 
     def test_is_read_from_its_beginning_by_a_consumer_whose_offset_lies_beyond_the_end(
-        self, emulator: Emulator, doors: Doors, settings: Settings
+        self, emulator: Emulator, clearings: FakeClearings, settings: Settings
     ) -> None:
         settings.KAFKA_INSTANCE_ID = "slot-1"
         topic = Topic(emulator.url, "orders")
@@ -249,11 +249,11 @@ class TestBrokerThatLosesItsLog:
         log.commit({partition: OffsetAndMetadata(5_000, "", -1) for partition in log.assignment()})
         log.close(timeout_ms=500)
 
-        with running(doors.take):
+        with running(clearings.ingest):
             wait_until(lambda: stored() == 8)
 
-    def test_is_waited_for_while_it_is_down(self, emulator: Emulator, doors: Doors) -> None:
-        with running(doors.take):
+    def test_is_waited_for_while_it_is_down(self, emulator: Emulator, clearings: FakeClearings) -> None:
+        with running(clearings.ingest):
             emulator.start("orders")
             Topic(emulator.url, "orders").send(*orders(1, 2, 3), partition=0)  # the consumer may have had it made, with one
 

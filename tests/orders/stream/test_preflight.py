@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from base.kafka import KafkaSecurity, WrongSecurity
 from orders.intake.ingest import IngestResult
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
-from orders.stream.preflight import knock
+from orders.stream.preflight import check_connectivity
 from orders.stream.topic_reader import LogNotReadable, open_reader
 from tests.orders.messages import RULES
 
@@ -76,7 +76,7 @@ class TestTls:
         settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL", cafile=str(certificate[0]))
 
         with listening(certificate) as server:
-            knock([server], 5_000)
+            check_connectivity([server], 5_000)
 
     def test_with_an_unknown_authority_ends_the_consumer_with_77(self, settings: Settings, certificate: Certificate) -> None:
         settings.KAFKA_SECURITY = KafkaSecurity(protocol="SSL")
@@ -101,7 +101,7 @@ class TestTls:
             hanging_up.start()
 
             with pytest.raises(ConnectionRefusedError, match="no connection to any of"):
-                knock([f"127.0.0.1:{server.getsockname()[1]}"], 5_000)
+                check_connectivity([f"127.0.0.1:{server.getsockname()[1]}"], 5_000)
             hanging_up.join()
 
 
@@ -142,7 +142,7 @@ class TestCredentials:
 
     def test_that_are_accepted_are_fine(self) -> None:
         with answering(WELCOME, ACCEPTED) as server:
-            knock([server], 5_000)
+            check_connectivity([server], 5_000)
 
     @pytest.mark.parametrize(("answers", "said"), [((WELCOME, REFUSED), "Invalid secret"), ((OTHERS_ONLY,), "PLAIN isn't one of")])
     def test_that_are_refused_end_the_consumer_with_77_and_one_line(self, settings: Settings, answers: tuple[bytes, ...], said: str) -> None:
@@ -162,7 +162,7 @@ class TestCredentials:
     @pytest.mark.parametrize("answers", [(), (WELCOME,), (b"HTTP/1.1 400 Bad Request",), (b"\x00\x01",)])
     def test_that_nobody_answers_are_a_broker_that_is_away(self, answers: tuple[bytes, ...]) -> None:
         with answering(*answers) as server, pytest.raises(ConnectionRefusedError, match="no connection to any of"):
-            knock([server], 5_000)
+            check_connectivity([server], 5_000)
 
 
 class TestSettings:

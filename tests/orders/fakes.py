@@ -10,20 +10,20 @@ from django.db import connection
 
 from base.fence import Fence, no_fence
 from orders.intake.classify import Arrival, Item
-from orders.intake.faults import nobody
+from orders.intake.faults import never_succeeded
 from orders.intake.ingest import AcceptedOrder, IngestResult, ingest
 from orders.models import Quarantined, Source, SyncOrder
 
 
 @dataclass
-class Doors:
+class FakeClearings:
     opened: list[str] = field(default_factory=list)
     held: list[tuple[str, str]] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     while_opening: Callable[[Sequence[AcceptedOrder]], None] = lambda _: None
     while_publishing: Callable[[], bool] = lambda: True
     fence: Fence = no_fence
-    others_get_in: Callable[[], bool] = nobody
+    others_succeeded: Callable[[], bool] = never_succeeded
 
     def open_clearings(self, accepted: Sequence[AcceptedOrder]) -> list[str]:
         assert connection.in_atomic_block
@@ -41,7 +41,7 @@ class Doors:
         self.published += refs
         return sent
 
-    def take(self, items: Sequence[Item], source: Source = Source.KAFKA) -> IngestResult:
+    def ingest(self, items: Sequence[Item], source: Source = Source.KAFKA) -> IngestResult:
         return ingest(
             items,
             source=source,
@@ -49,11 +49,11 @@ class Doors:
             hold=self.hold,
             publish=self.publish,
             fence=self.fence,
-            others_get_in=self.others_get_in,
+            others_succeeded=self.others_succeeded,
         )
 
-    def take_from_gap(self, items: Sequence[Item]) -> IngestResult:
-        return self.take(items, Source.GAP)
+    def ingest_from_gap(self, items: Sequence[Item]) -> IngestResult:
+        return self.ingest(items, Source.GAP)
 
 
 def order_ids() -> list[str]:
