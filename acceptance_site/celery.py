@@ -28,7 +28,7 @@ from django.conf import settings
 from base import metrics
 from base.incarnation import life
 from base.notify import ready
-from clearing.dispatch.queues import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
+from clearing.dispatch.queues import ISOLATED_QUEUE, OPS_QUEUE, clearing_queues
 
 
 def _queue(name: str) -> Queue:
@@ -66,7 +66,7 @@ app.conf.update(
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_acks_late=False,
-    task_queues=[_queue(name) for name in [*clearing_queues(), SUSPECTS_QUEUE, OPS_QUEUE]],
+    task_queues=[_queue(name) for name in [*clearing_queues(), ISOLATED_QUEUE, OPS_QUEUE]],
     task_default_queue=OPS_QUEUE,
     task_default_exchange="",
     task_default_routing_key=OPS_QUEUE,

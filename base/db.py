@@ -1,38 +1,46 @@
-"""Calls of database functions: one call, one commit, and connections that heal themselves.
+"""Calls of database functions: one call, one commit. A broken connection is dropped.
 
-Celery keeps a connection for ever (`CELERY_DB_REUSE_MAX`), so a broken one must be dropped by who
-meets it: whoever comes next reconnects.
+Celery keeps a connection for ever (`CELERY_DB_REUSE_MAX`), so the call that meets a broken one
+closes it, and the next call reconnects.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connection
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
-Row = tuple[Any, ...]
-DATABASE_AWAY = (OperationalError, InterfaceError)  # nothing is wrong with what was asked
-# psycopg2 calls these internal errors, like mistakes of ours: a primary that was demoted (it only
-# reads now), and two of the session's time limits.
-_AWAY_TOO: Final = frozenset({"25006", "25P03", "25P04"})
+Row: TypeAlias = Any  # a named tuple: its columns by name, or in order
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError)  # the statement itself is right
+# psycopg2 raises InternalError for these, as for a wrong statement: a primary that was demoted (it
+# only reads now), and two of the session's time limits.
+_UNAVAILABLE_CODES: Final = frozenset({"25006", "25P03", "25P04"})
 
 
-def call(sql: str, params: Sequence[Any]) -> list[Row]:
-    """Runs one statement, in a transaction of its own unless one is open. A connection that broke
-    is dropped; the error is raised, as one of DATABASE_AWAY if nothing is wrong with the statement.
+def call(sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
+    """Runs one statement, in a transaction of its own unless one is open. Returns its rows as named
+    tuples. A connection that broke is dropped. Raises one of DATABASE_UNAVAILABLE where the
+    statement may be repeated later.
     """
     try:
         with connection.cursor() as cursor:
             cursor.execute(sql, params)
-            return list(cursor.fetchall())
-    except DATABASE_AWAY:
+            return list(map(_row_type(tuple(column.name for column in cursor.description))._make, cursor.fetchall()))
+    except DATABASE_UNAVAILABLE:
         drop_broken_connection()
         raise
     except InternalError as error:
         drop_broken_connection()
-        if getattr(error.__cause__, "pgcode", "") in _AWAY_TOO:
+        if getattr(error.__cause__, "pgcode", "") in _UNAVAILABLE_CODES:
             raise OperationalError(*error.args) from error
         raise
+
+
+@lru_cache(maxsize=512)
+def _row_type(columns: tuple[str, ...]) -> Any:
+    return namedtuple("Row", columns, rename=True)  # noqa: PYI024 - its fields are known at run time
 
 
 def gave_up_waiting(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from base.db import DATABASE_AWAY, call, drop_broken_connection
+from base.db import DATABASE_UNAVAILABLE, call, drop_broken_connection
 from base.membership import Membership
 
 log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ def _survive(act: Callable[[], object]) -> None:
     """
     try:
         act()
-    except DATABASE_AWAY as error:
+    except DATABASE_UNAVAILABLE as error:
         log.warning("no heartbeat", error=str(error).strip(), fix="nothing: it goes on when PostgreSQL is back")
     except Exception:
         log.exception("no heartbeat", fix="is the database migrated? DATABASE_STATEMENT_MS_MAX=0 manage.py migrate")

@@ -1,10 +1,11 @@
-"""The floor: one asyncio process with asyncpg, the same database functions, one call an event, the
-same durable writes, no broker.
+"""The floor: one asyncio process with asyncpg, the service's own statements (`clearing.store.
+statements`), one call an event, the same durable writes, no broker.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 
 import asyncpg
 from django.conf import settings
@@ -12,10 +13,13 @@ from django.conf import settings
 from benchmarks.gateway import CALL_MS
 from benchmarks.orders import request_bytes
 from clearing.flow.flows import CURRENT_FLOW, LAST_STEP, OrderFacts, key_of, plan
+from clearing.store import statements
 
 CONNECTIONS = 16
 ANSWER = b'{"key": "B0000000:1", "state": "done", "reference": "bench-B0000000:1", "done_at_ms": 1700000000000}'
 ACTIONS = {2: ("fund", "transfer"), 3: ("trading", "exchange"), 4: ("fund", "transfer")}
+ACTOR: Final = {"actor": "floor", "generation": ""}
+CLAIM_SECONDS = 12.0
 Order = tuple[int, OrderFacts]
 
 
@@ -31,13 +35,15 @@ class Floor:
     async def accept(self, batch: Sequence[Order]) -> None:
         """Opens the clearings and starts the heads of the lanes."""
         firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in batch]
-        refs = await self.pool.fetch(
-            "SELECT * FROM clearing_accept($1, $2, $3, $4, $5, 'floor', '', false)",
-            [pk for pk, _ in batch],
-            [0 for _ in batch],
-            [first.key for first in firsts],
-            [first.request for first in firsts],
-            CURRENT_FLOW,
+        refs = await self._fetch(
+            statements.ACCEPT,
+            orders=[pk for pk, _ in batch],
+            lanes=[0 for _ in batch],
+            keys=[first.key for first in firsts],
+            requests=[first.request for first in firsts],
+            flow=CURRENT_FLOW,
+            restored=False,
+            **ACTOR,
         )
         for ref in refs:
             task = asyncio.create_task(self.lane(ref["id"], ref["epoch"]))
@@ -51,25 +57,33 @@ class Floor:
 
     async def clear(self, clearing_id: int, epoch: int) -> tuple[int | None, int]:
         """The five events of an order. Returns the user's next one."""
-        work = await self.pool.fetchrow("SELECT * FROM clearing_claim($1, $2, 'floor', 12)", clearing_id, epoch)
-        assert work is not None
+        claim = {"id": clearing_id, "epoch": epoch, "worker": "floor"}
+        [work] = await self._fetch(statements.CLAIM, **claim, claim_seconds=CLAIM_SECONDS, alone=False)
         facts = OrderFacts(work["order_id"], work["user_id"], work["contract_id"], "OPEN", work["asset"], work["quantity"], work["quoted_usdt"])
         requests, operation = request_bytes(facts), work["operation_id"]
+        done = {**claim, "user": facts.user_id, "asked": False, "sent_ms_ago": 5.0, "answered_ms_ago": 0.0, "response": ANSWER, "generation": ""}
         for step in range(2, LAST_STEP + 1):
             await asyncio.sleep(CALL_MS / 1000)
-            row = await self.pool.fetchrow(
-                "SELECT operation_id FROM clearing_step_done($1,$2,$3,'floor',$4,false,5,0,$5,$6,1,$7,$8,$9,$10,true,12,'')",
-                *(clearing_id, epoch, facts.user_id, operation, ANSWER, step, *ACTIONS[step], key_of(facts.order_id, step), requests[step - 1]),
+            counterparty, action = ACTIONS[step]
+            following = {"step": step, "part": 1, "counterparty": counterparty, "action": action, "parks": ""}
+            [row] = await self._fetch(
+                statements.STEP_DONE,
+                **done,
+                **following,
+                operation=operation,
+                key=key_of(facts.order_id, step),
+                request=requests[step - 1],
+                in_place=True,
+                claim_seconds=CLAIM_SECONDS,
             )
-            assert row is not None
             operation = row["operation_id"]
         await asyncio.sleep(CALL_MS / 1000)
-        row = await self.pool.fetchrow(
-            "SELECT (next).id, (next).epoch FROM clearing_finish($1,$2,$3,'floor',$4,false,5,0,$5,0,'')",
-            *(clearing_id, epoch, facts.user_id, operation, ANSWER),
-        )
-        assert row is not None
-        return row["id"], row["epoch"]
+        [row] = await self._fetch(statements.FINISH, **done, operation=operation, slippage=Decimal(0))
+        return row["next_id"], row["next_epoch"]
+
+    async def _fetch(self, statement: str, **arguments: object) -> list[Any]:
+        sql, names = statements.numbered(statement)
+        return list(await self.pool.fetch(sql, *[arguments[name] for name in names]))
 
     async def drain(self) -> None:
         """Until every lane is at its end."""

@@ -16,7 +16,7 @@ from django.db import transaction
 
 from benchmarks.orders import cleared_count, prepare
 from clearing.dispatch import broker, publish
-from clearing.dispatch.queues import OPS_QUEUE, SUSPECTS_QUEUE
+from clearing.dispatch.queues import ISOLATED_QUEUE, OPS_QUEUE
 from clearing.flow.flows import OrderFacts
 from clearing.store import claims
 
@@ -30,7 +30,7 @@ def worker(*, threads: int, processes: int, log: Path) -> Iterator[None]:
     """Real workers on every lane, warmed up; stopped at the end."""
     broker.client().flushdb()
     command = [sys.executable, "-m", "celery", "-A", "acceptance_site", "worker", "-P", "threads", "-c", str(threads)]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING", "-X", f"{OPS_QUEUE},{SUSPECTS_QUEUE}"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING", "-X", f"{OPS_QUEUE},{ISOLATED_QUEUE}"]
     environment = {
         **os.environ,
         "GATEWAY_KIND": "benchmarks.gateway.sleeping_gateways",

@@ -15,7 +15,7 @@ from celery.worker import state as worker_state
 from base.incarnation import life
 from clearing.dispatch import publish
 from clearing.dispatch.broker import QUEUED_MS_HEADER
-from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE
+from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE
 from clearing.gateways import gateways
 from clearing.gateways.circuit_breaker import Guard
 from clearing.running.in_process import InFlight
@@ -75,13 +75,13 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
     """The body of every step task."""
     events = StepEvents(cast("list[dict[str, Any]]", task.request.chain or []))
     task.request.chain = None
-    alone = (task.request.delivery_info or {}).get("routing_key") == SUSPECTS_QUEUE
+    isolated = (task.request.delivery_info or {}).get("routing_key") == ISOLATED_QUEUE
     if stopping():
         queued_ms = int(getattr(task.request, QUEUED_MS_HEADER, 0) or 0)
-        ref = ClearingRef(clearing_id, epoch, step, lane=publish.ALONE if alone else 0, queued_ms=queued_ms)
+        ref = ClearingRef(clearing_id, epoch, step, lane=0, queued_ms=queued_ms, isolated=isolated)
         publish.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, guard, alone, events, in_flight, life().outlived).run(clearing_id, epoch)
+    Runner(lambda: life().name, gateways(), stopping, guard, isolated, events, in_flight, life().outlived).run(clearing_id, epoch)
     events.finish()
 
 

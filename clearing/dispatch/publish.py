@@ -25,7 +25,7 @@ from kombu.exceptions import KombuError
 
 from base import metrics
 from clearing.dispatch import broker
-from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
+from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE, lane_queue
 from clearing.flow.flows import LAST_STEP
 from clearing.store.claims import ClearingRef
 
@@ -112,14 +112,13 @@ class _Publisher(threading.local):
 
 
 @dataclass(slots=True)
-class _Away:
+class _Unavailable:
     since: float = float("-inf")
 
 
 _publisher = _Publisher()
-_away = _Away()
-ALONE = -1  # instead of a lane: a suspect, which goes to its own queue whatever the sender meant
-AWAY_SECONDS = 1.0  # after a failure, publishers don't wait for the broker so long: what they have is the sweep's
+_unavailable = _Unavailable()
+FAIL_FAST_SECONDS = 1.0  # after a failure publishers don't try for so long: the sweep sends what they have
 _templates: dict[int, Template] = {}
 _templates_lock = threading.Lock()
 
@@ -134,10 +133,10 @@ def template(step: int) -> Template:
 
 def queue_of(ref: ClearingRef, wanted: str | None = None) -> str:
     """The queue `wanted`, or the lane's; of a lane that no longer exists (CLEARING_LANES was
-    lowered), the resume queue; of a suspect its own.
+    lowered), the resume queue. A poison candidate goes to the isolated queue, whatever is `wanted`.
     """
-    if ref.lane == ALONE or wanted:
-        return SUSPECTS_QUEUE if ref.lane == ALONE else str(wanted)
+    if ref.isolated or wanted:
+        return ISOLATED_QUEUE if ref.isolated else str(wanted)
     return lane_queue(ref.lane) if ref.lane < settings.CLEARING_LANES else RESUME_QUEUE
 
 
@@ -152,7 +151,7 @@ def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
     try:
         _send_or_reconnect(refs, queue)
     except BROKER_ERRORS as error:
-        _away.since = monotonic()
+        _unavailable.since = monotonic()
         metrics.PUBLISH_FAILURES.inc(len(refs))
         log.warning("publish failed", clearings=len(refs), error=str(error), fix="nothing: the sweep sends them again")
         return False
@@ -160,11 +159,11 @@ def publish(refs: Sequence[ClearingRef], *, queue: str | None = None) -> bool:
 
 
 def _send_or_reconnect(refs: Sequence[ClearingRef], queue: str | None) -> None:
-    """A kept connection may be dead without the broker being away, so the first failure means a new
-    connection.
+    """Sends once more on a new connection after the first failure: a kept connection may be dead
+    while the broker is available.
     """
-    if monotonic() - _away.since < AWAY_SECONDS:
-        raise ConnectionRefusedError("the broker was away a moment ago")
+    if monotonic() - _unavailable.since < FAIL_FAST_SECONDS:
+        raise ConnectionRefusedError("the broker was unavailable a moment ago, and isn't tried again yet")
     try:
         _send(refs, queue)
     except BROKER_ERRORS:

@@ -5,7 +5,7 @@ registry is ready.
 from django.conf import settings
 
 RESUME_QUEUE = "clearing.resume"
-SUSPECTS_QUEUE = "clearing.suspects"  # orders whose workers died: read by a worker of one slot
+ISOLATED_QUEUE = "clearing.suspects"  # orders whose workers died: read by a worker of one slot
 OPS_QUEUE = "ops"
 
 

@@ -193,7 +193,7 @@ def ask(clearing_id: int, kind: InterventionKind, *, person: Person, reason: str
     _require_reason(reason, "this")
     clearing, operation = _load(clearing_id)
     effect_of(clearing, operation, kind, evidence)
-    outcome, pk, ref = interventions.ask(
+    outcome, pk, ref = interventions.request_intervention(
         _seen(clearing, operation), kind, reason=reason, evidence=evidence, person=person, generation=publish.generation()
     )
     if ref is not None:

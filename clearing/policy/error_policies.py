@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 
 from base.alarms import alarm
-from base.db import DATABASE_AWAY, Row, call
+from base.db import DATABASE_UNAVAILABLE, Row, call
 from clearing.policy.backoff import Backoff
 from clearing.policy.outcomes import may_become, outcomes_of
 from clearing.status import Outcome
@@ -108,7 +108,7 @@ class Policies:
     def _read(self) -> None:
         try:
             rows = call(_SQL, [])
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             log.warning("error policies not read", error=str(error).strip(), fix="nothing: what was known goes on to hold")
             return
         if rows != self._rows:  # so that a bad row raises its alarm once, not every few seconds

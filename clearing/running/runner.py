@@ -15,7 +15,7 @@ from django.conf import settings
 
 from base import metrics
 from base.alarms import alarm
-from base.db import DATABASE_AWAY
+from base.db import DATABASE_UNAVAILABLE
 from clearing.dispatch import publish
 from clearing.dispatch.queues import RESUME_QUEUE
 from clearing.flow.flows import Finished, Parks, Planned, after
@@ -64,15 +64,15 @@ class Runner:
 
     `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has
     ended and the worker goes on as another; `stopping` ends continuing; `on_step` is told of each
-    step that the first clearing takes in place; `alone` is the worker of one slot that runs
-    suspects, and nothing else in place; `in_flight` is what its process is at.
+    step that the first clearing takes in place; `isolated` marks the one-slot worker that runs
+    poison candidates, and nothing else in place; `in_flight` is what its process is at.
     """
 
     worker: Callable[[], str]
     gateways: Gateways
     stopping: Callable[[], bool]
     guard: Guard
-    alone: bool = False
+    isolated: bool = False
     on_step: Callable[[int], None] = _nothing
     in_flight: InFlight = field(default_factory=InFlight)
     outlived: Callable[[str], bool] = _never
@@ -90,7 +90,7 @@ class Runner:
             publish.publish([following], queue=RESUME_QUEUE if self.stopping() else None)
 
     def _continues(self) -> bool:
-        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.alone
+        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.isolated
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
         """Claims and runs one clearing, unless another thread is at it. Returns its user's next
@@ -113,7 +113,7 @@ class Runner:
         return work
 
     def _claimed(self, clearing_id: int, epoch: int) -> Work | None:
-        return claims.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, alone=self.alone, sole=True, outlived=self.outlived)
+        return claims.claim(clearing_id, epoch, worker=self.worker, gives_up=self.stopping, isolated=self.isolated, sole=True, outlived=self.outlived)
 
     def _run_claimed(self, work: Work, on_step: Callable[[int], None]) -> ClearingRef | None:
         while True:
@@ -135,7 +135,7 @@ class Runner:
             except ClaimEnded:
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
                 return Recorded("lost")
-            except DATABASE_AWAY:
+            except DATABASE_UNAVAILABLE:
                 raise
             except Exception:  # whatever it is: it must not run for ever
                 log.exception("a step failed by a mistake of our own")
@@ -152,7 +152,7 @@ class Runner:
         try:
             metrics.observe_attempt(work, evidence)
             return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
-        except DATABASE_AWAY:
+        except DATABASE_UNAVAILABLE:
             raise
         except Exception:
             _keep(work, evidence)
@@ -191,7 +191,7 @@ def _keep(work: Work, evidence: Evidence) -> None:
     """
     try:
         claims.record_attempt(work, evidence)
-    except DATABASE_AWAY:
+    except DATABASE_UNAVAILABLE:
         raise
     except Exception:  # it may be the answer itself that can't be recorded
         log.exception("an answer couldn't be kept", outcome=evidence.outcome, code=evidence.code, response=evidence.response)
@@ -230,7 +230,7 @@ def _defer(work: Claimed, blocked: Blocked) -> Recorded:
     """Nothing was tried, and nothing counted: the order waits until the way is free."""
     reaction = deferral(work.operation_state, blocked.retry_after_ms)
     log.debug("blocked", code=blocked.code)
-    return claims.step_aside(work, blocked.code, reaction, generation=publish.generation())
+    return claims.defer_blocked(work, blocked.code, reaction, generation=publish.generation())
 
 
 def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool, asked: bool) -> Reaction:

@@ -10,7 +10,7 @@ is away a claim waits for it, and a result is recorded as soon as it is back, un
 then django.db.OperationalError is raised, and the sweep finds what was under way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from time import CLOCK_BOOTTIME, clock_gettime, sleep
@@ -18,18 +18,20 @@ from typing import Any
 
 from django.conf import settings
 
-from base.db import DATABASE_AWAY, Row, call
+from base.db import DATABASE_UNAVAILABLE, Row, call
 from clearing.flow.flows import CURRENT_FLOW, FLOWS, OrderFacts, Planned, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.policy.backoff import Reaction
 from clearing.status import OperationState, Outcome, State
+from clearing.store import statements
 from clearing.store.lanes import lane_of
 
 
 @dataclass(frozen=True, slots=True)
 class ClearingRef:
     """A queued clearing as its message names it. `queued_ms`: the database's time of the queueing,
-    so that messages can be told apart in age.
+    so that messages can be told apart in age. `isolated`: a poison candidate, which runs in a queue
+    of one slot, whatever its lane.
     """
 
     id: int
@@ -37,6 +39,7 @@ class ClearingRef:
     step: int
     lane: int
     queued_ms: int
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +145,21 @@ class Recorded:
     hold_code: str = ""
 
 
-AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
-REF = "({0}).id, ({0}).epoch, ({0}).step, ({0}).lane, ({0}).queued_ms"
+RETRY_SECONDS = 0.2  # between two tries while PostgreSQL is unavailable
+ISOLATED_LANE = -1  # what SQL answers instead of the lane of an order that runs isolated (clearing_route)
 
 
-def read_ref(row: Sequence[Any]) -> ClearingRef | None:
-    """A row's columns of REF; None where there is none."""
-    return None if row[0] is None else ClearingRef(*row[:5])
+def read_ref(row: Row, name: str = "") -> ClearingRef | None:
+    """The clearing in a row's columns: of a composite column (`statements.ref_columns`), or of a
+    row that is a `clearing_ref` itself. None where it is null.
+    """
+    prefix = f"{name}_" if name else ""
+    pk, epoch, step, lane, queued_ms = (getattr(row, prefix + column) for column in ("id", "epoch", "step", "lane", "queued_ms"))
+    return None if pk is None else ClearingRef(pk, epoch, step, lane, queued_ms, isolated=lane == ISOLATED_LANE)
 
 
 def read_refs(rows: Sequence[Row]) -> list[ClearingRef]:
+    """The clearings of rows that are `clearing_ref`."""
     return [ref for row in rows if (ref := read_ref(row))]
 
 
@@ -167,17 +175,17 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
     firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in orders]
     return read_refs(
         call(
-            "SELECT * FROM clearing_accept(%s, %s, %s, %s::bytea[], %s, %s, %s, %s)",
-            [
-                [pk for pk, _ in orders],
-                [lane_of(facts.user_id) for _, facts in orders],
-                [first.key for first in firsts],
-                [first.request for first in firsts],
-                CURRENT_FLOW,
-                actor,
-                generation,
-                restored,
-            ],
+            statements.ACCEPT,
+            {
+                "orders": [pk for pk, _ in orders],
+                "lanes": [lane_of(facts.user_id) for _, facts in orders],
+                "keys": [first.key for first in firsts],
+                "requests": [first.request for first in firsts],
+                "flow": CURRENT_FLOW,
+                "actor": actor,
+                "generation": generation,
+                "restored": restored,
+            },
         )
     )
 
@@ -186,8 +194,8 @@ def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[Stat
     """Sets a hold. Returns the state that the clearing was in (None: no such order) and whom to
     publish next.
     """
-    rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold(%s, %s, %s, %s)", [order_id, code, actor, generation])
-    return (State(rows[0][0]), read_ref(rows[0][1:])) if rows else (None, None)
+    rows = call(statements.HOLD, {"order": order_id, "code": code, "actor": actor, "generation": generation})
+    return (State(rows[0].found_state), read_ref(rows[0], "next")) if rows else (None, None)
 
 
 def claim(
@@ -196,66 +204,66 @@ def claim(
     *,
     worker: Callable[[], str],
     gives_up: Callable[[], bool],
-    alone: bool = False,
+    isolated: bool = False,
     sole: bool = False,
     outlived: Callable[[str], bool] = lambda _name: False,
 ) -> Work | None:
-    """Takes the claim. None: somebody else has it, or the clearing is elsewhere by now; or it is a
-    suspect, which only a worker that is `alone` may run. `sole`: no other thread of this process is
-    at it, so a claim that is ours after a lost answer is this call's. Raises FlowUnknown.
+    """Takes the claim. None: another worker has it, or the clearing is no longer queued; or it is a
+    poison candidate, which only an `isolated` worker may run. `sole`: no other thread of this
+    process runs this epoch, so that a claim found after a lost answer must be this call's. Raises
+    FlowUnknown.
 
-    Nobody claims under the name of an incarnation that has ended; a worker that has `outlived` it
-    claims again under its new one. Waits while PostgreSQL is away, unless `gives_up`: a message
-    that is let go then is gone from the broker, and thousands of them would be.
+    Blocks while PostgreSQL is unavailable, unless `gives_up`, because an acknowledged message
+    would be lost and a backlog of thousands would need the sweep. A worker whose incarnation has
+    ended (`outlived`) registers anew and retries.
     """
     unanswered = False
     while True:
         asked_at = clock_gettime(CLOCK_BOOTTIME)
         try:
             name = worker()
-            rows = call("SELECT * FROM clearing_claim(%s, %s, %s, %s, %s)", [ref_id, epoch, name, settings.CLEARING_CLAIM_SECONDS, alone])
+            own = {"id": ref_id, "epoch": epoch, "worker": name}
+            rows = call(statements.CLAIM, {**own, "claim_seconds": settings.CLEARING_CLAIM_SECONDS, "alone": isolated})
             if not rows and sole and unanswered:
-                rows = call("SELECT * FROM clearing_claim_again(%s, %s, %s)", [ref_id, epoch, name])
+                rows = call(statements.CLAIM_AGAIN, own)
             if not rows and outlived(name):
                 continue
-        except DATABASE_AWAY:
+        except DATABASE_UNAVAILABLE:
             if gives_up():
                 raise
             unanswered = True
-            sleep(AWAY_SECONDS)
+            sleep(RETRY_SECONDS)
         else:
             return _work(rows[0], name, asked_at) if rows else None
 
 
 def _work(row: Row, worker: str, asked_at: float) -> Work:
-    (clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request) = row[:10]
-    (sent_seconds_ago, attempts, tries, now_ms, until_ms, started_ms, order_id, user_id, contract_id, direction, asset) = row[10:21]
-    (quantity, quoted_usdt, created_ms, flow, queued_ms, exchanges, hold_code, tried_seconds_ago) = row[21:]
-    state, clock = OperationState(operation_state), ClaimClock(now_ms, asked_at, until_ms)
-    order = OrderFacts(order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt)
-    if flow not in FLOWS:
-        raise FlowUnknown(Claimed(clearing_id, epoch, step, operation_id, state, clock, order, flow, worker))
+    claimed: dict[str, Any] = {
+        "clearing_id": row.clearing_id,
+        "epoch": row.epoch,
+        "step": row.step,
+        "operation_id": row.operation_id,
+        "operation_state": OperationState(row.operation_state),
+        "clock": ClaimClock(row.now_ms, asked_at, row.claimed_until_ms),
+        "order": OrderFacts(row.order_id, row.user_id, row.contract_id, row.direction, row.asset, row.quantity, row.quoted_usdt),
+        "flow": row.flow,
+        "worker": worker,
+    }
+    if row.flow not in FLOWS:
+        raise FlowUnknown(Claimed(**claimed))
     return Work(
-        clearing_id=clearing_id,
-        epoch=epoch,
-        step=step,
-        part=part,
-        operation_id=operation_id,
-        operation_state=state,
-        stored=StoredRequest(Counterparty(counterparty), Action(action), key, bytes(request)),
-        sent_seconds_ago=sent_seconds_ago,
-        attempts=attempts,
-        tries=tries,
-        clock=clock,
-        order=order,
-        created_ms=created_ms,
-        started_ms=started_ms,
-        queued_ms=queued_ms,
-        flow=flow,
-        worker=worker,
-        exchanges=tuple(_exchanged(bytes(body)) for body in exchanges or ()),
-        hold_code=hold_code,
-        tried_seconds_ago=tried_seconds_ago,
+        **claimed,
+        part=row.part,
+        stored=StoredRequest(Counterparty(row.counterparty), Action(row.action), row.key, bytes(row.request)),
+        sent_seconds_ago=row.sent_seconds_ago,
+        attempts=row.attempts,
+        tries=row.tries,
+        created_ms=row.created_ms,
+        started_ms=row.started_ms,
+        queued_ms=row.queued_ms,
+        exchanges=tuple(_exchanged(bytes(body)) for body in row.exchanges or ()),
+        hold_code=row.hold_code,
+        tried_seconds_ago=row.tried_seconds_ago,
     )
 
 
@@ -267,31 +275,36 @@ def _exchanged(body: bytes) -> Exchanged:
 
 def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
-    recorded(
-        "SELECT clearing_record_try(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        work,
-        lambda: [
-            *(work.operation_id, work.epoch, work.worker, *evidence.ages()),
-            *(evidence.outcome, evidence.code, evidence.detail, evidence.response),
-        ],
-    )
+    recorded(statements.RECORD_TRY, work, lambda: _attempt(work, evidence))
 
 
-def recorded(sql: str, work: Claimed, params: Callable[[], Sequence[object]]) -> Row:
-    """One event of a claimed clearing. Repeated while the connection breaks and the claim lasts;
-    the functions know their own commits again.
+def recorded(sql: str, work: Claimed, arguments: Callable[[], Mapping[str, object]]) -> Row:
+    """Writes one event of a claimed clearing. Repeated while the database is unavailable and the
+    claim lasts: the functions recognise their own commits.
     """
     while True:
         try:
-            return call(sql, params())[0]
-        except DATABASE_AWAY:
+            return call(sql, arguments())[0]
+        except DATABASE_UNAVAILABLE:
             if work.clock.ended():
                 raise
-            sleep(AWAY_SECONDS)
+            sleep(RETRY_SECONDS)
 
 
-def _head(work: Work, evidence: Evidence) -> list[object]:
-    return [work.clearing_id, work.epoch, work.order.user_id, work.worker, work.operation_id, *evidence.ages()]
+def of_claim(work: Claimed) -> dict[str, object]:
+    """The arguments that name a claim."""
+    return {"id": work.clearing_id, "epoch": work.epoch, "user": work.order.user_id, "worker": work.worker}
+
+
+def _attempt(work: Claimed, evidence: Evidence) -> dict[str, object]:
+    asked, sent_ms_ago, answered_ms_ago = evidence.ages()
+    times = {"asked": asked, "sent_ms_ago": sent_ms_ago, "answered_ms_ago": answered_ms_ago}
+    answer = {"outcome": evidence.outcome, "code": evidence.code, "detail": evidence.detail, "response": evidence.response}
+    return {**of_claim(work), "operation": work.operation_id, **times, **answer}
+
+
+def _reacted(reaction: Reaction) -> dict[str, object]:
+    return {"state": reaction.state, "operation_state": reaction.operation_state, "due_ms": reaction.delay_ms}
 
 
 def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: tuple[Exchanged, ...], in_place: bool, generation: str) -> Recorded:
@@ -300,30 +313,31 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
     """
     asked_at = clock_gettime(CLOCK_BOOTTIME)
     row = recorded(
-        f"SELECT outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {REF.format('ref')}, {REF.format('next')}"
-        " FROM clearing_step_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        statements.STEP_DONE,
         work,
-        lambda: [
-            *(*_head(work, evidence), evidence.response),
-            *(following.step, following.part, following.counterparty, following.action, following.key, following.request),
-            *(in_place, settings.CLEARING_CLAIM_SECONDS, generation, following.parks),
-        ],
+        lambda: {
+            **_attempt(work, evidence),
+            **of_planned(following),
+            "in_place": in_place,
+            "claim_seconds": settings.CLEARING_CLAIM_SECONDS,
+            "generation": generation,
+            "parks": following.parks,
+        },
     )
-    outcome, operation_id, now_ms, until_ms, sent_seconds_ago = row[:5]
-    if outcome != State.RUNNING:
-        return Recorded(outcome, read_ref(row[5:10]), read_ref(row[10:]))
+    if row.outcome != State.RUNNING:
+        return Recorded(row.outcome, read_ref(row, "ref"), read_ref(row, "next"))
     following_work = Work(
         clearing_id=work.clearing_id,
         epoch=work.epoch,
         step=following.step,
         part=following.part,
-        operation_id=operation_id,
-        operation_state=OperationState.PLANNED if sent_seconds_ago is None else OperationState.UNKNOWN,
+        operation_id=row.operation_id,
+        operation_state=OperationState.PLANNED if row.sent_seconds_ago is None else OperationState.UNKNOWN,
         stored=StoredRequest(following.counterparty, following.action, following.key, following.request),
-        sent_seconds_ago=sent_seconds_ago,
+        sent_seconds_ago=row.sent_seconds_ago,
         attempts=0,
         tries=0,
-        clock=ClaimClock(now_ms, asked_at, until_ms),
+        clock=ClaimClock(row.now_ms, asked_at, row.claimed_until_ms),
         order=work.order,
         created_ms=work.created_ms,
         started_ms=work.started_ms,
@@ -332,17 +346,25 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
         worker=work.worker,
         exchanges=exchanges,
     )
-    return Recorded(outcome, work=following_work)
+    return Recorded(row.outcome, work=following_work)
+
+
+def of_planned(planned: Planned) -> dict[str, object]:
+    """The arguments that write an operation down."""
+    return {
+        "step": planned.step,
+        "part": planned.part,
+        "counterparty": planned.counterparty,
+        "action": planned.action,
+        "key": planned.key,
+        "request": planned.request,
+    }
 
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = recorded(
-        f"SELECT outcome, hold_code, {REF.format('next')} FROM clearing_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        work,
-        lambda: [*_head(work, evidence), evidence.response, slippage_usdt, generation],
-    )
-    return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
+    row = recorded(statements.FINISH, work, lambda: {**_attempt(work, evidence), "slippage": slippage_usdt, "generation": generation})
+    return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 
 def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool, generation: str) -> Recorded:
@@ -350,26 +372,21 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
     unknown where the evidence demands it.
     """
     row = recorded(
-        f"SELECT outcome, {REF.format('next')} FROM clearing_settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        statements.SETTLE,
         work,
-        lambda: [
-            *(*_head(work, evidence), evidence.outcome, evidence.code, evidence.detail, evidence.response),
-            *(reaction.state, reaction.operation_state, reaction.delay_ms, int(counted), generation),
-        ],
+        lambda: {**_attempt(work, evidence), **_reacted(reaction), "counted": int(counted), "generation": generation},
     )
-    return Recorded(row[0], next=read_ref(row[1:]))
+    return Recorded(row.outcome, next=read_ref(row, "next"))
 
 
-def step_aside(work: Claimed, code: str, reaction: Reaction, *, generation: str) -> Recorded:
-    """Nothing was tried, since something stands in the way (`code`): the clearing waits, no attempt
+def defer_blocked(work: Claimed, code: str, reaction: Reaction, *, generation: str) -> Recorded:
+    """No call was made, since something stands in the way (`code`): the clearing waits, no attempt
     is appended and nothing counted.
     """
+    nothing = {"asked": True, "sent_ms_ago": 0, "answered_ms_ago": 0, "outcome": None, "detail": "", "response": None, "counted": 0}
     row = recorded(
-        "SELECT outcome FROM clearing_settle(%s, %s, %s, %s, %s, true, 0, 0, NULL, %s, '', NULL, %s, %s, %s, 0, %s)",
+        statements.SETTLE,
         work,
-        lambda: [
-            *(work.clearing_id, work.epoch, work.order.user_id, work.worker, work.operation_id, code),
-            *(reaction.state, reaction.operation_state, reaction.delay_ms, generation),
-        ],
+        lambda: {**of_claim(work), "operation": work.operation_id, **nothing, "code": code, **_reacted(reaction), "generation": generation},
     )
-    return Recorded(row[0])
+    return Recorded(row.outcome)

@@ -1,11 +1,10 @@
-"""The people's leaf of the door to the status table (`clearing/store/claims.py`): each is one call
-of a function of `sql/06_people.sql`, one commit.
+"""Operator commands on the status table: each is one call of a database function, one commit.
 
-What a person does raises Busy where others keep the order's locks for longer than a session waits.
+Raises Busy where another session keeps the order's locks for longer than a session waits.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -17,7 +16,8 @@ from base.db import Row, call, gave_up_waiting
 from clearing.flow.bookings import Booking
 from clearing.flow.flows import Planned
 from clearing.status import InterventionKind, OperationState, State
-from clearing.store.claims import REF, ClearingRef, Recorded, Work, read_ref, recorded
+from clearing.store import statements
+from clearing.store.claims import ClearingRef, Recorded, Work, of_claim, of_planned, read_ref, recorded
 
 
 class NotPossible(Exception):  # noqa: N818 - an answer to a person
@@ -83,9 +83,9 @@ class Decided:
     next: ClearingRef | None
 
 
-def _by_hand(sql: str, params: Sequence[object]) -> list[Row]:
+def _by_operator(sql: str, arguments: Mapping[str, object]) -> list[Row]:
     try:
-        return call(sql, params)
+        return call(sql, arguments)
     except OperationalError as error:
         if gave_up_waiting(error):
             raise Busy from error
@@ -100,109 +100,120 @@ def retry(
 
     Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
     """
-    part, key, request = (following.part, following.key, following.request) if following else (None, None, None)
-    function = "clearing_ask_next" if only_ask else "clearing_retry"
-    row = _by_hand(
-        f"SELECT outcome, {REF.format('ref')} FROM {function}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, person.name, person.id, reason),
-            *(part, revision, key, request, generation),
-        ],
+    row = _by_operator(
+        statements.ASK_NEXT if only_ask else statements.RETRY,
+        {
+            **_seen(seen),
+            "actor": person.name,
+            "actor_id": person.id,
+            "reason": reason,
+            "part": following and following.part,
+            "revision": revision,
+            "key": following and following.key,
+            "request": following and following.request,
+            "generation": generation,
+        },
     )[0]
-    return row[0], read_ref(row[1:])
+    return row.outcome, read_ref(row, "ref")
 
 
-def ask(
+def _seen(seen: Seen) -> dict[str, object]:
+    return {
+        "id": seen.clearing_id,
+        "epoch": seen.epoch,
+        "state": seen.state,
+        "operation": seen.operation_id,
+        "operation_state": seen.operation_state,
+    }
+
+
+def request_intervention(
     seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, person: Person, generation: str
 ) -> tuple[str, int | None, ClearingRef | None]:
     """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key,
     whom to publish).
     """
-    row = _by_hand(
-        f"SELECT outcome, intervention, {REF.format('next')} FROM clearing_ask(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            *(seen.clearing_id, seen.epoch, seen.state, seen.operation_id, seen.operation_state, seen.held_at, kind, reason),
-            *(evidence.reference, evidence.amount, evidence.bought, evidence.min_lot, evidence.document, person.name, person.id),
-            *(settings.INTERVENTION_HOURS, generation),
-        ],
+    row = _by_operator(
+        statements.REQUEST_INTERVENTION,
+        {
+            **_seen(seen),
+            **asdict(evidence),
+            "held_at": seen.held_at,
+            "kind": kind,
+            "reason": reason,
+            "actor": person.name,
+            "actor_id": person.id,
+            "hours": settings.INTERVENTION_HOURS,
+            "generation": generation,
+        },
     )[0]
-    return row[0], row[1], read_ref(row[2:])
+    return row.outcome, row.intervention, read_ref(row, "next")
 
 
 def refuse(intervention_id: int, *, person: Person, reason: str) -> bool:
     """Ends an intervention that waits for approval. False: it doesn't wait any more."""
     sql = (
-        "UPDATE clearing_intervention SET state = 'refused', decided_by = %s, decided_at = service_now(), outcome = %s"
-        " WHERE id = %s AND state = 'requested' RETURNING id"
+        "UPDATE clearing_intervention SET state = 'refused', decided_by = %(person)s, decided_at = service_now(), outcome = %(reason)s"
+        " WHERE id = %(intervention)s AND state = 'requested' RETURNING id"
     )
-    return bool(_by_hand(sql, [person.name, reason, intervention_id]))
+    return bool(_by_operator(sql, {"intervention": intervention_id, "person": person.name, "reason": reason}))
 
 
 def release(intervention_id: int, *, person: Person, generation: str) -> Decided:
     """The hold is released."""
-    return _decided("clearing_release(%s, %s, %s, %s)", [intervention_id, person.name, person.id, generation])
+    return _decided(statements.RELEASE, intervention_id, person, generation=generation)
 
 
 def confirm_done(intervention_id: int, *, person: Person, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
     """The current operation is done, with a response made of the evidence; `following` is written
     down, or `code` parks the order.
     """
-    planned = (
-        (following.step, following.part, following.counterparty, following.action, following.key, following.request) if following else (None,) * 6
-    )
-    return _decided(
-        "clearing_confirm_done(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [intervention_id, person.name, person.id, *_times(), response, code, *planned, generation],
-    )
+    planned = of_planned(following) if following else dict.fromkeys(("step", "part", "counterparty", "action", "key", "request"))
+    more = {**_in_transit(), **planned, "response": response, "code": code, "generation": generation}
+    return _decided(statements.CONFIRM_DONE, intervention_id, person, **more)
 
 
 def confirm_not_done(intervention_id: int, *, person: Person, response: bytes, code: str) -> Decided:
     """The current operation counts as rejected, under `code`."""
-    return _decided("clearing_confirm_not_done(%s, %s, %s, %s, %s, %s, %s)", [intervention_id, person.name, person.id, *_times(), response, code])
+    return _decided(statements.CONFIRM_NOT_DONE, intervention_id, person, **_in_transit(), response=response, code=code)
 
 
 def void(intervention_id: int, *, person: Person, bookings: Sequence[Booking], generation: str) -> Decided:
     """The order is closed; the bookings are kept with the intervention."""
-    plain = msgspec.json.encode([{"account": one.account, "asset": one.asset, "amount": one.signed} for one in bookings]).decode()
-    return _decided("clearing_void(%s, %s, %s, %s, %s, %s::jsonb, %s)", [intervention_id, person.name, person.id, *_times(), plain, generation])
+    plain = [{"account": booking.account, "asset": booking.asset, "amount": booking.signed} for booking in bookings]
+    more = {**_in_transit(), "bookings": msgspec.json.encode(plain).decode(), "generation": generation}
+    return _decided(statements.VOID, intervention_id, person, **more)
 
 
-def _times() -> tuple[float, float]:
-    return settings.CLEARING_CLAIM_SECONDS, settings.REQUEST_TRANSIT_SECONDS
+def _in_transit() -> dict[str, object]:
+    """How long a request may be applied after its attempt began."""
+    return {"claim_seconds": settings.CLEARING_CLAIM_SECONDS, "transit_seconds": settings.REQUEST_TRANSIT_SECONDS}
 
 
-def _decided(function: str, params: Sequence[object]) -> Decided:
-    row = _by_hand(f"SELECT outcome, not_before, {REF.format('next')} FROM {function}", params)[0]
-    return Decided(row[0], row[1], read_ref(row[2:]))
+def _decided(statement: str, intervention_id: int, person: Person, **more: object) -> Decided:
+    row = _by_operator(statement, {"intervention": intervention_id, "person": person.name, "person_id": person.id, **more})[0]
+    return Decided(row.outcome, row.not_before, read_ref(row, "next"))
 
 
 def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> Recorded:
-    """The last operation was confirmed by people: cleared, and the user's next order queued."""
-    row = recorded(
-        f"SELECT outcome, hold_code, {REF.format('next')} FROM clearing_finish_confirmed(%s, %s, %s, %s, %s, %s)",
-        work,
-        lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, slippage_usdt, generation],
-    )
-    return Recorded(row[0], next=read_ref(row[2:]), hold_code=row[1])
+    """Operators confirmed the last operation: cleared, and the user's next order queued."""
+    row = recorded(statements.FINISH_CONFIRMED, work, lambda: {**of_claim(work), "slippage": slippage_usdt, "generation": generation})
+    return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 
 def park_confirmed(work: Work, code: str, *, generation: str) -> Recorded:
-    """A mistake of ours keeps an order whose last operation was confirmed by people from being
+    """An internal error keeps an order whose last operation was confirmed by operators from being
     cleared: it parks, with the operation done.
     """
-    row = recorded(
-        f"SELECT outcome, {REF.format('next')} FROM clearing_park_confirmed(%s, %s, %s, %s, %s, %s)",
-        work,
-        lambda: [work.clearing_id, work.epoch, work.order.user_id, work.worker, code, generation],
-    )
-    return Recorded(row[0], next=read_ref(row[1:]))
+    row = recorded(statements.PARK_CONFIRMED, work, lambda: {**of_claim(work), "code": code, "generation": generation})
+    return Recorded(row.outcome, next=read_ref(row, "next"))
 
 
 def on_its_way_until(clearing_id: int) -> datetime | None:
     """Until when a request of an operation that isn't confirmed may still be applied, as of now;
     None: none may.
     """
-    until: datetime | None = call("SELECT clearing_on_its_way_until(%s, %s, %s)", [clearing_id, *_times()])[0][0]
+    until: datetime | None = call(statements.ON_ITS_WAY_UNTIL, {"id": clearing_id, **_in_transit()})[0].until
     return until
 
 
@@ -259,7 +270,7 @@ class Waiting:
 
 def remind(*, limit: int, window: int) -> list[Waiting]:
     """Orders that people are to be reminded of, CLOSE first, marked as reminded."""
-    return [Waiting(*row) for row in call("SELECT * FROM clearing_remind(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]
+    return [Waiting(**row._asdict()) for row in call(statements.REMIND, _reminding(limit, window))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,4 +290,8 @@ def remind_unknown(*, limit: int, window: int) -> list[Unknown]:
     """Orders that are unknown or pending for longer than people should hear of, CLOSE first, marked
     as reminded.
     """
-    return [Unknown(*row) for row in call("SELECT * FROM clearing_remind_unknown(%s, %s, %s)", [settings.PARKED_REMINDER_SECONDS, limit, window])]
+    return [Unknown(**row._asdict()) for row in call(statements.REMIND_UNKNOWN, _reminding(limit, window))]
+
+
+def _reminding(limit: int, window: int) -> dict[str, object]:
+    return {"seconds": settings.PARKED_REMINDER_SECONDS, "limit": limit, "window": window}

@@ -14,7 +14,8 @@ from base.db import call
 from clearing.flow.flows import dues
 from clearing.policy.outcomes import UNANSWERED
 from clearing.status import State
-from clearing.store.claims import REF, ClearingRef, read_ref, read_refs
+from clearing.store import statements
+from clearing.store.claims import ISOLATED_LANE, ClearingRef, read_ref, read_refs
 
 # A database's own name: its server's, its number there, and the timeline. A dump that is loaded has
 # another number, recovery begins a new timeline.
@@ -54,10 +55,8 @@ def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued
     """Takes back expired claims and queues what is due, of the candidates given; parks what is
     held, or poison.
     """
-    rows = call(
-        f"SELECT found_state, parked_order, parked_as, {REF.format('ref')} FROM clearing_redispatch(%s, %s, %s)", [list(ids), actor, generation]
-    )
-    return [Requeued(State(row[0]), read_ref(row[3:]), row[1], row[2]) for row in rows]
+    rows = call(statements.REDISPATCH, {"ids": list(ids), "actor": actor, "generation": generation})
+    return [Requeued(State(row.found_state), read_ref(row, "ref"), row.parked_order, row.parked_as) for row in rows]
 
 
 def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
@@ -65,12 +64,12 @@ def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[Cl
     queued.
     """
     ids, epochs = [pk for pk, _ in candidates], [epoch for _, epoch in candidates]
-    return read_refs(call("SELECT * FROM clearing_resend(%s, %s, %s)", [ids, epochs, generation]))
+    return read_refs(call(statements.RESEND, {"ids": ids, "epochs": epochs, "generation": generation}))
 
 
 def promote_lanes(user_ids: Sequence[str], *, actor: str, generation: str) -> list[ClearingRef]:
     """Queues the next order of each user who has none active."""
-    return read_refs(call("SELECT * FROM clearing_promote_lanes(%s, %s, %s)", [list(user_ids), actor, generation]))
+    return read_refs(call(statements.PROMOTE_LANES, {"users": list(user_ids), "actor": actor, "generation": generation}))
 
 
 def orphaned(limit: int) -> list[int]:
@@ -151,6 +150,11 @@ class Unclaimed:
     queued_ms: int
     generation: str
 
+    @property
+    def isolated(self) -> bool:
+        """Whether it is a poison candidate, which waits in the queue of one slot."""
+        return self.lane == ISOLATED_LANE
+
 
 def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Unclaimed]:
     """Queued clearings to look after: those of another broker generation, those unclaimed for long,
@@ -160,13 +164,14 @@ def unclaimed(generation: str, *, gone_seconds: float, limit: int) -> list[Uncla
     """
     rows = call(
         "SELECT c.* FROM generate_series(0, (SELECT max(lane) FROM clearing_clearing WHERE state = 'queued')) AS number,"
-        " LATERAL (SELECT id, epoch, clearing_route(deaths, lane), clearing_ms(queued_at), broker_generation FROM clearing_clearing"
+        " LATERAL (SELECT id, epoch, clearing_route(deaths, lane) AS lane, clearing_ms(queued_at) AS queued_ms, broker_generation AS generation"
+        "  FROM clearing_clearing"
         "  WHERE state = 'queued' AND lane = number AND (broker_generation <> %s OR queued_at > (SELECT service_now())"
         "   OR (queued_at < (SELECT service_now()) - %s * interval '1 second'"
         "   AND queued_at < service_now() - %s * interval '1 second' * 2 ^ least(sends, 5))) ORDER BY queued_at LIMIT %s) c",
         [generation, gone_seconds, gone_seconds, limit],
     )
-    return [Unclaimed(*row) for row in rows]
+    return [Unclaimed(**row._asdict()) for row in rows]
 
 
 # Users with a waiting order, one after another by the index: a lane of ten thousand orders costs as
@@ -208,7 +213,7 @@ def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500)
     call(_RESTORE_POINT, [through_ms, reason[:200], actor[:150]])
     marked, after = 0, 0
     while after is not None:
-        count, after = call("SELECT marked, last_id FROM clearing_mark_restored(%s, %s)", [after, limit])[0]
+        count, after = call(statements.MARK_RESTORED, {"after": after, "limit": limit})[0]
         marked += count
     return marked
 
@@ -224,8 +229,8 @@ def hold_voided(order_id: str, *, actor: str, generation: str) -> tuple[str, Cle
     """Holds one that was remembered. Returns (what it was found as, whom to publish): its state,
     "held" by this already, "released" by two people since, or "" where it hasn't come yet.
     """
-    rows = call(f"SELECT found_state, {REF.format('next')} FROM clearing_hold_voided(%s, %s, %s)", [order_id, actor, generation])
-    return (str(rows[0][0]), read_ref(rows[0][1:])) if rows else ("", None)
+    rows = call(statements.HOLD_VOIDED, {"order": order_id, "actor": actor, "generation": generation})
+    return (str(rows[0].found_state), read_ref(rows[0], "next")) if rows else ("", None)
 
 
 def was_ever_restored() -> bool:

@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from base import metrics
-from clearing.dispatch.queues import OPS_QUEUE, SUSPECTS_QUEUE, clearing_queues
+from clearing.dispatch.queues import ISOLATED_QUEUE, OPS_QUEUE, clearing_queues
 from clearing.flow.flows import dues
 from clearing.gateways import Counterparty, counterparty_state
 from clearing.status import FINAL, Breaker, State
@@ -132,7 +132,7 @@ def _standings(now: counterparty_state.StateSnapshot) -> Families:
 
 def read_broker() -> Families:
     """How long each queue is. Raises redis.RedisError."""
-    queues = [*clearing_queues(), SUSPECTS_QUEUE, OPS_QUEUE]
+    queues = [*clearing_queues(), ISOLATED_QUEUE, OPS_QUEUE]
     with redis.Redis.from_url(settings.BROKER_URL, socket_timeout=1, socket_connect_timeout=1) as client:
         pipeline = client.pipeline(transaction=False)
         for queue in queues:

@@ -22,7 +22,7 @@ from base import metrics
 from base.alarms import alarm
 from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing.dispatch import broker, publish
-from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE, lane_queue
+from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE, lane_queue
 from clearing.gateways import counterparty_state
 from clearing.store import interventions, recovery
 from clearing.store.claims import ClearingRef
@@ -157,8 +157,8 @@ def suppress_logged(row: object) -> Iterator[None]:
 
 
 def _send_gone(generation: str, fence: Fence) -> Counter[str]:
-    suspects = recovery.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
-    gone = [(suspect.id, suspect.epoch) for suspect in _gone(suspects, generation)]
+    unclaimed = recovery.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
+    gone = [(clearing.id, clearing.epoch) for clearing in _gone(unclaimed, generation)]
     return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(partial(recovery.resend, chunk, generation=generation), "sent_again", fence))
 
 
@@ -169,23 +169,23 @@ def _send(queue: Callable[[], Sequence[ClearingRef]], action: str, fence: Fence)
     return Counter({action: len(refs)})
 
 
-def _gone(suspects: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
+def _gone(unclaimed: Iterable[Unclaimed], generation: str) -> list[Unclaimed]:
     @lru_cache
     def passed(queue: str) -> int | None:
         return broker.oldest_queued_ms(queue) if broker.length(queue) else None
 
-    def is_past(queue: str, suspect: Unclaimed) -> bool:
+    def is_past(queue: str, clearing: Unclaimed) -> bool:
         oldest = passed(queue)
-        return oldest is None or oldest > suspect.queued_ms + PAST_MS
+        return oldest is None or oldest > clearing.queued_ms + PAST_MS
 
-    def is_gone(suspect: Unclaimed) -> bool:
-        if suspect.lane == publish.ALONE:
-            return suspect.generation != generation or is_past(SUSPECTS_QUEUE, suspect)
-        if suspect.generation != generation or suspect.lane >= settings.CLEARING_LANES:
+    def is_gone(clearing: Unclaimed) -> bool:
+        if clearing.isolated:
+            return clearing.generation != generation or is_past(ISOLATED_QUEUE, clearing)
+        if clearing.generation != generation or clearing.lane >= settings.CLEARING_LANES:
             return True
-        return is_past(lane_queue(suspect.lane), suspect) and is_past(RESUME_QUEUE, suspect)
+        return is_past(lane_queue(clearing.lane), clearing) and is_past(RESUME_QUEUE, clearing)
 
-    return [suspect for suspect in suspects if is_gone(suspect)]
+    return [clearing for clearing in unclaimed if is_gone(clearing)]
 
 
 def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from base.db import DATABASE_AWAY, Row, call
+from base.db import DATABASE_UNAVAILABLE, Row, call
 from ops.audit.report import percentile
 
 AWAY_SECONDS_MAX: Final = 60
@@ -40,7 +40,7 @@ def query(sql: str, params: Sequence[Any] = ()) -> list[Row]:
     while True:
         try:
             return call(sql, params)
-        except DATABASE_AWAY:
+        except DATABASE_UNAVAILABLE:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

@@ -120,7 +120,7 @@ class TestABrokenEngine:
 
     def test_suspects_that_nobody_runs_alone(self, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
         only("poison", POISON_DEATHS=(3, 3))
-        monkeypatch.setattr(world, "SUSPECTS_QUEUE", "another")
+        monkeypatch.setattr(world, "ISOLATED_QUEUE", "another")
 
         assert simulate(ORDERS, seed=5).judged.counts()["stranded"] > 0
 

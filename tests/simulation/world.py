@@ -14,10 +14,10 @@ from typing import Final, NoReturn
 from django.conf import settings
 from django.db import OperationalError
 
-from base.db import DATABASE_AWAY, call
+from base.db import DATABASE_UNAVAILABLE, call
 from base.fence import TermOutdated, current, fence_of
 from base.incarnation import Life, _survive
-from clearing.dispatch.queues import SUSPECTS_QUEUE
+from clearing.dispatch.queues import ISOLATED_QUEUE
 from clearing.gateways import Counterparty
 from clearing.gateways.circuit_breaker import Guard
 from clearing.models import Clearing
@@ -291,17 +291,17 @@ class Worker:
     def _work(self) -> None:
         while (taken := self.world.broker.take(lambda: self.stopping)) is not None:
             queue, (clearing_id, epoch, _) = taken
-            alone = queue == SUSPECTS_QUEUE
+            isolated = queue == ISOLATED_QUEUE
             runner = Runner(
                 lambda: self.life.name,
                 self.gateways,
                 lambda: self.stopping,
                 self.guard,
-                alone,
+                isolated,
                 in_flight=self.in_flight,
                 outlived=self.life.outlived,
             )
-            with suppress(*DATABASE_AWAY):
+            with suppress(*DATABASE_UNAVAILABLE):
                 runner.run(clearing_id, epoch)
         self.left -= 1
         if not self.left:

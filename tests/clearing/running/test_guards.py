@@ -26,7 +26,7 @@ class TestBrokerAway:
     def closed_port(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(app.conf, "broker_write_url", "redis://127.0.0.1:1/0")
         monkeypatch.setattr(publish, "_publisher", publish._Publisher())
-        monkeypatch.setattr(publish, "_away", publish._Away())
+        monkeypatch.setattr(publish, "_unavailable", publish._Unavailable())
 
     def test_publishing_says_so_and_raises_nothing(self, closed_port: None) -> None:
         assert publish.publish([ClearingRef(1, 1, 1, 0, 0)]) is False

@@ -14,7 +14,7 @@ from clearing.interventions import requests
 from clearing.interventions.requests import approve, ask, bookings_of, retry_by_hand
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionState, OperationState, State
-from clearing.store import interventions as store_people
+from clearing.store import interventions
 from clearing.store.interventions import NotPossible
 from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two
 from tests.clearing.restored import HOUR_MS, NUMBER, forgotten, now_ms
@@ -165,7 +165,7 @@ class TestAnOrderThatIsOlderThanKeysAreKept:
             pass
         shift_clock(0)
 
-        assert not store_people.not_done_since_restore(clearing.pk)
+        assert not interventions.not_done_since_restore(clearing.pk)
         retry_by_hand(clearing.pk, actor="ann", reason="not done there")
 
         clearing.refresh_from_db()

@@ -79,7 +79,7 @@ def claimed(clearing: Clearing, *, deaths: int = 0) -> Work:
     clearing.refresh_from_db()
     name = f"sleeper-{clearing.pk}-{clearing.epoch}"
     call("INSERT INTO base_incarnation (name, role, host, pid, version) VALUES (%s, 'worker', 'h', 1, '') RETURNING name", [name])
-    work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: name, gives_up=lambda: True, alone=True)
+    work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: name, gives_up=lambda: True, isolated=True)
     assert work is not None
     return work
 

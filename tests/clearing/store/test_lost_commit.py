@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 
 from base.clock import shift_clock
-from base.db import DATABASE_AWAY
+from base.db import DATABASE_UNAVAILABLE
 from clearing.dispatch import publish
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
@@ -123,7 +123,7 @@ class TestTheSweep:
 
         def take_back() -> None:
             connection.settings_dict = {**connection.settings_dict, "HOST": "127.0.0.1", "PORT": str(proxy.port)}
-            with contextlib.suppress(*DATABASE_AWAY):
+            with contextlib.suppress(*DATABASE_UNAVAILABLE):
                 shift_clock(60)
                 recovery.requeue([clearing.pk], actor="sweep", generation=publish.generation())
 

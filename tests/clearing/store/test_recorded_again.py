@@ -107,9 +107,9 @@ class TestCommitWhoseAnswerWasLost:
     def test_stepping_aside_is_known_again(self, world: World) -> None:
         work = claimed(world, world.accept())
         reaction = Reaction(State.RETRYING, OperationState.PLANNED)
-        claims.step_aside(work, "counterparty_down", reaction, generation="")
+        claims.defer_blocked(work, "counterparty_down", reaction, generation="")
 
-        assert claims.step_aside(work, "counterparty_down", reaction, generation="").outcome == State.RETRYING
+        assert claims.defer_blocked(work, "counterparty_down", reaction, generation="").outcome == State.RETRYING
 
     def test_a_claim_is_known_again_and_its_operation_asked_for_first(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()

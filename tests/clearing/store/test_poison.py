@@ -11,7 +11,7 @@ from base.clock import shift_clock
 from base.db import call
 from clearing import tasks
 from clearing.dispatch import broker, publish
-from clearing.dispatch.queues import RESUME_QUEUE, SUSPECTS_QUEUE
+from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions.requests import retry_by_hand
@@ -23,13 +23,13 @@ from ops.recovery.sweep import sweep
 from tests.support.orders import World, operation, outcomes
 
 
-def runs_and_dies(clearing: Clearing, *, end: str = "dead", alone: bool = False) -> None:
+def runs_and_dies(clearing: Clearing, *, end: str = "dead", isolated: bool = False) -> None:
     """A worker claims it and is gone; the sweep takes it back."""
     clearing.refresh_from_db()
     name = f"worker-{clearing.epoch}"
     sql = "INSERT INTO base_incarnation (name, role, host, pid, version) VALUES (%s, 'worker', 'h', 1, '') RETURNING name"
     call(sql, [name])
-    assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: name, gives_up=lambda: True, alone=alone)
+    assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: name, gives_up=lambda: True, isolated=isolated)
     call('UPDATE base_incarnation SET ended_at = service_now(), "end" = %s WHERE name = %s RETURNING name', [end, name])
     sweep()
     clearing.refresh_from_db()
@@ -45,15 +45,15 @@ def suspect(world: World) -> Clearing:
     return clearing
 
 
-def alone(world: World) -> Runner:
+def isolated_worker(world: World) -> Runner:
     """The worker of one slot."""
-    return Runner(lambda: "suspects", world.counterparties.gateways(), lambda: False, world.guard, alone=True)
+    return Runner(lambda: "suspects", world.counterparties.gateways(), lambda: False, world.guard, isolated=True)
 
 
 class TestSuspect:
     def test_three_deaths_make_one(self, world: World, suspect: Clearing) -> None:
         assert (suspect.state, suspect.deaths) == (State.QUEUED, 3)
-        assert (broker.length(SUSPECTS_QUEUE), broker.length(RESUME_QUEUE)) == (1, 2)
+        assert (broker.length(ISOLATED_QUEUE), broker.length(RESUME_QUEUE)) == (1, 2)
         assert [change.reason for change in suspect.history.filter(to_state="queued", from_state="running")] == ["worker died"] * 3
 
     @pytest.mark.parametrize("end", ["stopped"])
@@ -63,7 +63,7 @@ class TestSuspect:
         for _ in range(4):
             runs_and_dies(clearing, end=end)
 
-        assert (clearing.state, clearing.deaths, broker.length(SUSPECTS_QUEUE)) == (State.QUEUED, 0, 0)
+        assert (clearing.state, clearing.deaths, broker.length(ISOLATED_QUEUE)) == (State.QUEUED, 0, 0)
 
     def test_a_claim_that_only_expired_is_no_death(self, world: World) -> None:
         clearing = world.accept()
@@ -82,7 +82,7 @@ class TestSuspect:
         assert world.keys_applied(suspect) == []
 
     def test_clears_when_it_was_not_its_fault(self, world: World, suspect: Clearing) -> None:
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
         suspect.refresh_from_db()
         assert (suspect.state, suspect.step, suspect.deaths) == (State.QUEUED, 2, 0)
 
@@ -94,7 +94,7 @@ class TestSuspect:
     def test_a_result_of_any_kind_clears_its_name(self, world: World, suspect: Clearing) -> None:
         world.counterparties.script("*", Fault(kind=FaultKind.RESET), times=2)
 
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
 
         suspect.refresh_from_db()
         assert (suspect.state, suspect.deaths) == (State.UNKNOWN, 0)
@@ -103,7 +103,7 @@ class TestSuspect:
         world.guard._known = world.guard._known.__class__(paused=frozenset({("counter", 0)}))
         world.guard._read_at = float("inf")
 
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
 
         suspect.refresh_from_db()
         assert (suspect.state, suspect.deaths) == (State.UNKNOWN, 3)
@@ -112,7 +112,7 @@ class TestSuspect:
         following = world.accept()
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.REFUSE))
 
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
 
         suspect.refresh_from_db()
         following.refresh_from_db()
@@ -123,7 +123,7 @@ class TestSuspect:
         broker.client().flushdb()
 
         assert sweep()["sent_again"] == 1
-        assert broker.length(SUSPECTS_QUEUE) == 1
+        assert broker.length(ISOLATED_QUEUE) == 1
 
     def test_a_long_queue_of_suspects_is_not_sent_again(self, world: World, suspect: Clearing) -> None:
         shift_clock(600)
@@ -133,20 +133,20 @@ class TestSuspect:
 
 class TestPoison:
     def test_one_death_alone_may_be_that_workers_own(self, world: World, suspect: Clearing) -> None:
-        runs_and_dies(suspect, alone=True)
+        runs_and_dies(suspect, isolated=True)
 
         assert (suspect.state, suspect.deaths) == (State.QUEUED, 4)
-        assert broker.length(SUSPECTS_QUEUE) == 2
+        assert broker.length(ISOLATED_QUEUE) == 2
 
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
         suspect.refresh_from_db()
         assert (suspect.state, suspect.step, suspect.deaths) == (State.QUEUED, 2, 0)
 
     def test_two_deaths_alone_park_it_and_let_the_lane_go_on(self, world: World, suspect: Clearing) -> None:
         following = world.accept()
 
-        runs_and_dies(suspect, alone=True)
-        runs_and_dies(suspect, alone=True)
+        runs_and_dies(suspect, isolated=True)
+        runs_and_dies(suspect, isolated=True)
 
         following.refresh_from_db()
         assert (suspect.state, suspect.error_code, suspect.deaths) == (State.PARKED, "poison", 5)
@@ -156,13 +156,13 @@ class TestPoison:
 
     def test_a_retry_of_it_runs_alone_again_and_asks_first(self, world: World, suspect: Clearing) -> None:
         for _ in range(2):
-            runs_and_dies(suspect, alone=True)
+            runs_and_dies(suspect, isolated=True)
 
         retry_by_hand(suspect.pk, actor="ann", reason="fixed in 1.2")
         suspect.refresh_from_db()
         world.run(suspect)
         assert suspect.state == State.QUEUED
-        alone(world).run(suspect.pk, suspect.epoch)
+        isolated_worker(world).run(suspect.pk, suspect.epoch)
 
         suspect.refresh_from_db()
         assert suspect.step == 2
@@ -173,7 +173,7 @@ class TestTask:
     def test_knows_by_its_queue_that_it_runs_alone(self, world: World, suspect: Clearing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tasks, "gateways", world.counterparties.gateways)
         monkeypatch.setattr(tasks, "life", lambda: SimpleNamespace(name="w", outlived=lambda _: False))
-        request = SimpleNamespace(chain=[], queued_ms=5, delivery_info={"routing_key": SUSPECTS_QUEUE})
+        request = SimpleNamespace(chain=[], queued_ms=5, delivery_info={"routing_key": ISOLATED_QUEUE})
 
         tasks.run_chain(cast("Any", SimpleNamespace(request=request)), 1, suspect.pk, suspect.epoch)
 
@@ -182,13 +182,13 @@ class TestTask:
 
     def test_a_stopping_one_hands_it_back_to_its_own_queue(self, world: World, suspect: Clearing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tasks, "stopping", lambda: True)
-        request = SimpleNamespace(chain=[], queued_ms=5, delivery_info={"routing_key": SUSPECTS_QUEUE})
+        request = SimpleNamespace(chain=[], queued_ms=5, delivery_info={"routing_key": ISOLATED_QUEUE})
 
         tasks.run_chain(cast("Any", SimpleNamespace(request=request)), 1, suspect.pk, suspect.epoch)
 
-        assert broker.length(SUSPECTS_QUEUE) == 2
+        assert broker.length(ISOLATED_QUEUE) == 2
 
     def test_every_publish_finds_its_queue(self) -> None:
-        ref = claims.ClearingRef(1, 1, 1, publish.ALONE, 0)
+        ref = claims.ClearingRef(1, 1, 1, 0, 0, isolated=True)
 
-        assert publish.queue_of(ref) == publish.queue_of(ref, RESUME_QUEUE) == SUSPECTS_QUEUE
+        assert publish.queue_of(ref) == publish.queue_of(ref, RESUME_QUEUE) == ISOLATED_QUEUE
