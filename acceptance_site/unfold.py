@@ -30,7 +30,7 @@ NAVIGATION: list[dict[str, Any]] = [
             _item("Clearings", "sync_alt", "admin:clearing_clearing_changelist", "clearing.view_clearing"),
             _item("Needs a person", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", state="parked"),
             _item("Interventions", "how_to_reg", "admin:clearing_intervention_changelist", "clearing.view_intervention"),
-            _item("Counterparties", "handshake", "admin:clearing_standing_changelist", "clearing.view_standing"),
+            _item("Counterparties", "handshake", "admin:clearing_counterpartystate_changelist", "clearing.view_standing"),
             _item("Error policies", "rule", "admin:clearing_errorpolicy_changelist", "clearing.view_errorpolicy"),
             _item("Sync orders", "receipt_long", "admin:orders_syncorder_changelist", "orders.view_syncorder"),
         ],

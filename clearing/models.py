@@ -14,6 +14,11 @@ from orders.models import SyncOrder
 COUNTERPARTIES = [(name, name) for name in ("counter", "fund", "trading")]
 
 
+def stored_permissions(stored: str, shown: str) -> tuple[tuple[str, str], ...]:
+    """Django's four permissions of a model, under the name that they are stored by."""
+    return tuple((f"{action}_{stored}", f"Can {action} {shown}") for action in ("add", "change", "delete", "view"))
+
+
 class Clearing(models.Model):
     """Our run of the four steps for one order."""
 
@@ -276,9 +281,13 @@ class ErrorPolicy(models.Model):
             raise ValidationError(problems)
 
 
-class Standing(models.Model):
-    """How a counterparty stands with all of us: its breaker, and its own wishes. Without a row all
-    is well. Written by `clearing/gateways/counterparty_state.py`.
+class CounterpartyState(models.Model):
+    """The shared state of a counterparty: its circuit breaker, its Retry-After and its rate limit's
+    tokens. A missing row counts as a closed breaker. Written by
+    `clearing/gateways/counterparty_state.py`.
+
+    Table, permissions and admin addresses keep the name that the model had first, `standing`:
+    groups hold these permissions, and the release before runs beside this one.
     """
 
     name = models.CharField(max_length=8, primary_key=True, choices=COUNTERPARTIES)
@@ -294,6 +303,9 @@ class Standing(models.Model):
     tokens_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        db_table = "clearing_standing"
+        default_permissions = ()
+        permissions = stored_permissions("standing", "counterparty")
         verbose_name = "counterparty"
         verbose_name_plural = "counterparties"
         constraints = [models.CheckConstraint(condition=Q(breaker__in=Breaker.values), name="standing_breaker_known")]
@@ -321,9 +333,9 @@ class Pause(models.Model):
         return f"{self.counterparty}{f', step {self.step}' if self.step else ''}"
 
 
-class StandingChange(models.Model):
+class CounterpartyStateChange(models.Model):
     """One change of a counterparty's breaker or pauses, written in the same statement as the
-    change. Append-only.
+    change. Append-only. Its stored name is `standingchange`.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -335,6 +347,9 @@ class StandingChange(models.Model):
     at = models.DateTimeField(db_default=ServiceNow())
 
     class Meta:
+        db_table = "clearing_standingchange"
+        default_permissions = ()
+        permissions = stored_permissions("standingchange", "change of a counterparty")
         verbose_name = "change of a counterparty"
         verbose_name_plural = "changes of counterparties"
 

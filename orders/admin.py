@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 
 from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
+from base.parameters import number_in
 from base.readable import amount, duration, hex_of, text_of
 from base.readonly import ReadOnlyAdmin, column
 from orders.models import Direction, Quarantined, ReconcileRun, Source, SyncOrder, Watermark
@@ -151,9 +152,9 @@ class QuarantinedAdmin(ReadOnlyAdmin):
 
     def find(self, rows: QuerySet[Quarantined], term: str) -> QuerySet[Quarantined]:
         topic, _, rest = term.rpartition("/")
-        partition, _, offset = rest.partition("@")
-        if topic and partition.isdigit() and offset.isdigit():
-            return rows.filter(topic=topic, partition=int(partition), offset=int(offset))
+        partition, _, offset = (number_in(part) for part in rest.partition("@"))
+        if topic and partition is not None and offset is not None:
+            return rows.filter(topic=topic, partition=partition, offset=offset)
         return rows.filter(order_id=order_id_in(term))
 
     @column("reason", label="danger", ordering="reason")

@@ -19,6 +19,7 @@ from unfold.enums import ActionVariant
 
 from base.clock import ServiceNow
 from base.filters import PeriodFilter, by_field
+from base.parameters import ids_in
 from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
 from clearing.admin.counterparties import CounterpartyAdmin
@@ -209,7 +210,7 @@ class ClearingAdmin(ReadOnlyAdmin):
         """
         if object_id is None or not may_retry(request):
             return may_retry(request)
-        return Clearing.objects.filter(pk=object_id, state__in=RETRYABLE_STATES).exists()
+        return Clearing.objects.filter(pk__in=ids_in(str(object_id), limit=1), state__in=RETRYABLE_STATES).exists()
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
@@ -233,7 +234,7 @@ class ClearingAdmin(ReadOnlyAdmin):
 
     @action(description="Retry …", url_path="retry-this", permissions=["retry"], icon="replay", variant=ActionVariant.PRIMARY)  # type: ignore[untyped-decorator]
     def retry_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return _to_retry_page([int(object_id)])
+        return _to_retry_page(ids_in(object_id, limit=1))
 
 
 def _page(request: HttpRequest, clearing: Clearing, title: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -22,7 +21,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from base.readonly import ReadOnlyAdmin, column
 from clearing.flow.flows import dues
 from clearing.gateways import Counterparty, counterparty_state
-from clearing.models import ErrorPolicy, Pause, Standing, StandingChange
+from clearing.models import CounterpartyState, CounterpartyStateChange, ErrorPolicy, Pause
 from clearing.status import Breaker
 
 PERMISSION = "clearing.change_standing"
@@ -53,9 +52,20 @@ class PauseForm(forms.Form):
         self.fields["step"].choices = [(step, f"step {step} alone" if step else "all of it") for step in offered]  # type: ignore[attr-defined]
 
 
-@admin.register(Standing)
-class CounterpartyAdmin(ReadOnlyAdmin):
-    """The three of them, each with its breaker, its pauses and what is under way there."""
+class StoredNameAdmin(ReadOnlyAdmin):
+    """For a model whose permissions keep the name that it had first: groups hold them."""
+
+    stored_name: ClassVar[str]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm(f"clearing.view_{self.stored_name}") or request.user.has_perm(f"clearing.change_{self.stored_name}")
+
+
+@admin.register(CounterpartyState)
+class CounterpartyAdmin(StoredNameAdmin):
+    """The three counterparties, each with its breaker, its pauses and its calls in flight."""
+
+    stored_name = "standing"
 
     list_display = ("name", "breaker_label", "cause", "changed", "paused", "in_flight", "rate")
     fieldsets = (
@@ -66,40 +76,36 @@ class CounterpartyAdmin(ReadOnlyAdmin):
     actions_detail = ("pause_this", "resume_this")
     change_form_outer_after_template = "clearing/standing_changes.html"
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Standing]:
-        Standing.objects.bulk_create([Standing(name=name) for name in Counterparty], ignore_conflicts=True)  # a row that is missing stands well
-        return Standing.objects.all()
-
     @column("breaker", label=BREAKER_LABELS)
-    def breaker_label(self, row: Standing) -> str:
+    def breaker_label(self, row: CounterpartyState) -> str:
         return row.breaker
 
     @column("last change (UTC)")
-    def changed(self, row: Standing) -> str:
-        """Of its breaker or a pause; the row's own time may be that of somebody's looking, who made
+    def changed(self, row: CounterpartyState) -> str:
+        """Of its breaker or a pause; the row's own time may be that of the migration that made
         it.
         """
-        newest = StandingChange.objects.filter(counterparty=row.name).order_by("-pk").first()
+        newest = CounterpartyStateChange.objects.filter(counterparty=row.name).order_by("-pk").first()
         return f"{newest.at:%Y-%m-%d %H:%M:%S}" if newest else "-"
 
     @column("paused by people")
-    def paused(self, row: Standing) -> str:
+    def paused(self, row: CounterpartyState) -> str:
         pauses = Pause.objects.filter(counterparty=row.name).order_by("step")
         return "; ".join(f"{f'step {pause.step}' if pause.step else 'all'} by {pause.actor}: {pause.reason}" for pause in pauses) or "no"
 
-    @column("under way")
-    def in_flight(self, row: Standing) -> str:
+    @column("in flight")
+    def in_flight(self, row: CounterpartyState) -> str:
         return f"{counterparty_state.in_flight().get(row.name, 0)} of {counterparty_state.slots()} slots"
 
     @column("calls/s at most")
-    def rate(self, row: Standing) -> str:
+    def rate(self, row: CounterpartyState) -> str:
         rate = settings.COUNTERPARTY_RATES[row.name]
         return f"{rate:g}" if rate else "no limit"
 
     # -- the switch --
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        changes = StandingChange.objects.filter(counterparty=object_id).order_by("-pk")[:50]
+        changes = CounterpartyStateChange.objects.filter(counterparty=object_id).order_by("-pk")[:50]
         answer: HttpResponse = super().change_view(request, object_id, form_url, {"changes": changes, **(extra_context or {})})
         return answer
 
@@ -109,18 +115,18 @@ class CounterpartyAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[Any]:
         views = [("pause", True), ("resume", False)]
         own = [
-            path(f"<str:name>/{word}/", self.admin_site.admin_view(self.switch), {"pausing": pausing}, name=f"clearing_standing_{word}")
+            path(f"<str:name>/{word}/", self.admin_site.admin_view(self.switch), {"pausing": pausing}, name=f"clearing_counterpartystate_{word}")
             for word, pausing in views
         ]
         return [*own, *super().get_urls()]
 
     @action(description="Pause …", url_path="pause-this", permissions=["pause"], icon="pause", variant=ActionVariant.PRIMARY)  # type: ignore[untyped-decorator]
     def pause_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return HttpResponseRedirect(reverse("admin:clearing_standing_pause", args=[object_id]))
+        return HttpResponseRedirect(reverse("admin:clearing_counterpartystate_pause", args=[object_id]))
 
     @action(description="Resume …", url_path="resume-this", permissions=["pause"], icon="play_arrow")  # type: ignore[untyped-decorator]
     def resume_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return HttpResponseRedirect(reverse("admin:clearing_standing_resume", args=[object_id]))
+        return HttpResponseRedirect(reverse("admin:clearing_counterpartystate_resume", args=[object_id]))
 
     def switch(self, request: HttpRequest, name: str, *, pausing: bool) -> HttpResponse:
         """GET asks for step and reason; POST pauses or resumes."""
@@ -128,12 +134,19 @@ class CounterpartyAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         paused = set(Pause.objects.filter(counterparty=name).values_list("step", flat=True))
         form = PauseForm(name, paused, pausing=pausing, data=request.POST or None)
-        back = reverse("admin:clearing_standing_change", args=[name])
+        back = reverse("admin:clearing_counterpartystate_change", args=[name])
         if request.method == "POST" and form.is_valid():
             _switch(request, name, form.cleaned_data["step"], form.cleaned_data["reason"], pausing=pausing)
             return HttpResponseRedirect(back)
         title = f"{'Pause' if pausing else 'Resume'} {name}"
-        context = {**self.admin_site.each_context(request), "title": title, "opts": Standing._meta, "form": form, "pausing": pausing, "back": back}  # noqa: SLF001
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": CounterpartyState._meta,  # noqa: SLF001 as admin's own templates want it
+            "form": form,
+            "pausing": pausing,
+            "back": back,
+        }
         return TemplateResponse(request, "clearing/pause.html", context)
 
 
@@ -144,7 +157,7 @@ def _switch(request: HttpRequest, name: str, step: int, reason: str, *, pausing:
     with transaction.atomic():
         changed = counterparty_state.set_pause(name, step, paused=pausing, reason=reason, actor=user.get_username())
         if changed:
-            row = Standing.objects.get_or_create(name=name)[0]
+            row = CounterpartyState.objects.get_or_create(name=name)[0]
             LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"{what}. {reason}")
     if changed:
         messages.success(request, f"{what}. Workers know within a second.")
@@ -152,9 +165,11 @@ def _switch(request: HttpRequest, name: str, step: int, reason: str, *, pausing:
         messages.warning(request, "It was so already.")
 
 
-@admin.register(StandingChange)
-class StandingChangeAdmin(ReadOnlyAdmin):
+@admin.register(CounterpartyStateChange)
+class CounterpartyStateChangeAdmin(StoredNameAdmin):
     """Every change of a breaker and of a pause: when, why, by whom."""
+
+    stored_name = "standingchange"
 
     list_display = ("at", "counterparty", "step", "change", "reason", "actor")
     list_filter = ("counterparty", "change")

@@ -25,6 +25,7 @@ from base.readable import amount, text_of
 from base.readonly import ReadOnlyAdmin, column
 from clearing.admin.forms import AskForm, RefuseForm, form_for
 from clearing.admin.journey import Journey
+from clearing.dispatch import publish
 from clearing.gateways import Action, Counterparty, StoredRequest
 from clearing.interventions.eligibility import VOIDED_BEFORE, ways_out
 from clearing.interventions.evidence import wish
@@ -168,6 +169,7 @@ def _ask(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form:
     which the form says.
     """
     reason = form.cleaned_data["reason"]
+    publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
             pk = ask(clearing.pk, kind, person=person_of(request), reason=reason, evidence=form.evidence())
@@ -315,6 +317,7 @@ def _approve(request: HttpRequest, intervention: Intervention) -> None:
     """
     if not request.user.has_perm(APPROVING):
         raise PermissionDenied
+    publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
             told, level = _approved(request, intervention)

@@ -15,6 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.widgets import UnfoldBooleanWidget
 
+from base.parameters import ids_in
 from clearing.admin.forms import reason_field
 from clearing.dispatch import publish
 from clearing.interventions.eligibility import RETRYABLE_STATES
@@ -67,8 +68,7 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
 
 
 def _chosen(ids: str) -> list[Clearing]:
-    pks = [int(pk) for pk in ids.split(",") if pk.isdigit()][:RETRIED_AT_ONCE_MAX]
-    return list(Clearing.objects.select_related("order").filter(pk__in=pks).order_by("pk"))
+    return list(Clearing.objects.select_related("order").filter(pk__in=ids_in(ids, limit=RETRIED_AT_ONCE_MAX)).order_by("pk"))
 
 
 def _back(chosen: Sequence[Clearing]) -> str:
@@ -78,7 +78,7 @@ def _back(chosen: Sequence[Clearing]) -> str:
 
 
 def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str, *, only_ask: bool = False) -> None:
-    publish.generation()  # read here, where no transaction is open, it is known inside
+    publish.generation()  # read before the transactions, which only use what is known
     retried = []
     for clearing in chosen:
         try:

@@ -16,6 +16,7 @@ from django.utils.http import urlencode
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
+from base.parameters import ids_in
 from ops.wiring import ingest_from_replay
 from orders.admin import QuarantinedAdmin
 from orders.backfill.replay import ReplayedRow, replay_quarantined
@@ -53,7 +54,7 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
 
     @action(description="Replay …", url_path="replay-this", permissions=["replay"], icon="replay", variant=ActionVariant.PRIMARY)  # type: ignore[untyped-decorator]
     def replay_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return _to_replay_page([int(object_id)])
+        return _to_replay_page(ids_in(object_id, limit=1))
 
     def replay_view(self, request: HttpRequest) -> HttpResponse:
         """GET shows what was chosen and what its replay would come to; POST replays and goes
@@ -101,8 +102,7 @@ def _tell(request: HttpRequest, replayed: ReplayedRow) -> None:
 
 
 def _chosen(ids: str) -> list[Quarantined]:
-    pks = [int(pk) for pk in ids.split(",") if pk.isascii() and pk.isdigit() and len(pk) < 19][:REPLAYED_AT_ONCE_MAX]  # noqa: PLR2004 of a BIGINT
-    return list(Quarantined.objects.filter(pk__in=pks).order_by("pk"))
+    return list(Quarantined.objects.filter(pk__in=ids_in(ids, limit=REPLAYED_AT_ONCE_MAX)).order_by("pk"))
 
 
 def _back(chosen: Sequence[Quarantined]) -> str:

@@ -116,4 +116,4 @@ def _stopped(now: counterparty_state.StateSnapshot) -> Tile:
     failing = [f"{name} {now.breaker(name)}" for name in Counterparty if now.breaker(name) != Breaker.CLOSED]
     paused = [f"{name}{f' step {step}' if step else ''} paused" for name, step in sorted(now.paused)]
     stopped = [*failing, *paused]
-    return Tile("counterparties stopped", str(len(stopped)), ", ".join(stopped), reverse("admin:clearing_standing_changelist"), asks=True)
+    return Tile("counterparties stopped", str(len(stopped)), ", ".join(stopped), reverse("admin:clearing_counterpartystate_changelist"), asks=True)

@@ -10,13 +10,13 @@ from django.urls import reverse
 
 from clearing.admin.counterparties import CounterpartyAdmin
 from clearing.gateways import counterparty_state
-from clearing.models import ErrorPolicy, Pause, Standing
+from clearing.models import CounterpartyState, ErrorPolicy, Pause
 from tests.admin.conftest import person
 from tests.support.orders import World
 
-LIST = reverse("admin:clearing_standing_changelist")
-PAUSE = reverse("admin:clearing_standing_pause", args=["trading"])
-RESUME = reverse("admin:clearing_standing_resume", args=["trading"])
+LIST = reverse("admin:clearing_counterpartystate_changelist")
+PAUSE = reverse("admin:clearing_counterpartystate_pause", args=["trading"])
+RESUME = reverse("admin:clearing_counterpartystate_resume", args=["trading"])
 POLICY = reverse("admin:clearing_errorpolicy_add")
 WISH = {"step": "3", "reason": "their release of 18:00"}
 
@@ -56,7 +56,7 @@ def test_a_breaker_that_never_moved_has_no_time(onlooker: Client) -> None:
 
     rows = onlooker.get(LIST).context["cl"].result_list
 
-    admin = CounterpartyAdmin(Standing, site)
+    admin = CounterpartyAdmin(CounterpartyState, site)
     assert [(row.name, admin.changed(row) == "-") for row in rows] == [("counter", True), ("fund", False), ("trading", True)]
 
 
@@ -79,7 +79,7 @@ class TestPage:
     def test_of_one_shows_its_history(self, world: World, onlooker: Client) -> None:
         counterparty_state.open_breaker("fund", "connection_refused", refuses=False, actor="w1")
 
-        page = onlooker.get(reverse("admin:clearing_standing_change", args=["fund"])).content.decode()
+        page = onlooker.get(reverse("admin:clearing_counterpartystate_change", args=["fund"])).content.decode()
 
         assert "connection_refused" in page
         assert "w1" in page
@@ -116,7 +116,7 @@ class TestSwitch:
         assert Pause.objects.count() == 0
 
     def test_knows_no_other_counterparties(self, world: World, switcher: Client) -> None:
-        assert switcher.post(reverse("admin:clearing_standing_pause", args=["nobody"]), WISH).status_code == 403
+        assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["nobody"]), WISH).status_code == 403
 
 
 class TestPolicies:

@@ -72,6 +72,11 @@ def decide(client: Client, intervention: Intervention, decision: str, **fields: 
     return client.post(f"{INTERVENTIONS}{intervention.pk}/decide/", {"decision": decision, **fields}, follow=True)
 
 
+def forget_the_generation() -> None:
+    """As in a process that has just started."""
+    broker._known.value, broker._known.read_at = "", float("-inf")
+
+
 def told(answer: Any) -> str:
     return " ".join(str(message) for message in answer.context["messages"])
 
@@ -190,6 +195,26 @@ class TestDeciding:
         assert (held.state, broker.length(lane_queue(held.lane))) == (State.QUEUED, 1)
         assert held.history.get(from_state=State.PARKED).actor == "ann, approved by ben"
         assert LogEntry.objects.filter(user__username="ben", change_message__startswith="Approved: Release the hold").count() == 1
+
+    def test_the_order_is_queued_under_the_brokers_present_generation(self, approver: Client, held: Clearing, asked: Intervention) -> None:
+        """Read before the transaction is opened: a process that has just started knows none yet,
+        and the sweep would send the order's message once more.
+        """
+        forget_the_generation()
+
+        decide(approver, asked, "approve")
+
+        held.refresh_from_db()
+        assert held.broker_generation == broker.read_generation() != ""
+
+    def test_so_is_the_next_order_where_a_request_parks_the_one_before(self, world: World, asker: Client, unknown: Clearing) -> None:
+        following = world.accept()
+        forget_the_generation()
+
+        ask(asker, unknown, "confirm_not_done", reference="p-1", document="a call")
+
+        following.refresh_from_db()
+        assert (following.state, following.broker_generation) == (State.QUEUED, broker.read_generation())
 
     def test_who_asked_is_not_offered_it_and_refused(self, asker: Client, held: Clearing, asked: Intervention) -> None:
         page = asker.get(f"{INTERVENTIONS}{asked.pk}/change/")

@@ -10,7 +10,7 @@ from base import metrics
 from clearing.gateways import Blocked, Retryable, counterparty_state
 from clearing.gateways.circuit_breaker import Guard
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Clearing, Standing
+from clearing.models import Clearing, CounterpartyState
 from clearing.policy.outcomes import Health
 
 UNREACHABLE = Fault(kind=FaultKind.UNREACHABLE)
@@ -36,7 +36,7 @@ def fail(worker: Guard, counterparty: str = "fund", times: int = 5) -> None:
 
 
 def breaker(counterparty: str = "fund") -> str:
-    return Standing.objects.filter(pk=counterparty).values_list("breaker", flat=True).first() or "closed"
+    return CounterpartyState.objects.filter(pk=counterparty).values_list("breaker", flat=True).first() or "closed"
 
 
 def blocked_by(worker: Guard, counterparty: str = "fund", step: int = 2) -> str:
@@ -53,7 +53,7 @@ def alarms(code: str) -> float:
 
 
 def probe_is_due(counterparty: str = "fund") -> None:
-    Standing.objects.filter(pk=counterparty).update(probe_at="2020-01-01T00:00:00Z")
+    CounterpartyState.objects.filter(pk=counterparty).update(probe_at="2020-01-01T00:00:00Z")
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:

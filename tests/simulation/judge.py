@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Count
 
-from clearing.models import Attempt, Clearing, StandingChange, StatusChange
+from clearing.models import Attempt, Clearing, CounterpartyStateChange, StatusChange
 from clearing.status import Breaker, State
 from ops.audit import database
 from ops.audit.facts import Books, Placed
@@ -67,7 +67,7 @@ def judged(world: World) -> Judged:
     broken |= {text.partition(" ")[0]: text for text in report.out_of_order}
     broken |= {order_id: "; ".join(faults) for order_id, faults in report.broken.items()}
     reasons = StatusChange.objects.filter(to_state=State.PARKED).values_list("reason").annotate(Count("id")).order_by("reason")
-    return Judged(report, broken, dict(reasons), StandingChange.objects.filter(change=Breaker.OPEN).count())
+    return Judged(report, broken, dict(reasons), CounterpartyStateChange.objects.filter(change=Breaker.OPEN).count())
 
 
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from base.db import call
 from clearing.gateways import Action, UnknownOutcome, counterparty_state
 from clearing.gateways import circuit_breaker as guard_module
 from clearing.gateways.circuit_breaker import Guard
-from clearing.models import Standing, StandingChange
+from clearing.models import CounterpartyState, CounterpartyStateChange
 from clearing.status import Breaker
 from ops.recovery import probe
 from tests.clearing.outages import FORBIDDEN, UNAUTHORIZED, UNREACHABLE, a_worker, alarms, blocked_by, breaker, counted, fail, probe_is_due, refused
@@ -151,7 +151,7 @@ class TestHalfOpen:
     def test_a_bad_one_opens_it_again_and_the_next_probe_is_later(self, worker: Guard) -> None:
         fail(worker, times=1)
 
-        found = Standing.objects.get(pk="fund")
+        found = CounterpartyState.objects.get(pk="fund")
         assert (found.breaker, found.failures) == (Breaker.OPEN, 1)
         assert found.probe_at is not None
         assert (found.probe_at - found.changed_at).total_seconds() == 2
@@ -160,7 +160,11 @@ class TestHalfOpen:
         with worker.admitted("fund", 2):
             worker.heard("fund", "O:2", object(), time.monotonic())
 
-        assert list(StandingChange.objects.order_by("id").values_list("change", "actor")) == [("open", "w"), ("half_open", "test"), ("closed", "w")]
+        assert list(CounterpartyStateChange.objects.order_by("id").values_list("change", "actor")) == [
+            ("open", "w"),
+            ("half_open", "test"),
+            ("closed", "w"),
+        ]
 
 
 class TestProbe:

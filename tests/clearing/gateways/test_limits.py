@@ -12,7 +12,7 @@ from base.clock import shift_clock
 from base.db import call
 from clearing.gateways import Action, Blocked, counterparty_state
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Attempt, Clearing, StandingChange
+from clearing.models import Attempt, Clearing, CounterpartyStateChange
 from clearing.status import State
 from ops.recovery.sweep import sweep
 from tests.clearing.outages import UNREACHABLE, a_worker, blocked_by, counted, make_due
@@ -48,7 +48,7 @@ class TestPause:
 
         assert clearing.state == State.CLEARED
         assert [outcome for _, outcome, _ in outcomes(clearing)] == ["done"] * 4
-        assert list(StandingChange.objects.order_by("id").values_list("change", "actor", "reason")) == [
+        assert list(CounterpartyStateChange.objects.order_by("id").values_list("change", "actor", "reason")) == [
             ("paused", "ann", "their release"),
             ("resumed", "bob", "they are back"),
         ]
@@ -57,7 +57,7 @@ class TestPause:
         counterparty_state.set_pause("fund", 0, paused=True, reason="their release", actor="ann")
 
         assert not counterparty_state.set_pause("fund", 0, paused=True, reason="the same", actor="bob")
-        assert StandingChange.objects.count() == 1
+        assert CounterpartyStateChange.objects.count() == 1
 
     def test_a_blocked_order_comes_due_within_a_second(self, world: World) -> None:
         counterparty_state.set_pause("fund", 0, paused=True, reason="their release", actor="ann")

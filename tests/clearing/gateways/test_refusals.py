@@ -6,7 +6,7 @@ import pytest
 
 from clearing.gateways import Action, Retryable, counterparty_state
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Standing
+from clearing.models import CounterpartyState
 from clearing.policy.outcomes import Health
 from clearing.running import runner
 from clearing.running.runner import FORBIDDEN_ATTEMPTS_MAX
@@ -31,7 +31,7 @@ class TestRefusedSignature:
     def test_is_probed_every_ten_seconds_and_the_probe_ends_the_pause(self, world: World) -> None:
         world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
         clearing = world.run(world.accept())
-        found = Standing.objects.get(pk="counter")
+        found = CounterpartyState.objects.get(pk="counter")
         assert found.probe_at is not None
         assert (found.refuses, (found.probe_at - found.changed_at).total_seconds()) == (True, 10)
 

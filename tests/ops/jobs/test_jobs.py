@@ -22,7 +22,7 @@ from base.models import Incarnation, LeaderTerm
 from clearing.dispatch import broker
 from clearing.dispatch.queues import OPS_QUEUE
 from clearing.gateways import Counterparty, Retryable, StoredRequest, counterparty_state
-from clearing.models import Clearing, Standing, StatusChange
+from clearing.models import Clearing, CounterpartyState, StatusChange
 from clearing.policy.outcomes import Health
 from clearing.status import Breaker, State
 from clearing.store import claims
@@ -229,15 +229,15 @@ class TestProbe:
 
     def test_keeps_no_job_waiting_for_a_counterparty_that_hangs(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         counterparty_state.open_breaker("fund", "timeout", refuses=False, actor="test")
-        Standing.objects.update(probe_at=ServiceNow())
+        CounterpartyState.objects.update(probe_at=ServiceNow())
         answers = threading.Event()
         monkeypatch.setattr(probe, "gateways", lambda: SimpleNamespace(ask=lambda *_: answers.wait(20)))
 
         tasks.probe()
 
-        assert Standing.objects.get().breaker == Breaker.OPEN
+        assert CounterpartyState.objects.get(name="fund").breaker == Breaker.OPEN
         answers.set()
-        wait_until(lambda: Standing.objects.get().breaker == Breaker.HALF_OPEN)
+        wait_until(lambda: CounterpartyState.objects.get(name="fund").breaker == Breaker.HALF_OPEN)
         wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "probe"])
 
 
