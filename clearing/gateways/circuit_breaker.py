@@ -94,10 +94,20 @@ class _Window:
 
 @dataclass(slots=True)
 class _Lease:
-    left: int = 0  # below 0: owed
-    until: float = float("-inf")
-    none_before: float = float("-inf")
+    """Tokens of a rate limit that this process has taken; below 0 it is in debt. Moments on the
+    monotonic clock.
+    """
+
+    tokens: int = 0
+    expires_at: float = float("-inf")
+    none_before: float = float("-inf")  # the bucket grants no token before
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait_ms(self, now: float) -> int | None:
+        """Until a token may be granted; None where that isn't known, since the bucket couldn't be
+        asked.
+        """
+        return max(int((self.none_before - now) * 1000), 1) if self.none_before > now else None
 
 
 class Guard:
@@ -115,23 +125,26 @@ class Guard:
         self._busy_noted: dict[str, float] = {}
 
     @contextmanager
-    def admitted(self, counterparty: str, step: int, *, follows: bool = False) -> Iterator[None]:
-        """Around each call. Raises Blocked, at once: nobody waits here.
+    def admit(self, counterparty: str, step: int, key: str, *, is_query: bool = False, may_owe: bool = False) -> "Iterator[Permit]":
+        """Around each call of an operation, by its `key`. Raises Blocked, at once: nobody waits
+        here.
 
-        One that `follows` a question that was admitted may owe its call of the rate limit: turned
-        away, the order would ask again each time, and where there is one call at a time never come
-        to send.
+        A call that `may_owe` goes ahead though the rate limit is used up, and its token is paid
+        back from those that are granted next.
         """
-        tries = self._admit(counterparty, step, follows=follows)
+        is_trial = self._check(counterparty, step)
         try:
-            yield
+            self._spend(counterparty, may_owe=may_owe)
+            yield Permit(self, counterparty, key, is_query=is_query)
         finally:
-            if tries:
+            if is_trial:
                 with self._lock:
                     self._trials.discard(counterparty)
 
-    def _admit(self, counterparty: str, step: int, *, follows: bool) -> bool:
-        """Whether the call is a trial. Raises Blocked."""
+    def _check(self, counterparty: str, step: int) -> bool:
+        """Whether the call is the trial of a half-open breaker, which is taken then. Raises
+        Blocked.
+        """
         known = self._refreshed()
         if known.is_paused(counterparty, step):
             raise Blocked(PAUSED)
@@ -140,27 +153,19 @@ class Guard:
             raise Blocked(PAUSED if counterparty in known.refusing else DOWN)
         if counterparty in known.quiet_ms:
             raise Blocked(LIMITED, retry_after_ms=int(known.quiet_ms[counterparty]))
-        if breaker == Breaker.HALF_OPEN and not self._may_try(counterparty):
-            raise Blocked(DOWN)
-        try:
-            self._spend(counterparty, follows=follows)
-        except Blocked:
-            self._trials.discard(counterparty)
-            raise
-        return breaker == Breaker.HALF_OPEN
-
-    def _may_try(self, counterparty: str) -> bool:
+        if breaker != Breaker.HALF_OPEN:
+            return False
         with self._lock:
             if counterparty in self._trials:
-                return False
+                raise Blocked(DOWN)
             self._trials.add(counterparty)
-            return True
+        return True
 
     def _refreshed(self) -> StateSnapshot:
         now = monotonic()
         if now - self._read_at > READ_SECONDS:
             self._read_at = now  # first, so that one thread asks and the others go on with what is known
-            self._quietly(self._read)
+            self._try_database(self._read)
         return self._known
 
     def _read(self) -> None:
@@ -174,9 +179,9 @@ class Guard:
     def _window(self, counterparty: str) -> _Window:
         return self._windows.setdefault(counterparty, _Window())
 
-    def _spend(self, counterparty: str, *, follows: bool) -> None:
-        """One call of its rate limit. Raises Blocked; waits no longer for another thread's lease
-        than for a slot.
+    def _spend(self, counterparty: str, *, may_owe: bool) -> None:
+        """Takes one token of its rate limit. Raises Blocked; waits no longer for another thread's
+        lease than for a slot.
         """
         rate = settings.COUNTERPARTY_RATES[counterparty]
         if not rate:
@@ -185,59 +190,54 @@ class Guard:
         if not lease.lock.acquire(timeout=settings.GATEWAY_SLOT_WAIT_MS / 1000):
             raise Blocked(LIMITED)
         try:
-            self._spend_one(lease, counterparty, rate, follows=follows)
+            self._spend_token(lease, counterparty, rate, may_owe=may_owe)
         finally:
             lease.lock.release()
 
-    def _spend_one(self, lease: _Lease, counterparty: str, rate: float, *, follows: bool) -> None:
+    def _spend_token(self, lease: _Lease, counterparty: str, rate: float, *, may_owe: bool) -> None:
         now = monotonic()
-        if now >= lease.until:
-            lease.left = min(lease.left, 0)  # what is owed stays
-        if lease.left <= 0 and now >= lease.none_before:
-            self._quietly(lambda: self._lease(lease, counterparty, rate))
-        if lease.left <= 0 and not follows:
-            raise Blocked(LIMITED, retry_after_ms=max(int((lease.none_before - monotonic()) * 1000), 1))
-        lease.left -= 1
+        if now >= lease.expires_at:
+            lease.tokens = min(lease.tokens, 0)  # a debt stays
+        if lease.tokens <= 0 and now >= lease.none_before:
+            self._try_database(lambda: self._lease(lease, counterparty, rate))
+        if lease.tokens <= 0 and not may_owe:
+            raise Blocked(LIMITED, retry_after_ms=lease.wait_ms(monotonic()))
+        lease.tokens -= 1
 
     @staticmethod
     def _lease(lease: _Lease, counterparty: str, rate: float) -> None:
         granted, wait_ms = counterparty_state.lease_calls(counterparty, rate, max(int(rate * LEASE_SECONDS), 1))
-        lease.left += granted
-        lease.until = monotonic() + LEASE_KEPT_SECONDS
+        lease.tokens += granted
+        lease.expires_at = monotonic() + LEASE_KEPT_SECONDS
         lease.none_before = monotonic() + wait_ms / 1000
 
-    def heard(self, counterparty: str, key: str, answer: object, made_at: float, *, asked: bool = False) -> bool:
-        """Of each call that was admitted: what came of it, and when (monotonic) it was made. Never
-        raises.
-
-        Returns whether the counterparty doesn't allow this order what it allows others: that counts
-        for the order. What was only `asked` well doesn't say that anybody may send.
-        """
+    def record(self, counterparty: str, key: str, answer: object, made_at: float, *, is_query: bool) -> bool:
+        """As `Permit.record`, which calls it; `made_at` (monotonic) is when the call was made."""
         if isinstance(answer, Blocked):
-            self._found_it_full(counterparty)
+            self._note_busy(counterparty)
             return False
         health = answer.health if isinstance(answer, GatewayError) else Health.WELL
         code = answer.code if isinstance(answer, GatewayError) else ""
         if health == Health.REFUSING:
-            self._change(lambda: counterparty_state.open_breaker(counterparty, code, refuses=True, actor=self._actor()))
+            self._open(counterparty, code, refuses=True)
         elif health == Health.FORBIDDING:
-            return self._is_alone(counterparty, key, code)
+            return self._forbids_only_this_order(counterparty, key, code)
         elif health == Health.LIMITING:
-            self._be_quiet(counterparty, getattr(answer, "retry_after_ms", None))
+            self._note_quiet(counterparty, getattr(answer, "retry_after_ms", None))
         else:
             self._count(counterparty, code, made_at, key if health == Health.FAILING else "")
-            if health == Health.WELL and not asked:
+            if health == Health.WELL and not is_query:
                 self._window(counterparty).forbidden = {}
         return False
 
-    def _is_alone(self, counterparty: str, key: str, code: str) -> bool:
+    def _forbids_only_this_order(self, counterparty: str, key: str, code: str) -> bool:
         known = self._known
-        still = known.breaker(counterparty) == Breaker.HALF_OPEN and counterparty in known.refusing  # a trial: we are refused as before
+        still_refused = known.breaker(counterparty) == Breaker.HALF_OPEN and counterparty in known.refusing  # in a trial after a pause
         with self._lock:
-            all_are = self._window(counterparty).forbid(key, monotonic()) or still
-        if all_are:
-            self._change(lambda: counterparty_state.open_breaker(counterparty, code, refuses=True, actor=self._actor()))
-        return not all_are
+            forbids_all = self._window(counterparty).forbid(key, monotonic()) or still_refused
+        if forbids_all:
+            self._open(counterparty, code, refuses=True)
+        return not forbids_all
 
     def _count(self, counterparty: str, code: str, made_at: float, failed_key: str) -> None:
         half_open = self._known.breaker(counterparty) == Breaker.HALF_OPEN
@@ -246,28 +246,62 @@ class Guard:
             fresh = made_at >= window.since
             opens = window.add(made_at, monotonic(), failed_key) or (half_open and fresh and bool(failed_key))
         if opens:
-            self._change(lambda: counterparty_state.open_breaker(counterparty, code, refuses=False, actor=self._actor()))
+            self._open(counterparty, code, refuses=False)
         elif half_open and fresh:
             self._change(lambda: counterparty_state.close(counterparty, actor=self._actor()))
 
-    def _found_it_full(self, counterparty: str) -> None:
+    def _open(self, counterparty: str, code: str, *, refuses: bool) -> None:
+        self._change(lambda: counterparty_state.open_breaker(counterparty, code, refuses=refuses, actor=self._actor()))
+
+    def _note_busy(self, counterparty: str) -> None:
         now = monotonic()
         if now - self._busy_noted.get(counterparty, float("-inf")) > counterparty_state.BUSY_SECONDS / 2:
             self._busy_noted[counterparty] = now
-            self._quietly(lambda: counterparty_state.note_busy(counterparty))
+            self._try_database(lambda: counterparty_state.note_busy(counterparty))
 
-    def _be_quiet(self, counterparty: str, retry_after_ms: int | None) -> None:
+    def _note_quiet(self, counterparty: str, retry_after_ms: int | None) -> None:
         if retry_after_ms:
             self._change(lambda: counterparty_state.note_quiet(counterparty, min(retry_after_ms, RETRY_AFTER_MS_MAX)))
 
     def _change(self, change: Callable[[], object]) -> None:
-        self._quietly(change)
+        self._try_database(change)
         self._read_at = float("-inf")  # what changed is read before the next call
 
     @staticmethod
-    def _quietly(act: Callable[[], object]) -> None:
-        """A call and its evidence matter more than what it tells of the counterparty."""
+    def _try_database(act: Callable[[], object]) -> None:
+        """Does without the database where it fails: a call and its evidence matter more than what
+        it says of the counterparty.
+        """
         try:
             act()
         except (DatabaseError, InterfaceError) as error:
-            log.warning("the counterparties' standing", error=str(error).strip(), fix="nothing: what was known goes on to hold")
+            log.warning("counterparty state not updated", error=str(error).strip(), fix="nothing: what was last read stays in force")
+
+
+class Permit:
+    """The permission for one call, from `Guard.admit`: make the call, then record its answer, once.
+    A call that ends in another exception than a GatewayError is not recorded.
+    """
+
+    __slots__ = ("_counterparty", "_guard", "_is_query", "_key", "_made_at", "_recorded")
+
+    def __init__(self, guard: Guard, counterparty: str, key: str, *, is_query: bool) -> None:
+        self._guard = guard
+        self._counterparty = counterparty
+        self._key = key
+        self._is_query = is_query
+        self._made_at = monotonic()
+        self._recorded = False
+
+    def record(self, answer: object) -> bool:
+        """Counts the answer for or against the counterparty, without raising where the database
+        fails. Returns whether the counterparty forbids only this order's calls: that counts against
+        the order.
+
+        An answer to a query proves nothing about the right to send. Raises RuntimeError at the
+        second call.
+        """
+        if self._recorded:
+            raise RuntimeError(f"the answer for {self._key} was recorded before: ask the guard for another permit")
+        self._recorded = True
+        return self._guard.record(self._counterparty, self._key, answer, self._made_at, is_query=self._is_query)

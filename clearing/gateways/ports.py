@@ -60,7 +60,7 @@ class Gateways:
             case Action.EXCHANGE:
                 return self.trading.exchange(stored, clock)
 
-    def ask(self, stored: StoredRequest, clock: SigningClock) -> Done[Result] | None:
+    def query(self, stored: StoredRequest, clock: SigningClock) -> Done[Result] | None:
         """What the counterparty knows of the key. None: nothing, as of now. Raises a GatewayError
         but Retryable (Blocked it may).
         """

@@ -1,101 +1,104 @@
-"""One operation's call: ask first where something may have been sent, then send the stored bytes;
-and what the answer is evidence of.
+"""Performs one operation's calls: status query, send, and what each answer is evidence of.
 
-Every call passes the guard, which knows whether the counterparty is to be called at all, and is
-told of each answer.
+`next_action` decides; every call needs a permit of the guard, which says whether the counterparty
+is to be called at all, and records its answer.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from time import CLOCK_BOOTTIME, clock_gettime, monotonic
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TypeVar
 
+import structlog
 from django.conf import settings
 
+from base.db import DATABASE_UNAVAILABLE
 from clearing.gateways import Blocked, ClaimEnded, Done, GatewayError, Gateways, KeyReused, Rejected, Retryable, StillPending, UnknownOutcome
 from clearing.gateways.circuit_breaker import Guard
-from clearing.gateways.types import Result
-from clearing.policy.outcomes import KEY_EXPIRED, UNKNOWN_KEY, Health
-from clearing.status import OperationState, Outcome
+from clearing.policy.outcomes import UNKNOWN_KEY
+from clearing.running.next_action import Answer, Call, Defer, Drop, Obstacle, Query, Record, Send, next_action
+from clearing.status import Outcome
 from clearing.store import claims
 from clearing.store.claims import Evidence, Work
 
-Answer = Done[Result] | GatewayError
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
-WORKER_STOPPING = "worker_stopping"
 
 
-class KeyExpired(GatewayError):  # noqa: N818 - named by the reaction, as all of these
-    """The key may be older than the counterparty keeps keys, and it isn't known there: sending it
-    again could do it twice (rule 7).
+def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[], bool] = lambda: False) -> Record | Defer | Drop:
+    """Makes the calls that the operation needs now, until there is a result to record or a reason
+    to make none.
     """
+    calls: list[Call] = []
+    obstacle: Obstacle | None = None
+    while True:
+        action = next_action(work, calls, key_retention_seconds=settings.KEY_RETENTION_SECONDS, stopping=stopping(), obstacle=obstacle)
+        if isinstance(action, (Record, Defer, Drop)):
+            return action
+        try:
+            calls.append(_perform(work, action, gateways, guard))
+        except (Blocked, ClaimEnded) as error:
+            obstacle = error
+        except Exception:
+            if calls and calls[-1].answer is not None:
+                keep(work, calls[-1].evidence)
+            raise
 
 
-class Held(GatewayError):  # noqa: N818 - named by the reaction, as all of these
-    """The counterparty doesn't know the operation, and a hold was set meanwhile: it isn't sent."""
+def _perform(work: Work, action: Query | Send, gateways: Gateways, guard: Guard) -> Call:
+    match action:
+        case Query():
+            return query(work, gateways, guard)
+        case Send(record=evidence, may_owe=may_owe):
+            if evidence is not None:
+                claims.record_attempt(work, evidence)
+            return send(work, gateways, guard, may_owe=may_owe)
 
 
-def make_call(work: Work, gateways: Gateways, guard: Guard, stopping: Callable[[], bool] = lambda: False) -> tuple[Evidence, Answer]:
-    """The operation's call, or the question for its key. Raises ClaimEnded or Blocked: nothing was
-    sent in this try.
-
-    A first attempt that surely had no effect is made once more in place. One that is `stopping`
-    makes no second call after its first.
+def keep(work: Work, evidence: Evidence) -> None:
+    """Records an answer in spite of an internal error after it, so that nobody can say that the
+    operation wasn't done if it was. Raises DATABASE_UNAVAILABLE.
     """
-    if work.operation_state != OperationState.PLANNED:
-        evidence, answer = ask(work, gateways, guard)
-        if answer is not None:
-            return evidence, answer
-        if (work.sent_seconds_ago or 0) > settings.KEY_RETENTION_SECONDS:
-            return replace(evidence, outcome=Outcome.UNKNOWN, code=KEY_EXPIRED), KeyExpired(KEY_EXPIRED)
-        if work.hold_code:
-            return replace(evidence, outcome=Outcome.UNKNOWN, code=work.hold_code), Held(work.hold_code)
-        if stopping():
-            return replace(evidence, outcome=Outcome.UNKNOWN, code=WORKER_STOPPING), UnknownOutcome(WORKER_STOPPING)
+    try:
         claims.record_attempt(work, evidence)
-    evidence, answer = send(work, gateways, guard, follows=work.operation_state != OperationState.PLANNED)
-    may_pass = isinstance(answer, Retryable) and answer.counted and answer.retry_after_ms is None and answer.health != Health.FORBIDDING
-    if may_pass and work.tries == 0 and not stopping():
-        claims.record_attempt(work, evidence)
-        return send(work, gateways, guard)
-    return evidence, answer
+    except DATABASE_UNAVAILABLE:
+        raise
+    except Exception:  # it may be the answer itself that can't be recorded
+        log.exception("an answer couldn't be recorded", outcome=evidence.outcome, code=evidence.code, response=evidence.response)
 
 
-def send(work: Work, gateways: Gateways, guard: Guard, *, follows: bool = False) -> tuple[Evidence, Answer]:
-    """Sends the stored bytes once; `follows`: right after the question for them. A policy may make
-    what comes less certain.
+def send(work: Work, gateways: Gateways, guard: Guard, *, may_owe: bool = False) -> Call:
+    """Sends the stored bytes once. An error policy may make the outcome less certain. Raises
+    Blocked or ClaimEnded.
     """
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(work, guard, lambda: gateways.perform(work.stored, work.clock), follows=follows)
-    evidence = _evidence(answer, sent_at, asked=False)
+    answer = _permitted(work, guard, lambda: gateways.perform(work.stored, work.clock), may_owe=may_owe)
+    evidence = _evidence(answer, sent_at, is_query=False)
     if isinstance(answer, (Retryable, Rejected, StillPending)):
         policy = guard.policies.of(work.stored.counterparty, answer.code)
         if policy.soften(evidence.outcome) == Outcome.UNKNOWN:
-            retry_after_ms = getattr(answer, "retry_after_ms", None)
-            return replace(evidence, outcome=Outcome.UNKNOWN), UnknownOutcome(answer.code, answer.detail, retry_after_ms=retry_after_ms)
-    return evidence, answer
+            return Call(replace(evidence, outcome=Outcome.UNKNOWN), _as_unknown(answer))
+    return Call(evidence, answer)
 
 
-def ask(work: Work, gateways: Gateways, guard: Guard) -> tuple[Evidence, Answer | None]:
-    """Asks for the key. None: not known, as of now. A question without a usable answer leaves the
-    operation unknown, whatever went wrong.
+def query(work: Work, gateways: Gateways, guard: Guard) -> Call:
+    """Asks for the key. A query without a usable answer leaves the operation unknown, whatever the
+    reason. Raises Blocked or ClaimEnded.
     """
     sent_at = clock_gettime(CLOCK_BOOTTIME)
-    answer = _answer(work, guard, lambda: gateways.ask(work.stored, work.clock), asked=True)
+    answer = _permitted(work, guard, lambda: gateways.query(work.stored, work.clock), is_query=True)
     if answer is None:
-        return Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None
+        return Call(Evidence(Outcome.RETRYABLE, sent_at, asked=True, code=UNKNOWN_KEY), None)
     if isinstance(answer, GatewayError) and not isinstance(answer, (Rejected, StillPending)):
-        unanswered = UnknownOutcome(answer.code, answer.detail, retry_after_ms=getattr(answer, "retry_after_ms", None))
+        unanswered = _as_unknown(answer)
         unanswered.only_this_order = answer.only_this_order
         answer = unanswered
-    return _evidence(answer, sent_at, asked=True), answer
+    return Call(_evidence(answer, sent_at, is_query=True), answer)
 
 
-def _answer(work: Work, guard: Guard, call: Callable[[], T], *, asked: bool = False, follows: bool = False) -> T | GatewayError:
-    """What came of a call that the guard lets through. Raises Blocked or ClaimEnded."""
-    counterparty = work.stored.counterparty
-    with guard.admitted(counterparty, work.step, follows=follows):
-        made_at = monotonic()
+def _permitted(work: Work, guard: Guard, call: Callable[[], T], *, is_query: bool = False, may_owe: bool = False) -> T | GatewayError:
+    """Makes the call under a permit, and records its answer there. Raises Blocked or ClaimEnded."""
+    with guard.admit(work.stored.counterparty, work.step, work.stored.key, is_query=is_query, may_owe=may_owe) as permit:
         answer: T | GatewayError
         try:
             answer = call()
@@ -103,27 +106,31 @@ def _answer(work: Work, guard: Guard, call: Callable[[], T], *, asked: bool = Fa
             raise
         except GatewayError as error:
             answer = error
-        only_this_order = guard.heard(counterparty, work.stored.key, answer, made_at, asked=asked)
-        if only_this_order and isinstance(answer, GatewayError):
-            answer.only_this_order = True
-            if isinstance(answer, Retryable):
-                answer.counted = True
+        only_this_order = permit.record(answer)
+    if only_this_order and isinstance(answer, GatewayError):
+        answer.only_this_order = True
+        if isinstance(answer, Retryable):
+            answer.counted = True
     if isinstance(answer, Blocked):
         raise answer
     return answer
 
 
-def _evidence(answer: Answer, sent_at: float, *, asked: bool) -> Evidence:
+def _as_unknown(error: GatewayError) -> UnknownOutcome:
+    return UnknownOutcome(error.code, error.detail, retry_after_ms=getattr(error, "retry_after_ms", None))
+
+
+def _evidence(answer: Answer, sent_at: float, *, is_query: bool) -> Evidence:
     if isinstance(answer, Done):
-        return Evidence(Outcome.DONE, sent_at, asked=asked, response=answer.body)
+        return Evidence(Outcome.DONE, sent_at, asked=is_query, response=answer.body)
     body = answer.body if isinstance(answer, Rejected) else None
     detail = answer.detail.replace("\0", "\ufffd")  # a text column takes no NUL
-    return Evidence(outcome_of(answer), sent_at, asked=asked, code=answer.code, detail=detail, response=body)
+    return Evidence(outcome_of(answer), sent_at, asked=is_query, code=answer.code, detail=detail, response=body)
 
 
 def outcome_of(error: GatewayError) -> Outcome:
-    """What an error is evidence of. A reused key is evidence of nothing but that something is badly
-    wrong.
+    """What an error is evidence of. A reused key proves nothing about the operation, only that
+    something is badly wrong.
     """
     match error:
         case Retryable():

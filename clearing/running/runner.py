@@ -21,7 +21,6 @@ from clearing.dispatch.queues import RESUME_QUEUE
 from clearing.flow.flows import Finished, Parks, Planned, after
 from clearing.gateways import (
     Blocked,
-    ClaimEnded,
     Done,
     Exchanged,
     GatewayError,
@@ -36,8 +35,9 @@ from clearing.gateways.circuit_breaker import Guard
 from clearing.policy.backoff import Reaction, deferral, react
 from clearing.policy.error_policies import Policy
 from clearing.policy.outcomes import Health
-from clearing.running.calls import Held, KeyExpired, make_call, outcome_of
+from clearing.running.calls import keep, make_call, outcome_of
 from clearing.running.in_process import InFlight
+from clearing.running.next_action import Defer, Drop, Held, KeyExpired, Record
 from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, interventions
 from clearing.store.claims import Claimed, ClearingRef, Evidence, Recorded, Work
@@ -130,16 +130,11 @@ class Runner:
         with structlog.contextvars.bound_contextvars(order_id=work.order.order_id, step=work.step, epoch=work.epoch):
             try:
                 recorded = self._called(work)
-            except Blocked as blocked:
-                recorded = _defer(work, blocked)
-            except ClaimEnded:
-                log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
-                return Recorded("lost")
             except DATABASE_UNAVAILABLE:
                 raise
             except Exception:  # whatever it is: it must not run for ever
-                log.exception("a step failed by a mistake of our own")
-                recorded = _parked_by_mistake(work)
+                log.exception("internal error while running a step")
+                recorded = _park_internal_error(work)
             if recorded.outcome == "lost":
                 metrics.CLAIMS_LOST.labels("at_record").inc()
                 log.warning("claim lost before the result was recorded", fix="nothing: the evidence is kept")
@@ -148,14 +143,26 @@ class Runner:
     def _called(self, work: Work) -> Recorded:
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
-        evidence, answer = make_call(work, self.gateways, self.guard, self.stopping)
+        match make_call(work, self.gateways, self.guard, self.stopping):
+            case Drop():
+                log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
+                return Recorded("dropped")
+            case Defer(blocked):
+                return _defer(work, blocked)
+            case Record() as result:
+                return self._record(work, result)
+
+    def _record(self, work: Work, result: Record) -> Recorded:
+        evidence, answer = result.evidence, result.answer
         try:
+            if result.earlier is not None:
+                claims.record_attempt(work, result.earlier)
             metrics.observe_attempt(work, evidence)
             return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
         except DATABASE_UNAVAILABLE:
             raise
         except Exception:
-            _keep(work, evidence)
+            keep(work, evidence)
             raise
 
     def _settle(self, work: Work, evidence: Evidence, error: GatewayError) -> Recorded:
@@ -185,21 +192,9 @@ class Runner:
                 return _parked(work, recorded, following.parks or "held")
 
 
-def _keep(work: Work, evidence: Evidence) -> None:
-    """What was answered outlives a mistake of our own: no person may say that it wasn't done, if it
-    was.
-    """
-    try:
-        claims.record_attempt(work, evidence)
-    except DATABASE_UNAVAILABLE:
-        raise
-    except Exception:  # it may be the answer itself that can't be recorded
-        log.exception("an answer couldn't be kept", outcome=evidence.outcome, code=evidence.code, response=evidence.response)
-
-
-def _parked_by_mistake(work: Work) -> Recorded:
-    """A mistake of our own mustn't run for ever: the order parks, with its operation to be asked
-    for first, unless people have confirmed it.
+def _park_internal_error(work: Work) -> Recorded:
+    """Parks the order, so that an internal error doesn't repeat for ever. Its operation is unknown
+    then, and reconciled before it is resent, unless operators have confirmed it.
     """
     if work.operation_state == OperationState.DONE:
         return _parked(work, interventions.park_confirmed(work, INTERNAL_ERROR, generation=publish.generation()), INTERNAL_ERROR)

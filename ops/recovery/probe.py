@@ -91,7 +91,7 @@ def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Sta
 def _probe(probe: Probe, doors: Gateways, fence: Fence) -> bool:
     clock = _Now(call("SELECT clearing_ms(service_now())", [])[0][0])
     try:
-        doors.ask(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
+        doors.query(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
     except GatewayError as error:
         if error.health in {Health.FAILING, *REFUSALS}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)

@@ -2,8 +2,6 @@
 both need them.
 """
 
-import time
-
 import pytest
 
 from base import metrics
@@ -31,8 +29,13 @@ def refused() -> Retryable:
 
 def fail(worker: Guard, counterparty: str = "fund", times: int = 5) -> None:
     for number in range(times):
-        with worker.admitted(counterparty, 2):
-            worker.heard(counterparty, f"O{number}:2", refused(), time.monotonic())
+        answered(worker, refused(), f"O{number}:2", counterparty=counterparty)
+
+
+def answered(worker: Guard, answer: object, key: str = "O:2", *, counterparty: str = "fund") -> None:
+    """A call that the worker makes, and its answer."""
+    with worker.admit(counterparty, 2, key) as permit:
+        permit.record(answer)
 
 
 def breaker(counterparty: str = "fund") -> str:
@@ -42,7 +45,7 @@ def breaker(counterparty: str = "fund") -> str:
 def blocked_by(worker: Guard, counterparty: str = "fund", step: int = 2) -> str:
     """What stands in the way of a call; empty: nothing."""
     try:
-        with worker.admitted(counterparty, step):
+        with worker.admit(counterparty, step, "O:2"):
             return ""
     except Blocked as blocked:
         return blocked.code

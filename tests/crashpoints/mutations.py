@@ -20,6 +20,7 @@ from clearing.gateways import Blocked, Rejected, UnknownOutcome, counterparty_st
 from clearing.policy.backoff import Reaction
 from clearing.policy.outcomes import LOST, UNSENT, Rule, rule_of
 from clearing.running import calls, runner
+from clearing.running.next_action import WORKER_STOPPING, Defer
 from clearing.status import OperationState, State
 from clearing.store import claims, interventions, recovery
 from ops import wiring
@@ -276,14 +277,14 @@ def unanswered_is_unsent() -> None:
 
 @_found_in("unknown/silent/done@3")
 def silence_is_a_no() -> None:
-    """Who doesn't answer the question doesn't know the operation."""
-    real = calls.ask
+    """A status query without a usable answer counts as an unknown key."""
+    real = calls.query
 
-    def ask(*args: Any) -> Any:
-        evidence, answer = real(*args)
-        return evidence, None if isinstance(answer, UnknownOutcome) else answer
+    def query(*args: Any) -> Any:
+        call = real(*args)
+        return replace(call, answer=None) if isinstance(call.answer, UnknownOutcome) else call
 
-    _replace(calls, "ask", ask)
+    _replace(calls, "query", query)
 
 
 @_found_in("unknown/nothing/rejected@2")
@@ -319,7 +320,7 @@ def handed_back_as_untried() -> None:
     def make_call(work: claims.Work, *others: Any) -> Any:
         brought = real(work, *others)
         if others[-1]():
-            raise Blocked(calls.WORKER_STOPPING)
+            return Defer(Blocked(WORKER_STOPPING))
         return brought
 
     _replace(runner, "make_call", make_call)

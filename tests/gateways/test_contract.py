@@ -49,7 +49,7 @@ def ask_until_done(side: Side, stored: StoredRequest) -> Done[Result]:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
-            done = side.gateways.ask(stored, NOW)
+            done = side.gateways.query(stored, NOW)
         except StillPending:
             time.sleep(0.02)
             continue
@@ -137,20 +137,20 @@ class TestKeys:
         assert len(side.applied(order)) == 1
 
     def test_a_key_that_was_never_sent_isnt_known(self, side: Side, order: Order) -> None:
-        assert side.gateways.ask(order.transfer(), NOW) is None
+        assert side.gateways.query(order.transfer(), NOW) is None
 
     @ALL
     def test_a_question_finds_what_was_done(self, side: Side, order: Order, action: Action) -> None:
         stored = order.request(action)
         done = side.gateways.perform(stored, NOW)
 
-        assert side.gateways.ask(stored, NOW) == done
+        assert side.gateways.query(stored, NOW) == done
 
     def test_a_key_may_carry_a_revision(self, side: Side, order: Order) -> None:
         stored = order.exchange(key_suffix=".2:r1")
         done = side.gateways.perform(stored, NOW)
 
-        assert side.gateways.ask(stored, NOW) == done
+        assert side.gateways.query(stored, NOW) == done
 
 
 class TestRejected:
@@ -172,7 +172,7 @@ class TestRejected:
             side.gateways.perform(stored, NOW)
 
         with pytest.raises(Rejected) as told:
-            side.gateways.ask(stored, NOW)
+            side.gateways.query(stored, NOW)
 
         assert (told.value.code, told.value.body) == (rejected.value.code, rejected.value.body)
 
@@ -193,7 +193,7 @@ class TestRejected:
         with pytest.raises(UnknownOutcome, match="moon_in_wrong_phase"):
             side.gateways.perform(stored, NOW)
         with pytest.raises(Rejected, match="moon_in_wrong_phase"):
-            side.gateways.ask(stored, NOW)
+            side.gateways.query(stored, NOW)
 
 
 class TestLostAnswers:
@@ -207,7 +207,7 @@ class TestLostAnswers:
 
         with pytest.raises(UnknownOutcome) as unknown:
             side.gateways.perform(stored, NOW)
-        found = side.gateways.ask(stored, NOW)
+        found = side.gateways.query(stored, NOW)
 
         assert unknown.value.code == code
         assert found is not None
@@ -222,7 +222,7 @@ class TestLostAnswers:
 
         repeated = side.gateways.perform(stored, NOW)
 
-        assert repeated == side.gateways.ask(stored, NOW)
+        assert repeated == side.gateways.query(stored, NOW)
         assert side.applied(order) == [stored.key]
 
     @pytest.mark.parametrize(("kind", "fields"), [("reset", {}), ("status", {"status": 503})])
@@ -233,7 +233,7 @@ class TestLostAnswers:
         with pytest.raises(UnknownOutcome):
             side.gateways.perform(stored, NOW)
 
-        assert side.gateways.ask(stored, NOW) is None
+        assert side.gateways.query(stored, NOW) is None
         side.gateways.perform(stored, NOW)
         assert side.applied(order) == [stored.key]
 
@@ -257,7 +257,7 @@ class TestInProgress:
         with pytest.raises(StillPending):
             side.gateways.perform(stored, NOW)
         with pytest.raises(StillPending):
-            side.gateways.ask(stored, NOW)
+            side.gateways.query(stored, NOW)
         done = ask_until_done(side, stored)
 
         assert accepted.value.retry_after_ms == 300
@@ -288,7 +288,7 @@ class TestSurelyNotApplied:
             side.gateways.perform(order.transfer(), NOW)
 
         assert (refused.value.code, refused.value.retry_after_ms, refused.value.counted) == ("too_many_requests", 2_000, False)
-        assert side.gateways.ask(order.transfer(), NOW) is None
+        assert side.gateways.query(order.transfer(), NOW) is None
 
     def test_when_forbidden(self, side: Side, order: Order) -> None:
         side.goes_wrong(Action.TRANSFER, "status", order, status=403, code="forbidden")
@@ -305,7 +305,7 @@ class TestSignatures:
         stored = order.transfer()
 
         done = side.gateways.perform(stored, WallClock(offset_ms, 0))
-        asked = side.gateways.ask(stored, WallClock(offset_ms, 0))
+        asked = side.gateways.query(stored, WallClock(offset_ms, 0))
 
         assert asked == done
         assert side.applied(order) == [stored.key]
@@ -327,7 +327,7 @@ class TestSignatures:
         assert side.gateways.perform(order.transfer(), NOW).result.reference
 
     def test_nothing_is_signed_once_the_claim_has_ended(self, side: Side, order: Order) -> None:
-        for call in (side.gateways.perform, side.gateways.ask):
+        for call in (side.gateways.perform, side.gateways.query):
             with pytest.raises(ClaimEnded):
                 call(order.transfer(), EndedClock())
 
@@ -354,10 +354,10 @@ class TestQuestions:
         side.goes_wrong("status", kind, order, times=2, **fields)  # libcurl asks again by itself where a kept connection breaks
 
         with pytest.raises(GatewayError) as unanswered:
-            side.gateways.ask(stored, NOW)
+            side.gateways.query(stored, NOW)
 
         assert isinstance(unanswered.value, UnknownOutcome)
 
     def test_that_cant_be_put_leave_the_outcome_unknown(self, side: Side, order: Order) -> None:
         with pytest.raises(UnknownOutcome, match="connection_refused"):
-            side.unreachable.ask(order.transfer(), NOW)
+            side.unreachable.query(order.transfer(), NOW)

@@ -41,7 +41,7 @@ class TestScript:
         with pytest.raises(Retryable):
             side.gateways.perform(order.adjustment(), NOW)
         with pytest.raises(UnknownOutcome):
-            side.gateways.ask(order.adjustment(), NOW)
+            side.gateways.query(order.adjustment(), NOW)
 
 
 class TestFakeCounterparties:
@@ -78,5 +78,5 @@ class TestFakeCounterparties:
         for _ in range(5):
             next(ticks)
 
-        assert doors.ask(order.transfer(), NOW) is not None
+        assert doors.query(order.transfer(), NOW) is not None
         assert len(counterparties.applied) == 1

@@ -239,7 +239,7 @@ class TestSlots:
         with pytest.raises(Blocked) as busy:
             doors.perform(STORED, EndedClock())
         with pytest.raises(Blocked) as unasked:
-            doors.ask(STORED, EndedClock())
+            doors.query(STORED, EndedClock())
 
         assert holder.is_alive()  # it has the slot still
         client.leave.set()
@@ -292,7 +292,7 @@ class TestQuestion:
     def test_names_the_key_percent_encoded(self) -> None:
         client = Scripted(problem(404, "unknown_key"))
 
-        assert gateways(client).ask(StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O/1:3.2:r1", b"{}"), NOW) is None
+        assert gateways(client).query(StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O/1:3.2:r1", b"{}"), NOW) is None
         assert client.requests == [("GET", "/v1/operations/O%2F1%3A3.2%3Ar1", b"")]
 
     @pytest.mark.parametrize(
@@ -311,10 +311,10 @@ class TestQuestion:
     )
     def test_that_isnt_answered_by_the_contract_leaves_the_outcome_unknown(self, answer: HttpAnswer) -> None:
         with pytest.raises(UnknownOutcome):
-            gateways(Scripted(answer)).ask(STORED, NOW)
+            gateways(Scripted(answer)).query(STORED, NOW)
 
     def test_passes_on_the_wish_not_to_be_asked_so_soon(self) -> None:
         with pytest.raises(UnknownOutcome) as unknown:
-            gateways(Scripted(problem(429, "too_many_requests", retry_after_s=2))).ask(STORED, NOW)
+            gateways(Scripted(problem(429, "too_many_requests", retry_after_s=2))).query(STORED, NOW)
 
         assert unknown.value.retry_after_ms == 2_000

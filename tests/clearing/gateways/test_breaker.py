@@ -2,8 +2,6 @@
 probe that finds the counterparty back.
 """
 
-import time
-
 import pytest
 from django.db import OperationalError
 from pytest_django import Settings
@@ -11,11 +9,24 @@ from pytest_django import Settings
 from base.db import call
 from clearing.gateways import Action, UnknownOutcome, counterparty_state
 from clearing.gateways import circuit_breaker as guard_module
-from clearing.gateways.circuit_breaker import Guard
+from clearing.gateways.circuit_breaker import Guard, Permit
 from clearing.models import CounterpartyState, CounterpartyStateChange
 from clearing.status import Breaker
 from ops.recovery import probe
-from tests.clearing.outages import FORBIDDEN, UNAUTHORIZED, UNREACHABLE, a_worker, alarms, blocked_by, breaker, counted, fail, probe_is_due, refused
+from tests.clearing.outages import (
+    FORBIDDEN,
+    UNAUTHORIZED,
+    UNREACHABLE,
+    a_worker,
+    alarms,
+    answered,
+    blocked_by,
+    breaker,
+    counted,
+    fail,
+    probe_is_due,
+    refused,
+)
 from tests.support.orders import World
 
 
@@ -42,7 +53,7 @@ class TestBreaker:
 
         fail(worker, times=4)
         for _ in range(20):
-            worker.heard("fund", "O:2", object(), time.monotonic())
+            answered(worker, object())
         fail(worker, times=4)
 
         assert breaker() == Breaker.CLOSED
@@ -50,7 +61,7 @@ class TestBreaker:
     def test_one_that_goes_down_under_load_is_noticed_in_spite_of_its_good_calls(self, world: World) -> None:
         worker = a_worker()
         for _ in range(500):
-            worker.heard("fund", "O:2", object(), time.monotonic())
+            answered(worker, object())
 
         fail(worker, times=4)
         assert breaker() == Breaker.CLOSED
@@ -60,12 +71,13 @@ class TestBreaker:
 
     def test_calls_in_flight_that_all_fail_at_once_are_no_outage(self, world: World) -> None:
         """As after a pause of this process."""
-        worker, began = a_worker(), time.monotonic()
+        worker = a_worker()
         for _ in range(500):
-            worker.heard("fund", "O:2", object(), time.monotonic())
+            answered(worker, object())
 
-        for number in range(12):
-            worker.heard("fund", f"O{number}:2", refused(), began)
+        in_flight = [permit_for(worker, f"O{number}:2") for number in range(12)]
+        for permit in in_flight:
+            permit.record(refused())
 
         assert breaker() == Breaker.CLOSED
 
@@ -73,7 +85,7 @@ class TestBreaker:
         worker = a_worker()
 
         for _ in range(20):
-            worker.heard("fund", "O:2", UnknownOutcome("unreadable_body"), time.monotonic())
+            answered(worker, UnknownOutcome("unreadable_body"))
 
         assert breaker() == Breaker.CLOSED
 
@@ -81,7 +93,7 @@ class TestBreaker:
         worker = a_worker()
 
         for _ in range(20):
-            worker.heard("fund", "O1:2", refused(), time.monotonic())
+            answered(worker, refused(), "O1:2")
 
         assert breaker() == Breaker.CLOSED
 
@@ -92,15 +104,16 @@ class TestBreaker:
         assert breaker() == Breaker.CLOSED
 
     def test_a_call_that_began_before_it_closed_does_not_open_it_again(self, world: World) -> None:
-        worker, began = a_worker(), time.monotonic()
+        worker = a_worker()
+        in_flight = [permit_for(worker, f"O{number}:2") for number in range(20)]
         fail(worker)
         counterparty_state.half_open("fund", actor="test")
         counterparty_state.close("fund", actor="test")
         worker._read_at = float("-inf")
         assert blocked_by(worker) == ""
 
-        for number in range(20):
-            worker.heard("fund", f"O{number}:2", refused(), began)
+        for permit in in_flight:
+            permit.record(refused())
 
         assert breaker() == Breaker.CLOSED
 
@@ -120,9 +133,24 @@ class TestBreaker:
 
         for _ in range(100):
             assert blocked_by(worker) == ""
-            worker.heard("fund", "O:2", object(), time.monotonic())
+            answered(worker, object())
 
         assert len(reads) == 1
+
+
+def permit_for(worker: Guard, key: str) -> Permit:
+    """Of a call that is in flight."""
+    with worker.admit("fund", 2, key) as permit:
+        return permit
+
+
+class TestPermit:
+    def test_records_one_answer(self, world: World) -> None:
+        permit = permit_for(a_worker(), "O:2")
+        permit.record(object())
+
+        with pytest.raises(RuntimeError):
+            permit.record(object())
 
 
 class TestHalfOpen:
@@ -136,14 +164,32 @@ class TestHalfOpen:
         return worker
 
     def test_one_call_at_a_time_tries(self, worker: Guard) -> None:
-        with worker.admitted("fund", 2):
+        with worker.admit("fund", 2, "O:2"):
             assert blocked_by(worker) == "counterparty_down"
 
         assert blocked_by(worker) == ""
 
+    def test_an_exception_while_it_is_admitted_gives_the_trial_back(self, worker: Guard, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 50.0, "trading": 0.0}
+
+        def fails(*_: object) -> tuple[int, float]:
+            raise RuntimeError("an internal error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(counterparty_state, "lease_calls", fails)
+            with pytest.raises(RuntimeError):
+                blocked_by(worker)
+
+        assert blocked_by(worker) == ""
+
+    def test_an_exception_during_the_call_gives_the_trial_back(self, worker: Guard) -> None:
+        with pytest.raises(RuntimeError), worker.admit("fund", 2, "O:2"):
+            raise RuntimeError("an internal error")
+
+        assert blocked_by(worker) == ""
+
     def test_a_good_one_closes_it(self, worker: Guard) -> None:
-        with worker.admitted("fund", 2):
-            worker.heard("fund", "O:2", object(), time.monotonic())
+        answered(worker, object())
 
         assert breaker() == Breaker.CLOSED
         assert blocked_by(worker) == ""
@@ -157,8 +203,7 @@ class TestHalfOpen:
         assert (found.probe_at - found.changed_at).total_seconds() == 2
 
     def test_every_change_is_kept(self, worker: Guard) -> None:
-        with worker.admitted("fund", 2):
-            worker.heard("fund", "O:2", object(), time.monotonic())
+        answered(worker, object())
 
         assert list(CounterpartyStateChange.objects.order_by("id").values_list("change", "actor")) == [
             ("open", "w"),

@@ -6,13 +6,14 @@ import threading
 import time
 
 import pytest
+from django.db import OperationalError
 from pytest_django import Settings
 
 from base.clock import shift_clock
 from base.db import call
-from clearing.gateways import Action, Blocked, counterparty_state
+from clearing.gateways import Action, Blocked, Retryable, counterparty_state
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Attempt, Clearing, CounterpartyStateChange
+from clearing.models import Attempt, Clearing, CounterpartyState, CounterpartyStateChange
 from clearing.status import State
 from ops.recovery.sweep import sweep
 from tests.clearing.outages import UNREACHABLE, a_worker, blocked_by, counted, make_due
@@ -106,7 +107,7 @@ class TestRateLimit:
 
         assert world.keys_applied(unsure) == ["1", "2", "3"]
         assert (unsure.step, unsure.error_code) == (4, "counterparty_limited")
-        assert world.guard._leases["fund"].left < 0
+        assert world.guard._leases["fund"].tokens < 0
 
     def test_costs_a_round_trip_a_tenth_of_a_second_not_a_call(self, world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.COUNTERPARTY_RATES = {"counter": 0.0, "fund": 1000.0, "trading": 0.0}
@@ -136,6 +137,42 @@ class TestRateLimit:
         assert (found, first.is_alive()) == (("counterparty_limited", ""), True)
         leave.set()
         first.join(30)
+
+    def test_a_database_error_at_the_first_call_of_a_process_defers_the_order(
+        self, world: World, limited: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unavailable(*_: object) -> tuple[int, float]:
+            raise OperationalError("the server closed the connection")
+
+        monkeypatch.setattr(counterparty_state, "lease_calls", unavailable)
+
+        clearing = world.run(world.accept())
+
+        assert (clearing.state, clearing.step, clearing.error_code) == (State.RETRYING, 2, "counterparty_limited")
+        assert (clearing.attempts, [outcome for _, outcome, _ in outcomes(clearing)]) == (0, ["done"])
+
+    def test_a_sure_failure_counts_although_its_repeat_in_place_is_over_the_limit(self, world: World, settings: Settings) -> None:
+        settings.COUNTERPARTY_RATES = {"counter": 0.01, "fund": 0.0, "trading": 0.0}
+        world.counterparties.script(Action.ADJUST, UNREACHABLE, times=100)
+
+        clearing = world.run(world.accept())
+
+        assert (clearing.state, clearing.error_code, clearing.attempts, clearing.tries) == (State.RETRYING, "connection_refused", 1, 1)
+        assert outcomes(clearing) == [(1, "retryable", "connection_refused")]
+
+    def test_an_order_that_always_fails_parks_although_one_call_at_a_time_is_allowed(self, world: World, settings: Settings) -> None:
+        settings.CLEARING_ATTEMPTS_MAX = 3
+        settings.COUNTERPARTY_RATES = {"counter": 0.01, "fund": 0.0, "trading": 0.0}
+        world.counterparties.script(Action.ADJUST, UNREACHABLE, times=100)
+        clearing = world.accept()
+        world.run(clearing)
+
+        for _ in range(4):
+            CounterpartyState.objects.update(tokens=1)  # the next call is allowed
+            world.guard = a_worker()
+            world.when_due(clearing)
+
+        assert (clearing.state, clearing.error_code, clearing.attempts) == (State.PARKED, "connection_refused", 3)
 
     def test_a_wish_for_quiet_is_everybodys(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
@@ -209,3 +246,16 @@ class TestSlots:
         assert (clearing.state, clearing.error_code, clearing.attempts) == (State.RETRYING, "counterparty_busy", 0)
         assert Attempt.objects.count() == 0
         assert counterparty_state.read().busy == {"counter"}
+
+    def test_a_sure_failure_counts_although_its_repeat_in_place_finds_no_slot(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [Retryable("request_unsendable"), Blocked("counterparty_busy")]
+
+        def perform(*_: object) -> None:
+            raise answers.pop(0)
+
+        monkeypatch.setattr("clearing.gateways.ports.Gateways.perform", perform)
+
+        clearing = world.run(world.accept())
+
+        assert (clearing.state, clearing.error_code, clearing.attempts, clearing.tries) == (State.RETRYING, "request_unsendable", 1, 1)
+        assert outcomes(clearing) == [(1, "retryable", "request_unsendable")]

@@ -1,7 +1,5 @@
 """A counterparty that refuses us: our signature at all, or one order what it allows to others."""
 
-import time
-
 import pytest
 
 from clearing.gateways import Action, Retryable, counterparty_state
@@ -141,9 +139,11 @@ class TestForbidden:
         error = Retryable("forbidden")
         error.health = Health.FORBIDDING
 
-        alone = []
+        only_this_order = []
         for number in range(3):
-            worker.heard("fund", f"O{number}:2", None, time.monotonic(), asked=True)
-            alone.append(worker.heard("fund", f"O{number}:2", error, time.monotonic()))
+            with worker.admit("fund", 2, f"O{number}:2", is_query=True) as permit:
+                permit.record(None)
+            with worker.admit("fund", 2, f"O{number}:2") as permit:
+                only_this_order.append(permit.record(error))
 
-        assert alone == [True, True, False]
+        assert only_this_order == [True, True, False]
