@@ -119,16 +119,17 @@ def _after_unknown_key(work: Work, evidence: Evidence, key_retention_seconds: fl
     """The call after a query may owe its call of the rate limit: blocked, the order would query
     again each time, and where one call at a time is allowed never come to send.
     """
-    refusal: GatewayError
     if (work.sent_seconds_ago or 0) > key_retention_seconds:
-        refusal = KeyExpired(KEY_EXPIRED)
-    elif work.hold_code:
-        refusal = Held(work.hold_code)
-    elif stopping:
-        refusal = UnknownOutcome(WORKER_STOPPING)
-    else:
-        return Send(record=evidence, may_owe=True)
-    return Record(replace(evidence, outcome=Outcome.UNKNOWN, code=refusal.code), refusal)
+        return _not_sent(evidence, KeyExpired, code=KEY_EXPIRED)
+    if work.hold_code:
+        return _not_sent(evidence, Held, code=work.hold_code)
+    if stopping:
+        return _not_sent(evidence, UnknownOutcome, code=WORKER_STOPPING)
+    return Send(record=evidence, may_owe=True)
+
+
+def _not_sent(evidence: Evidence, reason: type[GatewayError], *, code: str) -> Record:
+    return Record(replace(evidence, outcome=Outcome.UNKNOWN, code=code), reason(code))
 
 
 def _may_pass(answer: Answer) -> bool:
