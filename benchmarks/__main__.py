@@ -4,7 +4,11 @@ figures beside the floor's.
 Floor and ours run in turn; the ratios count. The floor of `pages` is the login page. `decode` needs
 no server; `handover` and `rolling` have no floor, and start servers of their own (ZooKeeper only
 where its jars are); `rolling` fails if the audit does. The others run on servers of the run's own:
-the embedded stack's, under .run/bench, or those that the environment names.
+the embedded stack's, under .run/bench, or those that the environment names. `--baseline` runs the
+commit that benchmarks/BASELINE names in turn with this one, and prints both.
+
+Exit code: 0; 1 when something failed, with one line that says what; 2 for arguments that don't fit;
+that of the audit, for `rolling`.
 """
 
 import argparse
@@ -13,14 +17,21 @@ import json
 import os
 import statistics
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 
+from benchmarks.errors import BenchmarkError, reason
+from benchmarks.machine import slowness
+from stack.errors import StackError
 from stack.launcher import Stack
 from stack.rundir import default_folder
+
+if TYPE_CHECKING:
+    from benchmarks.ours import Workers
 
 EXAMPLE = "example: python -m benchmarks overhead --orders 1500 --rounds 3"
 Figures = dict[str, Any]
@@ -31,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("figure", choices=[*ALONE, *ON_SERVERS])
     parser.add_argument("--orders", type=int, help="orders a round (overhead 1000, burst 2000, ingest 20000), known ones (gaps 1000000, pages 10000)")
     parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--rate", type=float, help="orders/s (overhead 100, rolling 40)")
+    parser.add_argument("--rate", type=float, help="orders/s (overhead 100; rolling: half of what the machine holds, at most 40)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
@@ -39,15 +50,40 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hand-overs", type=int, default=50, help="how often the leader is ended, each way (handover)")
     parser.add_argument("--threads", type=int, default=16, help="threads of a worker")
     parser.add_argument("--processes", type=int, default=1, help="workers")
+    parser.add_argument("--baseline", action="store_true", help="in turn with the commit that benchmarks/BASELINE names")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     return parser.parse_args()
 
 
 def main() -> int:
     options = arguments()
-    found, lines = ALONE.get(options.figure, on_servers)(options)
-    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
+    try:
+        if options.baseline:
+            from benchmarks import baseline
+
+            found, lines = baseline.compared(options, sys.argv[1:])
+        else:
+            slowness()  # measured before anything else takes the machine
+            found, lines = ALONE.get(options.figure, on_servers)(options)
+        text = json.dumps(found, indent=2, allow_nan=False) if options.json else "\n".join(lines)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"{options.figure} failed: {reason(error)}{kept_traceback(error)}", file=sys.stderr)
+        return 1
+    print(text)
     return int(found.get("audit", {}).get("exit_code", 0))
+
+
+def kept_traceback(error: Exception) -> str:
+    """Writes down where an error came from that isn't a benchmark's own; says where."""
+    if isinstance(error, BenchmarkError | StackError):
+        return ""
+    file = default_folder(os.environ) / "bench" / "failure.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(traceback.format_exception(error)))
+    return f" (traceback: {file})"
 
 
 def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -75,7 +111,7 @@ def rolled(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """What it costs to replace every process."""
     from benchmarks import rolling
 
-    found = rolling.figures(default_folder(os.environ) / "rolling", options.rate or 40.0, options.seconds)
+    found = rolling.figures(default_folder(os.environ) / "rolling", options.rate, options.seconds)
     return found, rolling.lines(found)
 
 
@@ -111,45 +147,45 @@ def clearing_figure(options: argparse.Namespace, stack: Stack) -> tuple[Figures,
     """Overhead or burst."""
     from benchmarks import ours
 
-    with ours.worker(threads=options.threads, processes=options.processes, log=stack.run_dir.folder / "worker.log"):
-        found = (overhead if options.figure == "overhead" else burst)(options)
+    with ours.worker(threads=options.threads, processes=options.processes, log=stack.run_dir.folder / "worker.log") as workers:
+        found = (overhead if options.figure == "overhead" else burst)(options, workers)
     return found, lines_of(found)
 
 
-def overhead(options: argparse.Namespace) -> Figures:
+def overhead(options: argparse.Namespace, workers: "Workers") -> Figures:
     """Ms an order beyond its four calls."""
-    from benchmarks import floor, ours
+    from benchmarks import floor
     from benchmarks.gateway import CALL_MS
     from benchmarks.orders import overheads_ms, prepare
     from benchmarks.shares import percentile
 
-    rate = options.rate or 100.0
+    rate, count = options.rate or 100.0, options.orders or 1000
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
-        act(prepare(options.orders or 1000, options.users))
-        values = overheads_ms(CALL_MS)
+        act(prepare(count, options.users))
+        values = overheads_ms(CALL_MS, count)
         return {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99)}
 
     rounds = [
-        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, rate))), "ours": measured(lambda o: ours.paced(o, rate))}
+        {"floor": measured(lambda orders: asyncio.run(floor.paced(orders, rate))), "ours": measured(lambda orders: workers.paced(orders, rate))}
         for _ in range(options.rounds)
     ]
     return {"figure": "overhead", "rate": rate, **summary(rounds, {"p50_over_floor": "p50_ms", "p99_over_floor": "p99_ms"})}
 
 
-def burst(options: argparse.Namespace) -> Figures:
+def burst(options: argparse.Namespace, workers: "Workers") -> Figures:
     """Orders a second of a burst."""
-    from benchmarks import floor, ours
+    from benchmarks import floor
     from benchmarks.orders import burst_seconds, prepare
 
     count = options.orders or 2000
 
     def measured(act: Callable[[list[Any]], None]) -> dict[str, float]:
         act(prepare(count, options.users))
-        return {"orders_per_second": count / burst_seconds()}
+        return {"orders_per_second": count / burst_seconds(count)}
 
     rounds = [
-        {"floor": measured(lambda orders: asyncio.run(floor.burst(orders, 200))), "ours": measured(lambda orders: ours.burst(orders, 200))}
+        {"floor": measured(lambda orders: asyncio.run(floor.burst(orders, 200))), "ours": measured(lambda orders: workers.burst(orders, 200))}
         for _ in range(options.rounds)
     ]
     return {"figure": "burst", "orders": count, **summary(rounds, {"rate_over_floor": "orders_per_second"})}

@@ -24,13 +24,13 @@ Order = tuple[int, OrderFacts]
 
 
 class Floor:
-    """Accepts orders and runs their steps on one event loop."""
+    """Accepts orders and runs their steps on one event loop. The group of tasks ends with the last
+    lane; the first task that fails ends it with an error.
+    """
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", orders: Sequence[Order]) -> None:
+    def __init__(self, pool: "asyncpg.Pool[Any]", tasks: asyncio.TaskGroup) -> None:
         self.pool = pool
-        self.by_clearing: dict[int, OrderFacts] = {}
-        self.orders = orders
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks = tasks
 
     async def accept(self, batch: Sequence[Order]) -> None:
         """Opens the clearings and starts the heads of the lanes."""
@@ -46,9 +46,7 @@ class Floor:
             **ACTOR,
         )
         for ref in refs:
-            task = asyncio.create_task(self.lane(ref["id"], ref["epoch"]))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.tasks.create_task(self.lane(ref["id"], ref["epoch"]))
 
     async def lane(self, clearing_id: int | None, epoch: int) -> None:
         """Runs an order, and then its user's next ones."""
@@ -85,11 +83,6 @@ class Floor:
         sql, names = statements.numbered(statement)
         return list(await self.pool.fetch(sql, *[arguments[name] for name in names]))
 
-    async def drain(self) -> None:
-        """Until every lane is at its end."""
-        while self.tasks:
-            await asyncio.gather(*self.tasks)
-
 
 def _pool() -> "asyncpg.Pool[Any]":
     session = {name: str(value) for name, value in settings.DATABASE_SESSION.items()}
@@ -98,22 +91,18 @@ def _pool() -> "asyncpg.Pool[Any]":
 
 async def paced(orders: Sequence[Order], rate: float) -> None:
     """Accepts one order after another at a fixed rate, and runs them."""
-    async with _pool() as pool:
-        floor = Floor(pool, orders)
+    async with _pool() as pool, asyncio.TaskGroup() as tasks:
+        floor = Floor(pool, tasks)
         loop = asyncio.get_running_loop()
         start = loop.time()
         for n, order in enumerate(orders):
             await asyncio.sleep(max(0.0, start + n / rate - loop.time()))
-            task = asyncio.create_task(floor.accept([order]))
-            floor.tasks.add(task)
-            task.add_done_callback(floor.tasks.discard)
-        await floor.drain()
+            tasks.create_task(floor.accept([order]))
 
 
 async def burst(orders: Sequence[Order], batch: int) -> None:
     """Accepts all at once and runs them."""
-    async with _pool() as pool:
-        floor = Floor(pool, orders)
+    async with _pool() as pool, asyncio.TaskGroup() as tasks:
+        floor = Floor(pool, tasks)
         for begin in range(0, len(orders), batch):
             await floor.accept(orders[begin : begin + batch])
-        await floor.drain()

@@ -25,7 +25,9 @@ from django.db import connection
 
 from benchmarks.cores import pin
 from benchmarks.counter import BASE_MS, CLEARINGS_SQL, ORDERS_SQL
+from benchmarks.errors import BenchmarkError, last_line
 from benchmarks.ingest import empty
+from benchmarks.machine import slowness
 from ops.wiring import run_gap_pass
 from orders.models import SyncOrder, Watermark
 from stack.ports import LOOPBACK, find_free
@@ -80,21 +82,22 @@ def counter(rows: int, log: Path) -> Iterator[int]:
             [sys.executable, "-m", "benchmarks.counter", str(port), str(rows)], stdout=out, stderr=out, stdin=subprocess.DEVNULL
         )
     try:
-        _wait_for(f"http://{LOOPBACK}:{port}/v1/shards")
+        _wait_for(f"http://{LOOPBACK}:{port}/v1/shards", process, log)
         yield port
     finally:
-        process.terminate()
-        process.wait(10)
+        process.kill()
+        process.wait()
 
 
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
+def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Returns once the counter answers. Raises BenchmarkError when it doesn't in time."""
+    deadline = time.monotonic() + slowness().scaled(START_SECONDS_MAX)
     while True:
         try:
             urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - our own process
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise BenchmarkError(f"the counter of the benchmark doesn't answer ({error}): {last_line(log)} ({log})") from error
             time.sleep(0.05)
         else:
             return
@@ -110,7 +113,7 @@ def _case(sides: dict[str, Callable[[int], int]], known: int, rows: int, rounds:
 
 
 def _seconds(act: Callable[[int], int], known: int, rows: int) -> float:
-    """Of one pass. Raises RuntimeError when it read other rows than it should, or took one for
+    """Of one pass. Raises BenchmarkError when it read other rows than it should, or took one for
     new.
     """
     start_ms = BASE_MS + known - rows
@@ -119,14 +122,14 @@ def _seconds(act: Callable[[int], int], known: int, rows: int) -> float:
     read = act(start_ms)
     seconds = time.perf_counter() - started
     if read != rows or SyncOrder.objects.count() != known:
-        raise RuntimeError(f"the pass read {read} rows instead of {rows}; {SyncOrder.objects.count()} orders instead of {known}")
+        raise BenchmarkError(f"the pass read {read} rows instead of {rows}; {SyncOrder.objects.count()} orders instead of {known}")
     return seconds
 
 
 def _pass() -> int:
     result = run_gap_pass()
     if result is None or result.failed or result.ingested.known != result.rows:
-        raise RuntimeError(f"the pass failed: {result}")
+        raise BenchmarkError(f"the pass failed: {result}")
     return result.rows
 
 
@@ -143,7 +146,7 @@ def _naive(port: int, start_ms: int) -> int:
         with connection.cursor() as cursor:
             cursor.execute("SELECT order_id FROM orders_syncorder WHERE order_id = ANY (%s)", [ids])
             if len(cursor.fetchall()) != len(ids):
-                raise RuntimeError("an order isn't known")
+                raise BenchmarkError("the floor's pass met: an order isn't known")
         read += len(ids)
         position = page["next"]
     client.close()

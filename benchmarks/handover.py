@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import BenchmarkError
 from tests.leadership.trial import Contender, Trial
 
 SESSION_SECONDS = 4.0
@@ -62,10 +63,11 @@ def _hand_over(trial: Trial, number: signal.Signals) -> float:
 
 
 def _leader(trial: Trial) -> Contender:
-    leader = trial.leader()
-    while leader is None:
+    deadline = time.monotonic() + SECONDS_MAX
+    while (leader := trial.leader()) is None:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"nobody leads for {SECONDS_MAX:.0f} s")
         time.sleep(0.05)
-        leader = trial.leader()
     return leader
 
 

@@ -14,15 +14,19 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from django.conf import settings
 from django.db import connection
 from kafka import KafkaProducer
 
 from benchmarks.cores import pin
+from benchmarks.errors import BenchmarkError, last_line
 from benchmarks.ingest_floor import IDLE_SECONDS
+from benchmarks.machine import slowness
 from clearing.dispatch import broker
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import Quarantined, SyncOrder, Watermark
@@ -112,20 +116,27 @@ def _write(topic: str, rows: int, orders: int) -> None:
 
 
 def _run(side: str, topic: str, orders: int, core: int, log: Path) -> float:
-    """Orders a second of one side. Raises RuntimeError when it left one out."""
+    """Orders a second of one side. Raises BenchmarkError when it failed or left one out."""
     empty()
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, *SIDES[side]], env=_environment(side, topic, log), stdout=out, stderr=out, stdin=subprocess.DEVNULL
         )
-        pin(core, process.pid)
-        if process.wait(RUN_SECONDS_MAX):
-            raise RuntimeError(f"{side} ended with {process.returncode}: look at {log}")
+        try:
+            with suppress(psutil.NoSuchProcess):  # it has ended: its exit code says why
+                pin(core, process.pid)
+            process.wait(slowness().scaled(RUN_SECONDS_MAX))
+        except subprocess.TimeoutExpired as error:
+            raise BenchmarkError(f"{side} didn't end within {error.timeout:.0f} s: {last_line(log)} ({log}); {slowness()}") from error
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode:
+        raise BenchmarkError(f"{side} ended with {process.returncode}: {last_line(log)} ({log})")
+    _check(side, orders)
     with connection.cursor() as cursor:
         cursor.execute(_SECONDS)
-        seconds = float(cursor.fetchone()[0])
-    _check(side, orders)
-    return orders / seconds
+        return orders / float(cursor.fetchone()[0])
 
 
 def empty() -> None:
@@ -153,4 +164,4 @@ def _check(side: str, orders: int) -> None:
     stored, clearings = SyncOrder.objects.count(), Clearing.objects.count()
     published = sum(broker.client().llen(key) for key in broker.client().scan_iter("clearing.lane.*"))
     if stored != orders or clearings != orders or (side == "ours" and published != orders):
-        raise RuntimeError(f"{side}: of {orders} orders {stored} are stored, {clearings} have a clearing, {published} were published")
+        raise BenchmarkError(f"{side}: of {orders} orders {stored} are stored, {clearings} have a clearing, {published} were published")

@@ -8,14 +8,26 @@ them. `Rate` takes a share of what a short burst showed that the machine holds.
 
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
+
+import psycopg2
+
+from benchmarks.errors import BenchmarkError
 
 REFERENCE_SECONDS = 0.50  # of the loop, on each of two quiet cores of the machine that the times were measured on
 CORES = 2
 TRIES = 2
 SHARE = 0.5  # of what the machine holds; the rest is for what the run itself does (restarts, catching up)
 RATE_MIN = 2.0
+WARM_UP_ORDERS, TRIAL_ORDERS = 60, 240
+TRIAL_IN_ALL = WARM_UP_ORDERS + TRIAL_ORDERS
+TRIAL_RATE = 1_000.0  # faster than any machine clears
+TRIAL_SECONDS_MAX = 60.0
+LOOK_SECONDS = 0.25
 LOOP_SECONDS_MAX = 120
 LOOP = """
 import time
@@ -26,10 +38,6 @@ for n in range(600_000):
     table[key] = table.get(key, 0) + len(key) * (n & 7)
 print(time.perf_counter() - began)
 """
-
-
-class MeasuringError(Exception):
-    """The machine couldn't be measured; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Slowness:
 
 @cache
 def slowness() -> Slowness:
-    """Measures once a process; the best of a few tries counts. Raises MeasuringError."""
+    """Measures once a process; the best of a few tries counts. Raises BenchmarkError."""
     seconds = min(_loop_seconds() for _ in range(TRIES))
     return Slowness(max(1.0, seconds / REFERENCE_SECONDS), seconds)
 
@@ -61,7 +69,7 @@ def _loop_seconds() -> float:
     loops = [subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(CORES)]
     printed = [loop.communicate(timeout=LOOP_SECONDS_MAX)[0] for loop in loops]
     if any(loop.returncode for loop in loops):
-        raise MeasuringError(f"the calibration loop ended with {[loop.returncode for loop in loops]}")
+        raise BenchmarkError(f"the calibration loop ended with {[loop.returncode for loop in loops]}")
     return max(float(text) for text in printed)
 
 
@@ -80,10 +88,54 @@ class Rate:
         machine.
         """
         if not holds > 0:
-            raise MeasuringError(f"the machine holds {holds} orders/s: nothing was cleared in the trial")
-        return cls(max(RATE_MIN, min(at_most, float(int(SHARE * holds)))), holds)
+            raise BenchmarkError(f"the machine holds {holds} orders/s: nothing was cleared in the trial")
+        return cls(min(at_most, max(RATE_MIN, float(int(SHARE * holds)))), holds)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a report, beside how slow the machine is."""
+        return {**asdict(self), "slowness": round(slowness().factor, 2)}
 
     def __str__(self) -> str:
         if self.holds is None:
             return f"the run places {self.places:g} orders/s, as it was told to"
         return f"this machine holds {self.holds:.0f} orders/s; the run places {self.places:g}/s"
+
+
+_TRIAL = """
+    SELECT count(*) FILTER (WHERE state = 'cleared'), count(*), extract(epoch FROM max(cleared_at))::float8 * 1000 - min(created_ms)
+    FROM clearing_clearing WHERE created_ms >= %s
+"""
+
+
+def held(place: Callable[[int, float], object], database_url: str) -> float:
+    """Orders a second that a running service clears while they are placed as fast as can be:
+    `place(count, rate)` returns when all are placed. Places TRIAL_IN_ALL orders. Raises
+    BenchmarkError when they aren't cleared in time.
+    """
+    _trial(place, database_url, WARM_UP_ORDERS)
+    return _trial(place, database_url, TRIAL_ORDERS)
+
+
+def _trial(place: Callable[[int, float], object], database_url: str, orders: int) -> float:
+    began_ms = int(time.time() * 1000)
+    place(orders, TRIAL_RATE)
+    seconds_max = slowness().scaled(TRIAL_SECONDS_MAX)
+    deadline = time.monotonic() + seconds_max
+    while True:
+        cleared, placed, milliseconds = _read_trial(database_url, began_ms)
+        if placed >= orders and cleared == placed:
+            return 1000 * cleared / milliseconds
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"{cleared} of {orders} trial orders were cleared within {seconds_max:.0f} s; {slowness()}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _read_trial(database_url: str, began_ms: int) -> tuple[int, int, float]:
+    session = psycopg2.connect(database_url)
+    try:
+        with session.cursor() as cursor:
+            cursor.execute(_TRIAL, [began_ms])
+            cleared, placed, milliseconds = cursor.fetchone() or (0, 0, None)
+            return int(cleared), int(placed), float(milliseconds or 0)
+    finally:
+        session.close()

@@ -5,6 +5,7 @@ from decimal import Decimal
 from django.db import connection
 from psycopg2.extras import execute_values
 
+from benchmarks.errors import BenchmarkError
 from clearing.flow.flows import CURRENT_FLOW, OrderFacts, plan
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import SyncOrder
@@ -45,20 +46,31 @@ def request_bytes(facts: OrderFacts) -> list[bytes]:
     return [first, first, first, first]
 
 
-def overheads_ms(call_ms: float) -> list[float]:
-    """For each cleared order: from its acceptance to its 4th operation's record, less its four
-    calls, by the database's clock; sorted.
+def overheads_ms(call_ms: float, orders: int) -> list[float]:
+    """For each order: from its acceptance to its 4th operation's record, less its four calls, by
+    the database's clock; sorted. Raises BenchmarkError unless all of them are cleared.
     """
+    check_cleared(orders)
     with connection.cursor() as cursor:
         cursor.execute("SELECT extract(epoch FROM cleared_at - accepted_at) * 1000 FROM clearing_clearing WHERE state = 'cleared'")
         return sorted(float(row[0]) - 4 * call_ms for row in cursor.fetchall())
 
 
-def burst_seconds() -> float:
-    """From the first acceptance to the last order cleared, by the database's clock."""
+def burst_seconds(orders: int) -> float:
+    """From the first acceptance to the last order cleared, by the database's clock. Raises
+    BenchmarkError unless all of them are cleared.
+    """
+    check_cleared(orders)
     with connection.cursor() as cursor:
         cursor.execute("SELECT extract(epoch FROM max(cleared_at) - min(accepted_at)) FROM clearing_clearing")
         return float(cursor.fetchone()[0])
+
+
+def check_cleared(orders: int) -> None:
+    """Raises BenchmarkError unless so many are cleared."""
+    cleared = cleared_count()
+    if cleared != orders or not orders:
+        raise BenchmarkError(f"{cleared} of {orders} orders were cleared")
 
 
 def cleared_count() -> int:

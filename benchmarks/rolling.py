@@ -20,6 +20,8 @@ from typing import Any
 import psutil
 import psycopg2
 
+from benchmarks.errors import LINE_MAX, BenchmarkError, last_line
+from benchmarks.machine import Rate, held, slowness
 from benchmarks.shares import percentile
 from stack.launcher import Stack
 from stack.processes import wait_until
@@ -31,7 +33,8 @@ ORDER = ("web", "consumer", "consumer.2", "worker-ops", "worker-ops.2", "worker-
 WARM_UP_SECONDS = 5.0  # of orders
 STEADY_MS_MAX = 500.0
 START_SECONDS_MAX = 120.0
-LATENCY_MS_MAX = 2_000  # of one order because of an upgrade
+RATE_MAX = 40.0  # orders a second, unless told otherwise
+LATENCY_MS_MAX = 2_000  # of one order because of an upgrade; this and the two above are meant on two quiet cores
 P99_FACTOR_MAX, P99_MORE_MS_MAX = 3.0, 100.0
 CLEARED = """
     SELECT created_ms, extract(epoch FROM cleared_at)::float8 * 1000 - created_ms FROM clearing_clearing WHERE state = 'cleared' AND created_ms >= %s
@@ -40,16 +43,16 @@ CLEARED = """
 
 @dataclass(frozen=True)
 class Cost:
-    """Latencies of the orders of a span of time, in ms; CPU seconds that the new process took until
-    it was in its place.
+    """Latencies of the orders of a span of time, in ms (None where there were no orders); CPU
+    seconds that the new process took until it was in its place.
     """
 
     what: str
     seconds: float
     orders: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
     start_cpu_s: float | None = None
     busy: float | None = None  # of all CPUs
 
@@ -57,7 +60,7 @@ class Cost:
     def of(cls, what: str, span: "Span", latencies: Sequence[tuple[float, float]]) -> "Cost":
         values = sorted(ms for created, ms in latencies if created < span.end and created + ms > span.start)
         if not values:
-            return cls(what, (span.end - span.start) / 1000, 0, 0.0, 0.0, 0.0, span.start_cpu_s, span.busy)
+            return cls(what, (span.end - span.start) / 1000, 0, None, None, None, span.start_cpu_s, span.busy)
         p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
         return cls(what, (span.end - span.start) / 1000, len(values), p50, p99, values[-1], span.start_cpu_s, span.busy)
 
@@ -106,14 +109,29 @@ class Service:
             self.stack.down()
 
     @contextmanager
-    def placing(self, rate: float) -> Iterator[None]:
-        """Orders at an even rate while the block runs."""
+    def placing(self, rate: float) -> Iterator["subprocess.Popen[bytes]"]:
+        """Orders at an even rate while the block runs. Raises BenchmarkError when their placing
+        ends before the block does.
+        """
         command = [sys.executable, "manage.py", "place_orders", "--count=1000000", "--users=100", f"--rate={rate}", "--seed=1"]
-        with subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        log = self.stack.run_dir.logs / "place_orders.log"
+        with log.open("wb") as out, subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, stdout=out, stderr=out) as process:
             try:
-                yield
+                yield process
+                if process.poll() is not None:
+                    raise BenchmarkError(f"place_orders ended with {process.returncode} while it was needed: {last_line(log)} ({log})")
             finally:
                 process.kill()
+
+    def place(self, count: int, rate: float) -> None:
+        """So many orders. Raises BenchmarkError when not all are placed."""
+        ended = self.manage("place_orders", f"--count={count}", "--users=100", f"--rate={rate}")
+        if ended.returncode:
+            raise BenchmarkError(f"place_orders ended with {ended.returncode}: {ended.stderr[-LINE_MAX:]}")
+
+    def rate(self, told: float | None, database_url: str) -> Rate:
+        """Orders a second that the run places: as told, or a share of what the service holds."""
+        return Rate(told) if told else Rate.of(held(self.place, database_url), RATE_MAX)
 
     def replace(self, name: str) -> Span:
         """One process, by a successor that is in its place before the old one is told to stop."""
@@ -125,13 +143,15 @@ class Service:
         return span
 
 
-def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """Runs it all; `seconds` is how long the flow is watched before."""
+def figures(folder: Path, told_rate: float | None, seconds: float) -> dict[str, Any]:
+    """Runs it all; `seconds` is how long the flow is watched before. Raises BenchmarkError."""
     service = Service(folder)
     with service.up() as variables:
+        rate = service.rate(told_rate, variables["DATABASE_URL"])
+        print(f"{rate}; {slowness()}", file=sys.stderr)
         began = time.time() * 1000
-        with service.placing(rate):
-            warm_up(variables["DATABASE_URL"], rate)
+        with service.placing(rate.places):
+            warm_up(variables["DATABASE_URL"], rate.places)
             with measured() as before:
                 time.sleep(seconds)
             spans = {name: service.replace(name) for name in ORDER}
@@ -142,7 +162,9 @@ def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
     first, during = Cost.of("before", before, latencies), Cost.of("during", whole, latencies)
     return {
         "figure": "rolling",
-        "rate": rate,
+        "rate": rate.places,
+        "machine": rate.as_json(),
+        "says": f"{rate}; {slowness()}",
         "before": asdict(first),
         "during": asdict(during),
         "each": [asdict(cost) for cost in costs],
@@ -153,15 +175,17 @@ def figures(folder: Path, rate: float, seconds: float) -> dict[str, Any]:
 
 def warm_up(database_url: str, rate: float) -> None:
     """Returns when orders flow, and what had piled up at the start is cleared. Raises
-    TimeoutError.
+    BenchmarkError.
     """
+    steady_ms_max, seconds_max = slowness().scaled(STEADY_MS_MAX), slowness().scaled(START_SECONDS_MAX)
 
     def flows() -> bool:
         newest = [ms for _, ms in read_latencies(database_url, (time.time() - WARM_UP_SECONDS) * 1000)]
-        return len(newest) >= 0.8 * WARM_UP_SECONDS * rate and max(newest) < STEADY_MS_MAX
+        return len(newest) >= 0.8 * WARM_UP_SECONDS * rate and max(newest) < steady_ms_max
 
-    if not wait_until(flows, START_SECONDS_MAX, pause_seconds=0.5):
-        raise TimeoutError(f"orders don't flow steadily after {START_SECONDS_MAX:.0f} s: see the logs of the run's folder")
+    if not wait_until(flows, seconds_max, pause_seconds=0.5):
+        text = f"of {rate:g} orders/s some take longer than {steady_ms_max:.0f} ms, {seconds_max:.0f} s after the start"
+        raise BenchmarkError(f"{text}: see the logs of the run's folder; {slowness()}")
 
 
 def read_latencies(database_url: str, since_ms: float) -> list[tuple[float, float]]:
@@ -176,9 +200,15 @@ def read_latencies(database_url: str, since_ms: float) -> list[tuple[float, floa
 
 
 def goals(before: Cost, during: Cost) -> dict[str, bool]:
-    """What an upgrade may cost at most."""
-    p99_max = max(P99_FACTOR_MAX * before.p99_ms, before.p99_ms + P99_MORE_MS_MAX)
-    return {"no order above 2 s": during.max_ms <= LATENCY_MS_MAX, "p99 at most 3x of before, or 100 ms more": during.p99_ms <= p99_max}
+    """What an upgrade may cost at most. Raises BenchmarkError where no order was measured."""
+    if before.p99_ms is None or during.p99_ms is None or during.max_ms is None:
+        raise BenchmarkError(f"no order was cleared {'before' if before.p99_ms is None else 'during'} the replacements")
+    latency_ms_max, more_ms_max = slowness().scaled(LATENCY_MS_MAX), slowness().scaled(P99_MORE_MS_MAX)
+    p99_ms_max = max(P99_FACTOR_MAX * before.p99_ms, before.p99_ms + more_ms_max)
+    return {
+        f"no order above {latency_ms_max / 1000:.1f} s": during.max_ms <= latency_ms_max,
+        f"p99 at most {P99_FACTOR_MAX:.0f}x of before, or {more_ms_max:.0f} ms more": during.p99_ms <= p99_ms_max,
+    }
 
 
 def audit_result(ended: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
@@ -197,8 +227,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for row in rows:
         cpu = f"{row['start_cpu_s']:.1f}" if row["start_cpu_s"] is not None else ""
         busy = f"{row['busy']:.0%}" if row["busy"] is not None else ""
-        table.append(
-            f"{row['what']:<14}{row['seconds']:>7.1f}{row['orders']:>8}{row['p50_ms']:>9.1f}{row['p99_ms']:>9.1f}{row['max_ms']:>9.1f}{cpu:>13}{busy:>7}"
-        )
+        latencies = "".join(f"{'' if row[name] is None else format(row[name], '.1f'):>9}" for name in ("p50_ms", "p99_ms", "max_ms"))
+        table.append(f"{row['what']:<14}{row['seconds']:>7.1f}{row['orders']:>8}{latencies}{cpu:>13}{busy:>7}")
     met = [f"{'met' if reached else 'MISSED'}: {goal}" for goal, reached in found["goals"].items()]
-    return [*table, *met, f"audit: {found['audit']}"]
+    return [found["says"], *table, *met, f"audit: {found['audit']}"]

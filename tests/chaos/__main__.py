@@ -24,6 +24,7 @@ import django
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.machine import TRIAL_IN_ALL, Rate, slowness
 from stack.rundir import default_folder
 from tests.chaos import recovery
 from tests.chaos.answers import FaultyAnswers
@@ -66,8 +67,11 @@ class Run:
         self._console = console
         self._plan = plan(options.seed, options.faults)
         sandbox = on.service.variable("COUNTER_URL")
-        rate = options.orders / sum(max(options.spacing, planned.seconds + REST_SECONDS) for planned in self._plan)
-        self._traffic = Traffic(sandbox, orders=options.orders, users=USERS, rate=rate, seed=options.seed)
+        rate = Rate.of(on.service.held(), options.orders / self._seconds(options.spacing))
+        self._spacing = max(options.spacing, options.orders / rate.places / len(self._plan))
+        self._says = f"{rate}; {slowness()}"
+        console.print(self._says + (f"; faults every {self._spacing:.1f} s" if self._spacing > options.spacing else ""))
+        self._traffic = Traffic(sandbox, orders=options.orders, users=USERS, rate=rate.places, seed=options.seed)
         self._answers = FaultyAnswers(sandbox, options.faulty_share)
         self._faults = Faults(on)
         self._began = time.monotonic()
@@ -88,12 +92,16 @@ class Run:
             self._faults.close()
         return self._report(audit)
 
+    def _seconds(self, spacing: float) -> float:
+        """How long the faults take."""
+        return sum(max(spacing, planned.seconds + REST_SECONDS) for planned in self._plan)
+
     def _do_faults(self) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             faults, orders = progress.add_task("faults", total=len(self._plan)), progress.add_task("orders", total=self._options.orders)
             for number, planned in enumerate(self._plan):
-                next_at = time.monotonic() + self._options.spacing
+                next_at = time.monotonic() + self._spacing
                 self._do(number, planned)
                 time.sleep(max(REST_SECONDS, next_at - time.monotonic()))
                 progress.update(faults, completed=number + 1)
@@ -107,7 +115,7 @@ class Run:
         self._console.print(f"{line}, {self._traffic.placed} placed")
 
     def _await_placed(self) -> None:
-        deadline = time.monotonic() + PLACED_SECONDS_MAX
+        deadline = time.monotonic() + slowness().scaled(PLACED_SECONDS_MAX)
         while not self._traffic.done and time.monotonic() < deadline:
             time.sleep(0.1)
 
@@ -122,7 +130,7 @@ class Run:
     def _report(self, audit: dict[str, Any]) -> dict[str, Any]:
         faulty_answers = sum(self._answers.counts.values())
         told = faulty_answers if self._options.faulty_share else None
-        verdict = judge(audit, self._stage.halted, orders=self._options.orders, faulty_answers=told)
+        verdict = judge(audit, self._stage.halted, orders=TRIAL_IN_ALL + self._options.orders, faulty_answers=told)
         if not verdict.passed:
             self._show_violations(verdict, audit)
         for line in recovery.slow(self._faults.affected):
@@ -130,6 +138,7 @@ class Run:
         kinds = Counter(planned.kind for planned in self._plan)
         return {
             "seed": self._options.seed,
+            "machine": self._says,
             "orders": audit["placed"],
             "cleared": audit["cleared"],
             **verdict.as_json(),

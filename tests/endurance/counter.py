@@ -99,6 +99,7 @@ class Teller(threading.Thread):
         self.committed: list[Committed] = []
         self.sent = 0
         self.began_at = self.ended_at = 0.0
+        self.error = ""  # why it ended before everything was sent
         self.behind_seconds = 0.0  # how late a statement was by the timetable, at most
 
     @property
@@ -107,6 +108,13 @@ class Teller(threading.Thread):
         return bool(self.ended_at)
 
     def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}"
+            raise
+
+    def _run(self) -> None:
         self.began_at = time.monotonic()
         pending = next(self._plan, None)
         while pending or self._late or self._outbox:
@@ -206,7 +214,7 @@ class Pages:
 
     async def _progress(self, _: Request) -> Response:
         teller = self._teller
-        found = {"committed": len(teller.committed), "sent": teller.sent, "done": teller.done}
+        found = {"committed": len(teller.committed), "sent": teller.sent, "done": teller.done, "error": teller.error}
         return JSONResponse({**found, "behind_seconds": round(teller.behind_seconds, 3)})
 
 

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.machine import TRIAL_IN_ALL, Rate, slowness
 from stack.launcher import Stack
 from stack.rundir import CHECKOUT
 from stack.services import Services
@@ -31,6 +32,8 @@ from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 NEVER_SECONDS: Final = "86400"
+RATE_MAX: Final = 80.0  # orders a second, unless told otherwise
+PLACING_SECONDS_MORE: Final = 60
 USERS: Final = 400
 AUDIT_WAIT_SECONDS: Final = 420  # for what piled up while the consumer was away
 AUDIT_SECONDS: Final = 120  # for the reading itself
@@ -48,6 +51,8 @@ class Outcome:
     orders: int
     rate: float
     seed: int
+    holds: float | None = None  # orders a second that the machine cleared in the trial
+    trial: int = 0  # orders of the trial, placed before the others
     kills: int = 0
     seconds: float = 0.0
     known: int = 0
@@ -59,49 +64,49 @@ class Outcome:
     def failures(self) -> list[str]:
         """Whatever doesn't hold."""
         wrong = [] if self.audit_exit_code == 0 else [f"the audit ended with {self.audit_exit_code}"]
-        if self.audit.get("placed") != self.orders:
-            wrong.append(f"{self.audit.get('placed')} of {self.orders} orders were placed")
-        if self.sources != {"kafka": self.orders}:
+        orders = self.trial + self.orders
+        if self.audit.get("placed") != orders:
+            wrong.append(f"{self.audit.get('placed')} of {orders} orders were placed")
+        if self.sources != {"kafka": orders}:
             wrong.append(f"the orders came by {self.sources}")
         return wrong
 
 
 @dataclass(frozen=True)
 class Run:
-    """So many orders, at a rate, and so many kills while they are placed. `durable`: PostgreSQL
-    waits for its disk.
+    """So many orders, and so many kills while they are placed. `rate`: orders a second; None takes
+    a share of what the machine holds. `durable`: PostgreSQL waits for its disk.
     """
 
     orders: int
     kills: int
-    rate: float
+    rate: float | None
     seed: int
     durable: bool = True
 
     def measure(self, folder: Path, on_progress: Callable[[int], None] = lambda _kills: None) -> Outcome:
         """Brings everything up, places and kills, and has the audit look."""
-        outcome = Outcome(self.orders, self.rate, self.seed)
         with live_service(folder, durable=self.durable, GAP_PASS_SECONDS=NEVER_SECONDS, RECONCILE_SECONDS=NEVER_SECONDS) as service:
+            rate = Rate(self.rate) if self.rate else Rate.of(service.held(), RATE_MAX)
+            outcome = Outcome(self.orders, rate.places, self.seed, rate.holds, TRIAL_IN_ALL if rate.holds else 0)
             started = time.monotonic()
-            with service.placing(self.orders, users=min(USERS, self.orders), rate=int(self.rate), seed=self.seed, seconds=self._placing_seconds_max):
+            seconds = slowness().scaled(2 * self.orders / rate.places + PLACING_SECONDS_MORE)
+            with service.placing(self.orders, users=min(USERS, self.orders), rate=rate.places, seed=self.seed, seconds=seconds):
                 self._kill(service, outcome, on_progress)
-            ended = service.manage("audit", "--json", f"--wait={AUDIT_WAIT_SECONDS}", check=False, seconds=AUDIT_WAIT_SECONDS + AUDIT_SECONDS)
+            audit_seconds = AUDIT_WAIT_SECONDS + slowness().scaled(AUDIT_SECONDS)
+            ended = service.manage("audit", "--json", f"--wait={AUDIT_WAIT_SECONDS}", check=False, seconds=audit_seconds)
             outcome.seconds = round(time.monotonic() - started, 1)
             outcome.audit_exit_code = ended.returncode
             outcome.audit = _short(json.loads(ended.stdout)) if ended.stdout.startswith("{") else {}
             outcome.sources, outcome.known = _sources(service), _known(service)
         return outcome
 
-    @property
-    def _placing_seconds_max(self) -> float:
-        return 2 * self.orders / self.rate + 60
-
     def _kill(self, service: LiveService, outcome: Outcome, on_progress: Callable[[int], None]) -> None:
         """Kills at points that the seed draws, spread over the placing; whether the consumer just
         starts, joins, reads, stores or commits.
         """
         random = Random(self.seed)
-        ends_at = time.monotonic() + self.orders / self.rate
+        ends_at = time.monotonic() + self.orders / outcome.rate
         services = Services(Stack(service.folder, dict(service.environment)))
         for remaining in range(self.kills, 0, -1):
             time.sleep(random.uniform(0, max(2 * (ends_at - time.monotonic()) / remaining, 1.0)))
@@ -150,6 +155,7 @@ def report(outcome: Outcome) -> str:
     """For people."""
     audit = ", ".join(f"{value} {name}" for name, value in outcome.audit.items() if isinstance(value, int) and not isinstance(value, bool))
     lines = [
+        f"{Rate(outcome.rate, outcome.holds)}; {slowness()}",
         f"the consumer was killed {outcome.kills} times during {outcome.orders:,} orders at {outcome.rate:g}/s (seed {outcome.seed})",
         f"{outcome.known:,} rows came once more; accepted by source: {outcome.sources}",
         f"audit: exit code {outcome.audit_exit_code}: {audit}",
@@ -163,7 +169,7 @@ def main() -> int:
     )
     parser.add_argument("--orders", type=int, default=20_000, help="(%(default)s)")
     parser.add_argument("--kills", type=int, default=50, help="(%(default)s)")
-    parser.add_argument("--rate", type=float, default=80.0, help="orders a second (%(default)s)")
+    parser.add_argument("--rate", type=float, help=f"orders a second (half of what the machine holds, at most {RATE_MAX:g})")
     parser.add_argument("--seed", type=int, default=1, help="another seed kills at other points (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()

@@ -26,6 +26,7 @@ import psycopg2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.machine import Rate, slowness
 from stack.ports import find_free
 from stack.rundir import CHECKOUT
 from tests.endurance.verdict import Comparison, Latency, compare, queued, read_orders
@@ -43,6 +44,11 @@ RESENT_SHARE_MAX: Final = 0.01
 SHARDS: Final = 4
 READY_SECONDS_MAX: Final = 60.0
 TAIL_SECONDS_MAX: Final = 90.0
+RATE_MAX: Final = 300.0  # orders a second, unless told otherwise
+TRIAL_ORDERS, TRIAL_RATE, TRIAL_DELAY_SECONDS = 1_000, 5_000.0, 0.3
+TAKEN_SQL: Final = """
+    SELECT count(*) / greatest(extract(epoch FROM max(received_at) - min(received_at)), 0.001) FROM orders_syncorder WHERE source = 'kafka'
+"""
 ACCEPTED_SQL: Final = "SELECT count(*) FROM orders_syncorder"
 SCANNED_SQL: Final = "SELECT count(*) FROM orders_watermark WHERE scanned_at IS NOT NULL"
 QUARANTINED_SQL: Final = "SELECT count(*) FROM orders_quarantined"
@@ -60,12 +66,14 @@ class Outcome:
     seed: int
     orders: int
     rate: float
+    holds: float | None = None  # orders a second that the consumer took in the trial
     seconds: float = 0.0
     accepted: int = 0
     quarantined: int = 0
     queued: int = 0
     messages: int = 0  # in the lanes' queues: more than queued orders are repeats, whoever sent them
     resent: int = 0  # by the sweep, as the database counts it
+    taken_a_second: float = 0.0  # orders that came by Kafka, from the first to the last
     read: bool = False  # the consumer has committed every message of the log
     behind_seconds: float = 0.0  # how late the counter was by its timetable at most: where it is much, the machine was too small
     comparison: Comparison = field(default_factory=Comparison)
@@ -88,7 +96,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """A seed's orders, at a rate. `durable`: PostgreSQL waits for its disk."""
+    """A seed's orders, at a rate. `durable`: PostgreSQL waits for its disk. Deadlines are scaled by
+    the machine's slowness.
+    """
 
     orders: int
     rate: float
@@ -112,22 +122,27 @@ class Run:
                 raise RuntimeError(f"{error}\n{service.log_tails()}") from error
             outcome.queued, outcome.resent = queued(database_url)
             outcome.messages = _messages(service)
+            outcome.taken_a_second = Watch(service, database_url, counter).count(TAKEN_SQL)
             committed = counter.end()
             outcome.comparison = compare(committed, read_orders(database_url))
             return outcome
 
     def _let_through(self, outcome: Outcome, watch: "Watch", on_progress: Callable[[int, int], None]) -> None:
-        wait_until(lambda: watch.count(SCANNED_SQL) == SHARDS, seconds=READY_SECONDS_MAX, pause_seconds=0.2)
-        wait_until(watch.consuming, seconds=READY_SECONDS_MAX, pause_seconds=0.2)
+        wait_until(lambda: watch.count(SCANNED_SQL) == SHARDS, seconds=slowness().scaled(READY_SECONDS_MAX), pause_seconds=0.2)
+        wait_until(watch.consuming, seconds=slowness().scaled(READY_SECONDS_MAX), pause_seconds=0.2)
         started = time.monotonic()
         watch.counter.post("/begin")
         while not (progress := watch.counter.get("/progress"))["done"]:
+            if progress["error"]:
+                raise RuntimeError(f"the counter of the run failed: {progress['error']}")
             outcome.behind_seconds = progress["behind_seconds"]
             outcome.accepted = watch.count(ACCEPTED_SQL)
             on_progress(progress["committed"], outcome.accepted)
             time.sleep(0.5)
         with suppress(AssertionError):  # what is missing then is told by the comparison
-            wait_until(lambda: watch.count(ACCEPTED_SQL) >= self.orders and watch.all_read(), seconds=TAIL_SECONDS_MAX, pause_seconds=0.2)
+            wait_until(
+                lambda: watch.count(ACCEPTED_SQL) >= self.orders and watch.all_read(), seconds=slowness().scaled(TAIL_SECONDS_MAX), pause_seconds=0.2
+            )
         outcome.read = watch.all_read()
         outcome.accepted = watch.count(ACCEPTED_SQL)
         on_progress(self.orders, outcome.accepted)
@@ -144,11 +159,17 @@ class Run:
             process = subprocess.Popen(command, cwd=CHECKOUT, env=dict(service.environment), stdout=log, stderr=subprocess.STDOUT)
         counter = CounterProcess(process, f"http://127.0.0.1:{port}", report)
         try:
-            wait_until(counter.answers, seconds=READY_SECONDS_MAX, pause_seconds=0.1)
+            wait_until(counter.answers, seconds=slowness().scaled(READY_SECONDS_MAX), pause_seconds=0.1)
             yield counter
         finally:
             process.kill()
             process.wait()
+
+
+def trial_rate(folder: Path, seed: int) -> Rate:
+    """A share of what the consumer takes on this machine, by a short run at full speed."""
+    trial = Run(TRIAL_ORDERS, TRIAL_RATE, seed, TRIAL_DELAY_SECONDS).measure(folder)
+    return Rate.of(trial.taken_a_second, RATE_MAX)
 
 
 def _messages(service: LiveService) -> int:
@@ -224,6 +245,7 @@ def report(outcome: Outcome) -> str:
     found = outcome.comparison
     sources = ", ".join(f"{count:,} {source}" for source, count in sorted(found.sources.items()))
     lines = [
+        f"{Rate(outcome.rate, outcome.holds)}; {slowness()}",
         f"{outcome.accepted:,} of {outcome.orders:,} orders accepted in {outcome.seconds:.0f} s ({sources}); seed {outcome.seed}, {outcome.rate:g}/s",
         f"from the counter's commit, dropped:  {_shown(found.dropped)}",
         f"                           streamed: {_shown(found.streamed)}",
@@ -244,12 +266,14 @@ def main() -> int:
         prog="python -m tests.endurance.lossy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--orders", type=int, default=100_000, help="(%(default)s)")
-    parser.add_argument("--rate", type=float, default=300.0, help="orders a second (%(default)s)")
+    parser.add_argument("--rate", type=float, help=f"orders a second (half of what the machine holds, at most {RATE_MAX:g})")
     parser.add_argument("--seed", type=int, default=1, help="another seed makes other orders and fates (%(default)s)")
     parser.add_argument("--delay-seconds-max", type=float, default=60.0, help="how late a message may come (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
-    run = Run(options.orders, options.rate, options.seed, options.delay_seconds_max)
+    folder = CHECKOUT / ".run" / f"lossy-{os.getpid()}"
+    rate = Rate(options.rate) if options.rate else trial_rate(folder, options.seed)
+    run = Run(options.orders, rate.places, options.seed, options.delay_seconds_max)
     console = Console(file=sys.stderr)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -259,7 +283,8 @@ def main() -> int:
             for bar, count in zip(bars, counts, strict=True):
                 progress.update(bar, completed=count)
 
-        outcome = run.measure(CHECKOUT / ".run" / f"lossy-{os.getpid()}", show)
+        outcome = run.measure(folder, show)
+    outcome.holds = rate.holds
     text = json.dumps({**asdict(outcome), "failures": outcome.failures}) if options.json else report(outcome)
     Console(soft_wrap=True, highlight=False).print(text, markup=False)
     return 1 if outcome.failures else 0

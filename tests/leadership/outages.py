@@ -15,6 +15,7 @@ from typing import Any, Final
 import psutil
 import psycopg2
 
+from benchmarks.machine import Rate, slowness
 from stack.launcher import Stack
 from stack.processes import gone
 from stack.procfile import read_procfile
@@ -22,9 +23,10 @@ from stack.rundir import CHECKOUT
 from stack.zookeeper import ZooKeeper, missing
 from tests.support.service import LiveService, live_service
 
-RATE: Final = 40
+RATE_MAX: Final = 40.0  # orders a second, unless told otherwise
 AROUND_SECONDS: Final = 10  # of orders before, between and after the outages
 AUDIT_SECONDS: Final = 120
+PLACING_SECONDS_MORE: Final = 60
 OURS: Final = [name for name in read_procfile(CHECKOUT / "Procfile") if name != "sandbox"]
 EPILOG: Final = """example:
   python -m tests.leadership.outages --zookeeper 60 --postgres 20
@@ -75,22 +77,33 @@ def without_postgres(service: LiveService, seconds: float) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float) -> dict[str, Any]:
-    """Brings all of it up, breaks it twice, and has the audit look."""
+def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float, told_rate: float | None = None) -> dict[str, Any]:
+    """Brings all of it up, breaks it twice, and has the audit look. `told_rate`: orders a second;
+    None takes a share of what the machine holds.
+    """
     shutil.rmtree(folder / "zookeeper", ignore_errors=True)
     server = ZooKeeper(folder / "zookeeper")
     server.start()
-    orders = int(RATE * (3 * AROUND_SECONDS + zookeeper_seconds + postgres_seconds))
     try:
         with live_service(folder / "service", LEADERSHIP_URL=f"zk://{server.address}/acceptance") as service:
+            rate = Rate(told_rate) if told_rate else Rate.of(service.held(), RATE_MAX)
+            sys.stderr.write(f"{rate}; {slowness()}\n")
+            orders = int(rate.places * (3 * AROUND_SECONDS + zookeeper_seconds + postgres_seconds))
+            seconds = slowness().scaled(2 * orders / rate.places + PLACING_SECONDS_MORE)
             pids = {name: service.pid(name) for name in OURS}
-            with service.placing(orders, users=200, rate=RATE, seconds=2 * orders / RATE + 60):
+            with service.placing(orders, users=200, rate=rate.places, seconds=seconds):
                 time.sleep(AROUND_SECONDS)
-                found: dict[str, Any] = {"orders": orders, "zookeeper": without_zookeeper(service, server, zookeeper_seconds)}
+                found: dict[str, Any] = {
+                    "orders": orders,
+                    "rate": rate.places,
+                    "machine": rate.as_json(),
+                    "zookeeper": without_zookeeper(service, server, zookeeper_seconds),
+                }
                 time.sleep(AROUND_SECONDS)
                 found["zookeeper"]["term_afterwards"] = terms(service)
                 found["postgres"] = without_postgres(service, postgres_seconds)
-            ended = service.manage("audit", "--json", f"--wait={AUDIT_SECONDS}", check=False, seconds=2 * AUDIT_SECONDS)
+            audit_seconds = int(slowness().scaled(AUDIT_SECONDS))
+            ended = service.manage("audit", "--json", f"--wait={audit_seconds}", check=False, seconds=2 * audit_seconds)
             report = json.loads(ended.stdout)
             found["audit"] = {"exit_code": ended.returncode, **{name: report[name] for name in ("placed", "cleared", "to_cleared")}}
             found["processes_that_ended"] = sorted(name for name, pid in pids.items() if service.pid_or_none(name) != pid)
@@ -98,7 +111,7 @@ def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float) -> dict
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
     zookeeper = found["zookeeper"]
-    healthy = zookeeper["cleared_meanwhile"] > RATE * zookeeper_seconds / 2 and not zookeeper["claims_seized"]
+    healthy = zookeeper["cleared_meanwhile"] > rate.places * zookeeper_seconds / 2 and not zookeeper["claims_seized"]
     return {**found, "passed": healthy and not found["audit"]["exit_code"] and not found["processes_that_ended"]}
 
 
@@ -108,12 +121,13 @@ def main() -> int:
     )
     parser.add_argument("--zookeeper", type=float, default=60.0, metavar="SECONDS", help="how long ZooKeeper is down (%(default)s)")
     parser.add_argument("--postgres", type=float, default=20.0, metavar="SECONDS", help="how long PostgreSQL is down (%(default)s)")
+    parser.add_argument("--rate", type=float, help=f"orders a second (half of what the machine holds, at most {RATE_MAX:g})")
     options = parser.parse_args()
     reason = missing()
     if reason:
         sys.stderr.write(f"outages: {reason}\n")
         return 3
-    found = run(CHECKOUT / ".run" / "outages", options.zookeeper, options.postgres)
+    found = run(CHECKOUT / ".run" / "outages", options.zookeeper, options.postgres, options.rate)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0 if found["passed"] else 1
 

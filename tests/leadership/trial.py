@@ -62,6 +62,8 @@ class Contender:
         )
         assert self.process.stdout is not None
         self.name = self.process.stdout.readline().strip()
+        if not self.name:
+            raise RuntimeError(f"a contender ended with {self.process.wait(20)} before it had a name")
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg2
 import redis
 
+from benchmarks import machine
 from stack.rundir import CHECKOUT
 from tests.support.servers import forget_durability
 from tests.support.waiting import wait_until
@@ -40,18 +41,22 @@ class LiveService:
         assert not check or ended.returncode == 0, f"{' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
         return ended
 
-    def place(self, count: int, users: int, rate: int = 50, seed: int = 1) -> None:
+    def place(self, count: int, users: int, rate: float = 50, seed: int = 1) -> None:
         """Places mixed orders, at a rate, and returns when all are placed."""
         self.manage("place_orders", f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json")
 
     @contextmanager
-    def placing(self, count: int, users: int, rate: int = 50, seed: int = 1, seconds: float = COMMAND_SECONDS_MAX) -> Iterator[None]:
+    def placing(self, count: int, users: int, rate: float = 50, seed: int = 1, seconds: float = COMMAND_SECONDS_MAX) -> Iterator[None]:
         """The same while something happens; `seconds` is how long it may take."""
         options = [f"--count={count}", f"--users={users}", f"--rate={rate}", f"--seed={seed}", "--json"]
         command = [sys.executable, "manage.py", "place_orders", *options]
         with subprocess.Popen(command, cwd=CHECKOUT, env=dict(self.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             yield
             assert process.wait(seconds) == 0
+
+    def held(self) -> float:
+        """Orders a second that the service clears on this machine; places TRIAL_IN_ALL orders."""
+        return machine.held(lambda count, rate: self.place(count, users=100, rate=rate), self.variable("DATABASE_URL"))
 
     def audit(self, wait: int = 60) -> dict[str, Any]:
         """The audit's report; the test fails unless it passes."""
