@@ -1,5 +1,5 @@
-"""Which core runs what: the measured process has one to itself, the servers and who measures share
-the other.
+"""Pins processes to cores: the measured process has one for itself; the servers and the measuring
+process share the other.
 """
 
 import os
@@ -15,8 +15,8 @@ def pin(core: int, *pids: int) -> None:
     """
     for pid in pids:
         process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            for thread in one.threads():
+        for member in (process, *process.children(recursive=True)):
+            for thread in member.threads():
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(thread.id, {core})
 

@@ -1,7 +1,7 @@
 """A counter for the gap pass's figure, as a process: `python -m benchmarks.counter PORT ROWS`. One
 shard of ROWS orders, one a millisecond, by HTTP.
 
-It serves the two paths that a pass asks for, in the contract's form, and checks no signature: what
+It serves the two paths that a pass requests, in the contract's form, and checks no signature: what
 is measured is our side, not a counterparty. `sql()` writes the same orders into our tables.
 """
 
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         return f'{{"now_ms": {BASE_MS + self.rows}, "rows": [{rows}], "next": {following}}}'
 
     def log_message(self, *arguments: object) -> None:
-        """Silence: it would be measured."""
+        """Logs nothing: that would be measured."""
 
 
 def main() -> None:

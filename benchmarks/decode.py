@@ -26,7 +26,7 @@ def figures(rounds: int) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The figures for people."""
+    """The figures as text."""
     return [
         f"{name:>24}: {case['ours']:>9,.0f} rows/s, json.loads and a loop {case['floor']:>9,.0f}, takes {case['time_over_floor']:.2f} times as long"
         for name, case in found["formats"].items()
@@ -64,7 +64,7 @@ def _seconds(read: Side, raw: bytes) -> float:
 
 
 def _naive(raw: bytes) -> list[dict[str, Any]]:
-    """What one writes at first: no types, no checks, floats for amounts, labels as numbers."""
+    """The simplest decoder: no types, no checks, floats for amounts, labels as numbers."""
     found = json.loads(raw)
     event = found.get("payload", found)
     rows = event.get("data") or event.get("after")

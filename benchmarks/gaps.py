@@ -1,9 +1,9 @@
 """Time of a gap pass that finds nothing new: `run_gap_pass` itself, on a core of its own, over 0,
-10, … and 1,000,000 orders that are known.
+10, … and 1,000,000 known orders.
 
 The orders are in our tables, cleared, and at a small counter, a process reached by HTTP
 (benchmarks/counter.py) on the other core. 3,000 and 30,000 rows are what the default overlap of 30
-s holds at 100 and at 1,000 orders/s. The floor asks for the same pages, `json.loads`, and looks the
+s holds at 100 and at 1,000 orders/s. The floor requests the same pages, `json.loads`, and looks the
 ids up; it maps nothing and compares no contents.
 """
 
@@ -51,7 +51,7 @@ def figures(known: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The figures for people."""
+    """The figures as text."""
     return [
         *(
             f"{rows:>10} rows known: {case['ours']:>9.4f} s a pass ({case['rows_per_second']:,.0f} rows/s), naive pass {case['floor']:.4f} s,"

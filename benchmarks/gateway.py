@@ -1,5 +1,5 @@
-"""An in-process counterparty whose every call takes CALL_MS and succeeds: what is left of an
-order's time is ours.
+"""An in-process counterparty whose every call takes CALL_MS and succeeds: the rest of an order's
+time is the service's.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""How long the service is without a leader after its leader was killed, or was asked to stop: three
-real processes, on servers of their own.
+"""Seconds without a leader after the leader was killed, or was asked to stop: three real processes,
+on servers of their own.
 
 From the signal to the first write of another, by the database: that is, with the election, the next
 term and the wait for open transactions.
@@ -58,7 +58,7 @@ def _hand_over(trial: Trial, number: signal.Signals) -> float:
     leader.send(number)
     taken = trial.await_write(after=serial, seconds=SECONDS_MAX, besides=leader.name)
     leader.end(number)
-    leader.start()  # the other two go on: who comes back stands behind them
+    leader.start()  # the other two go on; the new process queues behind them
     return taken
 
 

@@ -1,10 +1,10 @@
 """Orders a second from Kafka's messages to committed rows: `manage.py consume_binlog` itself, on a
 core of its own, beside a floor.
 
-Every order is of a user of its own, the dearest case: each is promoted and published at once. Both
-sides read the same topic, written before the clock starts. The time is the database's: from the
-first transaction's first row to the last transaction's end, so without a process's start. The floor
-(benchmarks/ingest_floor.py) is what one writes at first, in a process of its own on the same core.
+Every order is of another user, the most expensive case: each is promoted and published at once.
+Both sides read the same topic, written before the clock starts. The time is the database's: from
+the first transaction's first row to the last transaction's end, so without a process's start. The
+floor (benchmarks/ingest_floor.py) is the simplest loop, in a process of its own on the same core.
 """
 
 import os
@@ -58,7 +58,7 @@ def figures(orders: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The figures for people."""
+    """The figures as text."""
     return [
         *(
             f"{name:>24}: {case['ours']:>9,.0f} orders/s committed and published, naive loop {case['floor']:>9,.0f} committed,"

@@ -1,8 +1,8 @@
-"""The floor of intake, as a process: what one writes at first.
+"""The floor of intake, as a process: the simplest loop that stores every order.
 
-It polls the same topic by the same settings, `json.loads`, a multi-row INSERT into each of the two
-tables, one commit for INTAKE_BATCH_ROWS_MAX rows, then the offsets. No checks, no hash, no first
-operation, no history, nothing published.
+It polls the same topic with the same settings: `json.loads`, a multi-row INSERT into each of the
+two tables, one commit for INTAKE_BATCH_ROWS_MAX rows, then the offsets. No checks, no hash, no
+first operation, no history, nothing published.
 """
 
 import json

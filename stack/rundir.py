@@ -26,9 +26,7 @@ def default_folder(environ: Mapping[str, str]) -> Path:
 
 @dataclass
 class Memory:
-    """What is remembered from one command to the next: everybody's port, and the servers that were
-    started.
-    """
+    """What one command remembers for the next: every port, and the servers that were started."""
 
     ports: dict[str, int] = field(default_factory=dict)
     servers: dict[str, Identity] = field(default_factory=dict)
@@ -100,7 +98,7 @@ def take(descriptor: int) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old contents or the new, never a half."""
+    """Readers see the old contents or the new ones, never a part."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     draft.write_text(text)
     draft.replace(path)

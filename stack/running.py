@@ -1,8 +1,8 @@
-"""One process of a service: started, listened to for its "I'm ready", stopped with everything that
-it started.
+"""One process of a service: starts it, receives its readiness notification, and stops it with
+everything that it started.
 
-Ready is said as systemd's `Type=notify` units do: `READY=1` to the datagram socket that
-NOTIFY_SOCKET names (base/notify.py sends it).
+A process reports readiness as systemd's `Type=notify` units do: it sends `READY=1` to the datagram
+socket that NOTIFY_SOCKET names (base/notify.py).
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from subprocess import Popen
 from stack.processes import Identity, kill_group, start_detached
 from stack.rundir import CHECKOUT
 
-GRACE_SECONDS = 20.0  # a warm shutdown finishes the step in flight; who takes longer is killed and recovered
-NICENESS = 10  # of one that starts beside its predecessor: its imports mustn't take the CPU from who works
+GRACE_SECONDS = 20.0  # a warm shutdown finishes the step in flight; a process that takes longer is killed, its orders recovered
+NICENESS = 10  # of a process that starts beside its predecessor: its imports mustn't take that one's CPU
 CAP_SYS_NICE = 1 << 23
 NICE_LIMIT_OF_NORMAL = 20
 _numbers = itertools.count(1)
@@ -28,46 +28,46 @@ _numbers = itertools.count(1)
 class Running:
     """A process that was started at `started` (monotonic seconds)."""
 
-    def __init__(self, command: str, log: Path, environment: Mapping[str, str], now: float, *, calm: bool = False) -> None:
+    def __init__(self, command: str, log: Path, environment: Mapping[str, str], now: float, *, niced: bool = False) -> None:
         self.started = now
         self.is_ready = False
         self.stopping = False
         self._kill_at = 0.0
         address = f"acceptance-{os.getpid()}-{next(_numbers)}"
-        self._mailbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._mailbox.bind(f"\0{address}")
+        self._ready_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._ready_socket.bind(f"\0{address}")
         # `exec`: the pid is the command's own, and signals reach it
         env = {**environment, "NOTIFY_SOCKET": f"@{address}"}
         self.process: Popen[bytes] = start_detached(["/bin/sh", "-c", f"exec {command}"], log=log, cwd=CHECKOUT, env=env)
         self.identity = Identity.of(self.process.pid)
-        self._calm = calm and may_wake()
-        if self._calm:
+        self._niced = niced and may_unnice()
+        if self._niced:
             _set_niceness(self.process.pid, NICENESS)
 
-    def listen(self) -> bool:
-        """Whether it has said by now that it is ready; from then on it runs at normal priority."""
+    def check_ready(self) -> bool:
+        """Whether it has reported that it is ready; from then on it runs at normal priority."""
         if not self.is_ready:
             with contextlib.suppress(BlockingIOError):
-                self.is_ready = "READY=1" in self._mailbox.recv(4096).decode(errors="replace").split("\n")
+                self.is_ready = "READY=1" in self._ready_socket.recv(4096).decode(errors="replace").split("\n")
             if self.is_ready:
-                self.wake()
+                self.unnice()
         return self.is_ready
 
-    def wake(self) -> None:
+    def unnice(self) -> None:
         """Gives it its normal priority."""
-        if self._calm:
-            self._calm = False
+        if self._niced:
+            self._niced = False
             _set_niceness(self.process.pid, 0)
 
     def terminate(self) -> None:
         """Asks it to end, once."""
         if not self.stopping:
             self.stopping = True
-            for number in (signal.SIGTERM, signal.SIGCONT):  # a frozen process hears nothing else
+            for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process receives SIGTERM only after SIGCONT
                 os.kill(self.process.pid, number)
 
-    def hurry(self, now: float) -> None:
-        """Kills what was asked to end and doesn't within the grace."""
+    def kill_when_late(self, now: float) -> None:
+        """Kills a process that was asked to end, once its grace period is over."""
         if not self._kill_at:
             self._kill_at = now + GRACE_SECONDS
         elif now >= self._kill_at:
@@ -83,11 +83,11 @@ class Running:
         is surely its own.
         """
         kill_group(self.process.pid)
-        self._mailbox.close()
+        self._ready_socket.close()
         return self.process.wait()
 
 
-def may_wake() -> bool:
+def may_unnice() -> bool:
     """Whether we may give a niced process its normal priority back: otherwise none is niced."""
     status = Path("/proc/self/status").read_text()
     capabilities = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff")), 16)

@@ -36,10 +36,10 @@ class Server(Protocol):
     def command(self) -> list[str]: ...
 
     def answers(self) -> bool:
-        """Whether it really serves: asked by its own protocol."""
+        """Whether it serves: checked by its own protocol."""
 
     def settle(self) -> None:
-        """What is made once it serves: the database, the topic. Repeatable."""
+        """Creates what it must hold once it serves: the database, the topic. Repeatable."""
 
-    def put_away(self) -> None:
+    def clean_up(self) -> None:
         """After it was stopped: leaves nothing outside the run folder."""

@@ -1,4 +1,4 @@
-"""One supervised service: its life as a small state machine, driven by `check(now)`."""
+"""One supervised service: a small state machine, driven by `check(now)`."""
 
 import os
 import sys
@@ -12,25 +12,25 @@ from stack.procfile import instance_of
 from stack.rundir import RunDir
 from stack.running import Running
 
-EXIT_STAY_STOPPED = 78  # EX_CONFIG: starting it again wouldn't help, a person has to look
+EXIT_STAY_STOPPED = 78  # EX_CONFIG: starting it again wouldn't help, an operator has to look
 PAUSE_SECONDS_MIN = 0.5
 PAUSE_SECONDS_MAX = 30.0
-STEADY_SECONDS = 30.0  # who lived so long starts again with the shortest pause
-CALM_SECONDS_MAX = 10.0  # niced; on a machine that is short of CPU it would never come to its turn
+STEADY_SECONDS = 30.0  # a process that ran so long is started again after the shortest pause
+NICED_SECONDS_MAX = 10.0  # of low priority; on a machine that is short of CPU it would never get any
 READY_SECONDS_MAX = 60.0  # a successor that isn't ready by then never will be
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """`state`: running, replacing (its successor starts, or it still ends after it), waiting (died,
-    starts again soon), stopping, stopped, or halted (exit code 78: stays stopped until told `up`).
+    """`state`: running, replacing (its successor starts, or its predecessor still ends), waiting
+    (died, starts again soon), stopping, stopped, or halted (exit code 78: stopped until `up`).
     """
 
     state: str
     identity: Identity | None
     restarts: int
     exit_code: int | None  # of its last end; negative: the signal that killed it
-    beside: tuple[Identity, ...] = ()  # its successor, and those that still end after it
+    beside: tuple[Identity, ...] = ()  # its successor, and predecessors that still end
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> "ServiceStatus":
@@ -75,16 +75,14 @@ class Service:
         if what == "restart" and self._running is not None:
             self._running.terminate()
         if what == "replace" and self._running is not None and not self._running.stopping and self._successor is None:
-            self._successor = self._start(now, calm=True)
+            self._successor = self._start(now, niced=True)
 
     def check(self, now: float) -> None:
-        """Brings the processes nearer to what is wanted. `now` is a monotonic clock's, in
-        seconds.
-        """
+        """Starts or stops processes as wanted. `now` is a monotonic clock's, in seconds."""
         for former in list(self._leaving):
-            self._see_off(former, now)
+            self._end_former(former, now)
         if self._successor is not None:
-            self._raise_successor(self._successor, now)
+            self._promote(self._successor, now)
         if self._running is None:
             if self._wanted and now >= self._start_at:
                 self._running = self._start(now)
@@ -92,7 +90,7 @@ class Service:
         elif self._running.has_ended:
             self._end(self._running, now)
         elif self._running.stopping:
-            self._running.hurry(now)
+            self._running.kill_when_late(now)
         elif not self._wanted:
             self._running.terminate()
 
@@ -115,8 +113,8 @@ class Service:
     def _pid_file(self) -> Path:
         return self._run_dir.pids / f"{self.name}.pid"
 
-    def _start(self, now: float, *, calm: bool = False) -> Running:
-        return Running(self._command, self._run_dir.logs / f"{self.name}.log", self._environment(), now, calm=calm)
+    def _start(self, now: float, *, niced: bool = False) -> Running:
+        return Running(self._command, self._run_dir.logs / f"{self.name}.log", self._environment(), now, niced=niced)
 
     def _write_pid(self) -> None:
         assert self._running is not None
@@ -129,34 +127,34 @@ class Service:
         ours = {"PATH": path, "RUN_DIR": str(self._run_dir.folder), "PROCESS_ROLE": role, "INSTANCE": str(number), "PYTHONUNBUFFERED": "1"}
         return {**environ, **ours}
 
-    def _raise_successor(self, successor: Running, now: float) -> None:
-        """A successor that is ready takes the place, and who held it leaves; one that died, or
-        isn't wanted any more, changes nothing.
+    def _promote(self, successor: Running, now: float) -> None:
+        """Makes a successor that is ready the service's process and ends the former one. A
+        successor that died, or isn't wanted any more, changes nothing.
         """
         if successor.has_ended:
             self._exit_code, self._successor = successor.reap(), None
         elif not self._wanted or now - successor.started > READY_SECONDS_MAX:
             self._successor = None
-            self._dismiss(successor)
-        elif not successor.listen():
-            if now - successor.started > CALM_SECONDS_MAX:
-                successor.wake()
+            self._retire(successor)
+        elif not successor.check_ready():
+            if now - successor.started > NICED_SECONDS_MAX:
+                successor.unnice()
         else:
             former, self._running, self._successor = self._running, successor, None
             self._write_pid()
             if former is not None:
-                self._dismiss(former)
+                self._retire(former)
 
-    def _dismiss(self, former: Running) -> None:
+    def _retire(self, former: Running) -> None:
         former.terminate()
         self._leaving.append(former)
 
-    def _see_off(self, former: Running, now: float) -> None:
+    def _end_former(self, former: Running, now: float) -> None:
         if former.has_ended:
             self._exit_code = former.reap()
             self._leaving.remove(former)
         else:
-            former.hurry(now)
+            former.kill_when_late(now)
 
     def _end(self, ended: Running, now: float) -> None:
         self._exit_code = ended.reap()

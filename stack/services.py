@@ -1,6 +1,4 @@
-"""The commands' side of supervision: starts the supervisor, asks it for things, reads what it
-says.
-"""
+"""The client of the supervisor: starts it, sends it requests, reads the state that it writes."""
 
 import json
 import os
@@ -23,7 +21,7 @@ from stack.supervisor import REQUESTS, STATUS, read_status
 
 OBEY_SECONDS_MAX = 10.0
 LISTEN_SECONDS_MAX = 60.0
-WATCH_SECONDS = 1.0  # most of what can't start ends as soon as that
+WATCH_SECONDS = 1.0  # most processes that can't start end within it
 SANDBOX = "sandbox"
 
 
@@ -68,7 +66,7 @@ class Services:
                 self._stack.renew_service_ports()
                 self._start_supervisor(wanted)
             else:
-                self._ask(dict.fromkeys(wanted, "up"))
+                self.request(dict.fromkeys(wanted, "up"))
             self._wait_for(wanted)
 
     def down(self, names: Collection[str] = ()) -> None:
@@ -77,7 +75,7 @@ class Services:
         with self._run_dir.locked("services"):
             supervisor = self._supervisor()
             if supervisor and wanted:
-                self._ask(dict.fromkeys(wanted, "down"))
+                self.request(dict.fromkeys(wanted, "down"))
                 self._wait_until_idle(wanted)
             elif not wanted:
                 if supervisor:
@@ -93,7 +91,7 @@ class Services:
             if self._supervisor() is None:
                 raise StackError("no services run: `manage.py stack services up` starts them")
             before = {line.name: line.pid for line in self.status()}
-            self._ask(dict.fromkeys(wanted, "restart"))
+            self.request(dict.fromkeys(wanted, "restart"))
             wait_until(
                 lambda: all(line.pid != before.get(line.name) for line in self.status() if line.name in wanted), GRACE_SECONDS + OBEY_SECONDS_MAX
             )
@@ -115,7 +113,7 @@ class Services:
         before = self._line(name)
         if before.state != "running" or name == SANDBOX:
             raise StackError(f"{name} is {before.state}" if name != SANDBOX else "the sandbox can't run twice: restart it")
-        self._ask({name: "replace"})
+        self.request({name: "replace"})
         wait_until(lambda: self._line(name).state != "replacing", READY_SECONDS_MAX + GRACE_SECONDS + OBEY_SECONDS_MAX)
         after = self._line(name)
         if after.state != "running" or after.pid == before.pid:
@@ -169,7 +167,7 @@ class Services:
         (self._run_dir.pids / "supervisor.pid").write_text(f"{process.pid}\n")
         try:
             known = wait_until(lambda: self._supervisor() is not None, OBEY_SECONDS_MAX)
-        except BaseException:  # also Ctrl-C: before it has said who it is, `down` doesn't know it, and its services would stay
+        except BaseException:  # also Ctrl-C: before it has written its state, `down` doesn't know it, and its services would stay
             process.terminate()
             process.wait(2 * GRACE_SECONDS + OBEY_SECONDS_MAX)
             raise
@@ -187,7 +185,10 @@ class Services:
         (self._run_dir.pids / "supervisor.pid").unlink(missing_ok=True)
         (self._run_dir.folder / STATUS).unlink(missing_ok=True)
 
-    def _ask(self, requests: dict[str, str]) -> None:
+    def request(self, requests: dict[str, str]) -> None:
+        """Sends the supervisor a request (up, down, restart, replace) for each name. Raises StackError
+        when it doesn't take it.
+        """
         supervisor = self._supervisor()
         file = self._run_dir.folder / REQUESTS
         write_atomically(file, json.dumps(requests))

@@ -5,8 +5,8 @@ Why not PyPI's `supervisor`: it retries a process that exits at once whatever it
 exit code 78 ("don't start me again") has to be obeyed then too; it writes no pid files; and a
 child's own children outlive it when the child is killed hard.
 
-SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). What it
-does stands in `services.json`. A name is the Procfile's, or with a number (`worker.2`) one more
+SIGTERM stops all. SIGHUP reads `services.request.json` ({name: up|down|restart|replace}). The state
+is written to `services.json`. A name is the Procfile's, or with a number (`worker.2`) one more
 instance of it.
 """
 
@@ -32,22 +32,22 @@ STATUS = "services.json"
 TICK_SECONDS = 0.5
 
 
-class Bell:
-    """Rung by every signal. Not a threading.Event: a handler that sets one while the loop holds its
-    lock would wait for itself for ever.
+class WakeupPipe:
+    """Wakes the loop at every signal. Not a threading.Event: a handler that sets one while the loop
+    holds its lock would deadlock.
     """
 
     def __init__(self) -> None:
-        self._heard, self._rung = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def hang(self) -> None:
-        """From now on signals ring it."""
-        signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
+    def install(self) -> None:
+        """From now on every signal writes to the pipe."""
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def wait(self, seconds: float) -> None:
-        """Until it rings, at most so long; what rang before counts."""
-        if select.select([self._heard], [], [], seconds)[0]:
-            os.read(self._heard, 65_536)
+        """Returns at the next signal, or after so long; a signal that came before counts."""
+        if select.select([self._read_end], [], [], seconds)[0]:
+            os.read(self._read_end, 65_536)
 
 
 class Supervisor:
@@ -59,7 +59,7 @@ class Supervisor:
         names = [*commands, *sorted(wanted - set(commands))]
         self._services = [self._service(name, wanted=name in wanted) for name in names]
         self._identity = Identity.of(os.getpid())
-        self._bell = Bell()
+        self._wakeup = WakeupPipe()
         self._stopping = False
         self._asked = False
         self._written = ""
@@ -69,7 +69,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Supervises until SIGTERM or SIGINT; returns when every service has ended."""
-        self._bell.hang()
+        self._wakeup.install()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         while not (self._stopping and all(service.idle for service in self._services)):
@@ -80,7 +80,7 @@ class Supervisor:
             for service in self._services:
                 service.check(time.monotonic())
             self._write_status()
-            self._bell.wait(TICK_SECONDS)
+            self._wakeup.wait(TICK_SECONDS)
         self._write_status()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -96,7 +96,7 @@ class Supervisor:
         for service in self._services:
             service.request(requests.get(service.name), time.monotonic())
         self._write_status()
-        file.unlink(missing_ok=True)  # the sign that it was read
+        file.unlink(missing_ok=True)  # its absence tells the command that it was read
 
     def _stop_in_order(self) -> None:
         foundation, *others = self._services
@@ -114,8 +114,8 @@ class Supervisor:
 
 
 def read_status(run_dir: RunDir) -> tuple[Identity | None, dict[str, ServiceStatus]]:
-    """The supervisor that wrote `services.json` last (it may be dead) and what it said of each
-    service.
+    """The supervisor that wrote `services.json` last (it may be dead), and the state of each
+    service that it wrote.
     """
     raw = read_json(run_dir.folder / STATUS)
     if not raw:

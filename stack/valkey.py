@@ -47,7 +47,7 @@ class Valkey:
         return [str(_binary()), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
     def answers(self) -> bool:
-        """A PING; while the append-only file is read it answers with an error instead."""
+        """A PING; while it reads the append-only file it answers with an error instead."""
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
                 connection.sendall(b"PING\r\n")
@@ -58,7 +58,7 @@ class Valkey:
     def settle(self) -> None:
         """Nothing to make."""
 
-    def put_away(self) -> None:
+    def clean_up(self) -> None:
         """Nothing lies outside its folder."""
 
 

@@ -30,7 +30,7 @@ PACKAGES = {"java": "default-jre-headless", "jar": "libzookeeper-java"}  # not `
 STANDALONE = "org.apache.zookeeper.server.ZooKeeperServerMain"
 MEMBER = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 TICK_MS = 250  # half of the shortest session; sessions end on whole ticks
-NO_FSYNC = "-Dzookeeper.forceSync=no"  # a test needn't outlive the machine, only processes
+NO_FSYNC = "-Dzookeeper.forceSync=no"  # a test's data needn't survive a crash of the machine
 START_SECONDS_MAX = 60.0
 CANT_RUN = 3
 
@@ -99,7 +99,7 @@ class ZooKeeper:
 
     def mode(self) -> str | None:
         """`standalone`, `leader` or `follower`; None while it doesn't serve."""
-        lines = self._asked(b"srvr").splitlines()
+        lines = self._command_answer(b"srvr").splitlines()
         return next((line.removeprefix("Mode: ") for line in lines if line.startswith("Mode: ")), None)
 
     def stop(self) -> None:
@@ -120,7 +120,7 @@ class ZooKeeper:
         self._process().resume()
 
     def _is_up(self) -> bool:
-        return self._asked(b"ruok") == "imok" if self._peers else self.serves()
+        return self._command_answer(b"ruok") == "imok" if self._peers else self.serves()
 
     def _process(self) -> psutil.Process:
         process = self._identity.find() if self._identity else None
@@ -152,8 +152,8 @@ class ZooKeeper:
         classpath = f"{JAR}:{JARS / 'slf4j-simple.jar'}"
         return ["java", *options, "-cp", classpath, MEMBER if self._peers else STANDALONE, str(self.folder / "zoo.cfg")]
 
-    def _asked(self, command: bytes) -> str:
-        """The answer to one of its four-letter words; empty when there is none."""
+    def _command_answer(self, command: bytes) -> str:
+        """The answer to one of its four-letter commands; empty when there is none."""
         with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
             connection.sendall(command)
             return b"".join(iter(lambda: connection.recv(4096), b"")).decode()

@@ -42,7 +42,7 @@ class Stage:
         """
         names = [instance_name(name, number + 1) for number in range(read_counts(COUNTS).get(name, 1))]
         self.look_for_halted()
-        self.services._ask(dict.fromkeys(names, "up"))
+        self.services.request(dict.fromkeys(names, "up"))
         wait_until(lambda: all(self.service.pid_or_none(one) for one in names), seconds=UP_SECONDS_MAX)
         return names
 

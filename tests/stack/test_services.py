@@ -260,7 +260,7 @@ class TestReplace:
     def test_a_successor_doesnt_outlive_a_supervisor_that_was_killed(self, make_stack: MakeStack, folder: Path) -> None:
         with supervise(make_stack, folder, INSTANCES) as supervised:
             supervised.services.up(["mute"])
-            supervised.services._ask({"mute": "replace"})
+            supervised.services.request({"mute": "replace"})
             assert supervised.becomes("mute", "replacing")
             groups = [identity.pid for identity in read_status(supervised.stack.run_dir)[1]["mute"].identities]
             os.kill(supervised.pid("supervisor"), signal.SIGKILL)
@@ -273,7 +273,7 @@ class TestReplace:
     def test_one_that_is_told_to_go_down_meanwhile_leaves_nothing(self, make_stack: MakeStack, folder: Path) -> None:
         with supervise(make_stack, folder, INSTANCES) as supervised:
             supervised.services.up(["mute"])
-            supervised.services._ask({"mute": "replace"})
+            supervised.services.request({"mute": "replace"})
             assert supervised.becomes("mute", "replacing")
 
             supervised.services.down(["mute"])
