@@ -7,19 +7,23 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import rolling
+from benchmarks import floor, rolling
 from benchmarks.errors import BenchmarkError, last_line, reason
 from benchmarks.orders import burst_seconds, overheads_ms
 from benchmarks.ours import Workers
 from benchmarks.shares import percentile
+from clearing.flow.flows import OrderFacts
 from stack.rundir import CHECKOUT
 
+ORDERS = [(n, OrderFacts(f"B{n}", str(n), f"C{n}", "OPEN", "BTC", Decimal("0.05"), Decimal("2500.25"))) for n in range(3)]
 SPAN = rolling.Span(0.0, 1000.0)
 
 
@@ -105,24 +109,28 @@ def test_a_worker_that_dies_is_told_with_the_last_line_of_its_log(tmp_path: Path
     workers.stop()
 
 
-def test_a_task_of_the_floor_that_fails_fails_the_floor() -> None:
-    from benchmarks.floor import Floor
+class BrokenPool:
+    """A database that opens one clearing and knows no function."""
 
-    class BrokenPool:
-        async def fetch(self, *_: object) -> list[dict[str, int]]:
-            return [{"id": 1, "epoch": 1}]
-
-        async def fetchrow(self, *_: object) -> None:
+    async def fetch(self, sql: str, *_: object) -> list[dict[str, int]]:
+        if "clearing_accept" not in sql:
             raise ValueError("no such function")
+        return [{"id": 1, "epoch": 1}]
 
-    async def run() -> None:
-        floor = Floor(BrokenPool(), [])
-        await floor.accept([])
-        await asyncio.sleep(0.05)
-        await floor.drain()
+    async def __aenter__(self) -> Self:
+        return self
 
-    with pytest.raises((ValueError, ExceptionGroup)) as caught:
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("run", [lambda: floor.burst(ORDERS, 1), lambda: floor.paced(ORDERS, 100.0)])
+def test_a_task_of_the_floor_that_fails_fails_the_floor(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
+    monkeypatch.setattr(floor, "_pool", BrokenPool)
+
+    with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(run())
+
     assert reason(caught.value) == "ValueError: no such function"
 
 

@@ -22,8 +22,8 @@ NOT_OURS: Final = {"venv", "pip", "http.server"}  # modules of Python itself
 
 
 def documents() -> list[Path]:
-    """README and everything under docs/."""
-    return [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+    """README, the benchmarks' own, and everything under docs/."""
+    return [CHECKOUT / "README.md", CHECKOUT / "benchmarks" / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 
 
 def documented() -> dict[str, str]:
