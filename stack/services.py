@@ -186,10 +186,9 @@ class Services:
         (self._run_dir.folder / STATUS).unlink(missing_ok=True)
 
     def request(self, requests: dict[str, str]) -> None:
-        """Sends the supervisor a request for each name: up, down, restart or replace. Raises StackError
-        when the supervisor doesn't take it.
+        """Sends the supervisor a request for each name: up, down, restart or replace. Raises
+        StackError when it doesn't take it.
         """
-
         supervisor = self._supervisor()
         file = self._run_dir.folder / REQUESTS
         write_atomically(file, json.dumps(requests))

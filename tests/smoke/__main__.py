@@ -93,6 +93,7 @@ class Smoke:
                     self._add(self._result(check))
                     progress.advance(bar)
         finally:
+            take_down(self._folder)
             self._runner.end_all()
 
     def _add(self, result: Result) -> None:
@@ -185,10 +186,15 @@ def smoke_in(folder: Path, wanted: Sequence[Check], console: Console, *, as_json
     return 1 if failed else 0
 
 
+def take_down(folder: Path) -> None:
+    """Ends what the checks left up, where one was interrupted or failed."""
+    if any(folder.rglob("stack.env")):
+        Runner(folder / "output").run("take down", ["make", "down"], {}, DOWN_SECONDS_MAX)
+
+
 def make_empty(folder: Path) -> None:
     """Nothing of an earlier run stays: neither its servers, if it was killed, nor its data."""
-    if any(folder.rglob("stack.json")):
-        Runner(folder / "output").run("before", ["make", "down"], {}, DOWN_SECONDS_MAX)
+    take_down(folder)
     for entry in folder.iterdir():
         if entry.name != "pytest.lock":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
