@@ -97,12 +97,18 @@ class Service:
         command = [sys.executable, "manage.py", *words]
         return subprocess.run(command, cwd=CHECKOUT, env={**self.environment, **more}, capture_output=True, text=True, check=False)
 
+    def manage_or_fail(self, *words: str, **more: str) -> None:
+        """The same. Raises BenchmarkError with what it said last unless it ends with 0."""
+        ended = self.manage(*words, **more)
+        if ended.returncode:
+            raise BenchmarkError(f"{words[0]} ended with {ended.returncode}: {ended.stderr.strip()[-LINE_MAX:]}")
+
     @contextmanager
     def up(self) -> Iterator[dict[str, str]]:
         try:
             variables = self.stack.up()
-            self.manage("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0").check_returncode()
-            self.manage("stack", "services", "up").check_returncode()
+            self.manage_or_fail("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0")
+            self.manage_or_fail("stack", "services", "up")
             yield variables
         finally:
             self.services.down()
@@ -125,9 +131,7 @@ class Service:
 
     def place(self, count: int, rate: float) -> None:
         """So many orders. Raises BenchmarkError when not all are placed."""
-        ended = self.manage("place_orders", f"--count={count}", "--users=100", f"--rate={rate}")
-        if ended.returncode:
-            raise BenchmarkError(f"place_orders ended with {ended.returncode}: {ended.stderr[-LINE_MAX:]}")
+        self.manage_or_fail("place_orders", f"--count={count}", "--users=100", f"--rate={rate}")
 
     def rate(self, told: float | None, database_url: str) -> Rate:
         """Orders a second that the run places: as told, or a share of what the service holds."""

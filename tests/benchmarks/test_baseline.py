@@ -42,7 +42,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     monkeypatch.setattr(baseline, "commit", lambda: "c" * 40)
     monkeypatch.setattr(baseline, "worktree", worktree)
-    monkeypatch.setattr(baseline.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return said
 
 
