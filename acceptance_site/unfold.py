@@ -28,7 +28,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "title": "Clearing",
         "items": [
             _item("Clearings", "sync_alt", "admin:clearing_clearing_changelist", "clearing.view_clearing"),
-            _item("Needs a person", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", state="parked"),
+            _item("Needs an operator", "front_hand", "admin:clearing_clearing_changelist", "clearing.view_clearing", state="parked"),
             _item("Interventions", "how_to_reg", "admin:clearing_intervention_changelist", "clearing.view_intervention"),
             _item("Counterparties", "handshake", "admin:clearing_counterpartystate_changelist", "clearing.view_standing"),
             _item("Error policies", "rule", "admin:clearing_errorpolicy_changelist", "clearing.view_errorpolicy"),
@@ -50,7 +50,7 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [_item("Nodes", "lan", "admin:base_incarnation_changelist", "base.view_incarnation")],
     },
     {
-        "title": "People",
+        "title": "Users and audit",
         "separator": True,
         "items": [
             _item("Users", "person", "admin:auth_user_changelist", "auth.view_user"),

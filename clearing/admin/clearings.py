@@ -1,5 +1,5 @@
-"""How orders are cleared: the list to find one, the page to understand it, and from there the ways
-out (admin_interventions.py) and the retry.
+"""How orders are cleared: the list to find one, the page to understand it, and from there the
+operator actions (`interventions.py`) and the retry (`retry.py`).
 """
 
 from datetime import datetime
@@ -23,11 +23,11 @@ from base.parameters import ids_in
 from base.readable import amount
 from base.readonly import ReadOnlyAdmin, column
 from clearing.admin.counterparties import CounterpartyAdmin
-from clearing.admin.interventions import InterventionAdmin, ask_page, read_desk
+from clearing.admin.interventions import InterventionAdmin, read_resolution, request_page
 from clearing.admin.journey import VARIANTS, Journey, age, read_journey
-from clearing.admin.retry import RETRIED_AT_ONCE_MAX, may_retry, retry_page
+from clearing.admin.retry import RETRIED_AT_ONCE_MAX, is_offered, may_retry, retry_page
 from clearing.flow.flows import LAST_STEP
-from clearing.interventions.eligibility import RETRYABLE_STATES
+from clearing.interventions.case import read_cases
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
 from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
@@ -109,7 +109,7 @@ class ClearingAdmin(ReadOnlyAdmin):
     list_select_related = ("order",)
     actions = ("retry_selected",)
     actions_detail = ("retry_this",)
-    change_form_outer_before_template = "clearing/desk.html"
+    change_form_outer_before_template = "clearing/resolution.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         (
@@ -205,24 +205,25 @@ class ClearingAdmin(ReadOnlyAdmin):
     # -- retry --
 
     def has_retry_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        """Of one clearing: also whether it is in a state to be retried, so that its page offers
-        only what can be done.
+        """Of one clearing: also whether its situation allows a retry, so that its page offers only
+        what can be done.
         """
         if object_id is None or not may_retry(request):
             return may_retry(request)
-        return Clearing.objects.filter(pk__in=ids_in(str(object_id), limit=1), state__in=RETRYABLE_STATES).exists()
+        clearings = Clearing.objects.select_related("order").filter(pk__in=ids_in(str(object_id), limit=1))
+        return any(is_offered(case) for case in read_cases(list(clearings)))
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
         return [
             path("retry/", view(self.retry_view), name="clearing_clearing_retry"),
-            path("<int:pk>/ask/<str:kind>/", view(self.ask_view), name="clearing_clearing_ask"),
+            path("<int:pk>/ask/<str:kind>/", view(self.request_view), name="clearing_clearing_ask"),
             *super().get_urls(),
         ]
 
-    def ask_view(self, request: HttpRequest, pk: int, kind: str) -> HttpResponse:
-        """Asks for reason and evidence, then a second person for approval."""
-        return ask_page(request, self, pk, kind)
+    def request_view(self, request: HttpRequest, pk: int, kind: str) -> HttpResponse:
+        """Asks for reason and evidence, then for a second operator's approval."""
+        return request_page(request, self, pk, kind)
 
     def retry_view(self, request: HttpRequest) -> HttpResponse:
         """Asks for the reason, then retries."""
@@ -240,7 +241,7 @@ class ClearingAdmin(ReadOnlyAdmin):
 def _page(request: HttpRequest, clearing: Clearing, title: str) -> dict[str, Any]:
     """What an order's page shows above and below its fields."""
     journey: Journey = read_journey(clearing)
-    return {"journey": journey, "desk": read_desk(request, clearing, journey), "title": title}
+    return {"journey": journey, "resolution": read_resolution(request, clearing, journey), "title": title}
 
 
 def state_label(clearing: Clearing) -> str:
@@ -264,7 +265,7 @@ class ClearedOrderAdmin(SyncOrderAdmin):
     list_display = ("order_id", "user_id", "what", "quoted", "state_label", "step_shown", "age_shown", "error", "source_label", "created_shown")
     list_filter = (OrderStateFilter, *SyncOrderAdmin.list_filter)
     list_select_related = ("clearing",)
-    change_form_outer_before_template = "clearing/desk.html"
+    change_form_outer_before_template = "clearing/resolution.html"
     change_form_outer_after_template = "clearing/journey.html"
     fieldsets = (
         ("Its clearing", {"fields": (("state_shown", "step_shown", "age_shown"), ("error", "slippage", "clearing_link"))}),

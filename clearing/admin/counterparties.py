@@ -1,5 +1,5 @@
-"""How the counterparties stand, the switch that pauses one or one of its steps, and the policies
-for their errors.
+"""The counterparties' states, the switch that pauses one or one of its steps, and the policies for
+their errors.
 """
 
 from typing import Any, ClassVar
@@ -35,9 +35,9 @@ def steps_of(counterparty: str) -> list[int]:
 
 
 class PauseForm(forms.Form):
-    """What is to be paused, or to go on, and why."""
+    """Which step to pause or resume, and why."""
 
-    step = forms.TypedChoiceField(coerce=int, widget=UnfoldAdminSelectWidget, help_text="Orders stop before it; what is being called is finished.")
+    step = forms.TypedChoiceField(coerce=int, widget=UnfoldAdminSelectWidget, help_text="Orders wait before it; calls in flight are finished.")
     reason = forms.CharField(
         min_length=5,
         max_length=200,
@@ -74,7 +74,7 @@ class CounterpartyAdmin(StoredNameAdmin):
     )
     ordering = ("name",)
     actions_detail = ("pause_this", "resume_this")
-    change_form_outer_after_template = "clearing/standing_changes.html"
+    change_form_outer_after_template = "clearing/counterparty_changes.html"
 
     @column("breaker", label=BREAKER_LABELS)
     def breaker_label(self, row: CounterpartyState) -> str:
@@ -88,7 +88,7 @@ class CounterpartyAdmin(StoredNameAdmin):
         newest = CounterpartyStateChange.objects.filter(counterparty=row.name).order_by("-pk").first()
         return f"{newest.at:%Y-%m-%d %H:%M:%S}" if newest else "-"
 
-    @column("paused by people")
+    @column("paused by operators")
     def paused(self, row: CounterpartyState) -> str:
         pauses = Pause.objects.filter(counterparty=row.name).order_by("step")
         return "; ".join(f"{f'step {pause.step}' if pause.step else 'all'} by {pause.actor}: {pause.reason}" for pause in pauses) or "no"
@@ -160,14 +160,14 @@ def _switch(request: HttpRequest, name: str, step: int, reason: str, *, pausing:
             row = CounterpartyState.objects.get_or_create(name=name)[0]
             LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"{what}. {reason}")
     if changed:
-        messages.success(request, f"{what}. Workers know within a second.")
+        messages.success(request, f"{what}. Workers follow within a second.")
     else:
-        messages.warning(request, "It was so already.")
+        messages.info(request, f"Already {'paused' if pausing else 'resumed'}; no change.")
 
 
 @admin.register(CounterpartyStateChange)
 class CounterpartyStateChangeAdmin(StoredNameAdmin):
-    """Every change of a breaker and of a pause: when, why, by whom."""
+    """Every change of a breaker and of a pause, with its reason and who made it."""
 
     stored_name = "standingchange"
 
@@ -177,8 +177,8 @@ class CounterpartyStateChangeAdmin(StoredNameAdmin):
 
 @admin.register(ErrorPolicy)
 class ErrorPolicyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """What people decided about single errors; `ErrorPolicy.clean` refuses what evidence alone may
-    decide.
+    """What operators decided about single errors; `ErrorPolicy.clean` refuses an outcome that only
+    evidence can give.
     """
 
     list_display = ("counterparty", "code", "outcome", "attempts_max", "backoff_base_ms", "backoff_cap_ms", "deadline_seconds", "reason")

@@ -1,5 +1,5 @@
-"""The forms of the ways out: why, the evidence, and what a confirmation has to say of what was
-done.
+"""The forms of interventions: the reason, the evidence, and the amounts that a confirmation has to
+state.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ K = InterventionKind
 
 
 def reason_field(help_text: str) -> forms.CharField:
-    """Why, in a person's words; the first that is asked for."""
+    """The reason in the operator's words; it has the focus."""
     widget = UnfoldAdminTextInputWidget(attrs={"autofocus": True})
     return forms.CharField(min_length=5, max_length=200, widget=widget, help_text=help_text)
 
 
-class AskForm(forms.Form):
-    """Why, and where the evidence lies."""
+class RequestForm(forms.Form):
+    """The reason, and where the evidence is."""
 
     reason = reason_field("Kept with the status change and in the audit log.")
     document = forms.CharField(
@@ -31,23 +31,23 @@ class AskForm(forms.Form):
         required=False,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
         label="Evidence",
-        help_text="Who said it, when, and where it is written: an address, a ticket, the words themselves.",
+        help_text="Who confirmed it, when, and where it is recorded: an address, a ticket, or the words themselves.",
     )
 
     def evidence(self) -> OutsideEvidence:
-        """What the form brings forward."""
+        """The evidence that was entered."""
         given = self.cleaned_data
         return OutsideEvidence(
             given.get("reference") or "", given.get("amount"), given.get("bought"), given.get("min_lot"), (given.get("document") or "").strip()
         )
 
 
-class EvidentForm(AskForm):
-    """With evidence that can't be left out."""
+class EvidenceForm(RequestForm):
+    """With evidence that is required."""
 
     field_order = ("reference", "reason", "document")
     reference = forms.CharField(
-        max_length=200, required=False, widget=UnfoldAdminTextInputWidget(), help_text="The counterparty's own, of what it did or refused."
+        max_length=200, required=False, widget=UnfoldAdminTextInputWidget(), help_text="The counterparty's own reference for what it did or refused."
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,11 +60,13 @@ def _decimal(label: str, **options: Any) -> forms.DecimalField:
     return forms.DecimalField(label=label, min_value=0, max_digits=36, decimal_places=18, widget=widget, **options)
 
 
-def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> AskForm:
-    """The form of a way out; a confirmation asks for what the operation's kind of answer has."""
+def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> RequestForm:
+    """The form of an intervention; a confirmation asks for the fields that the operation's answer
+    has.
+    """
     if kind not in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE}:
-        return AskForm(data)
-    form = EvidentForm(data)
+        return RequestForm(data)
+    form = EvidenceForm(data)
     if kind == K.CONFIRM_DONE:
         form.fields["reference"].required = True
         form.fields.update(_amounts(operation))
@@ -78,12 +80,12 @@ def _amounts(operation: Operation) -> dict[str, forms.Field]:
         return {"amount": _decimal(f"{transfer.asset} transferred")}
     if operation.action == Action.EXCHANGE:
         exchange = msgspec.json.decode(bytes(operation.request), type=Exchange)
-        lot = _decimal(f"Minimum lot, {exchange.sell_asset}", required=False, help_text="The market's; only if not all was sold.")
+        lot = _decimal(f"Minimum lot, {exchange.sell_asset}", required=False, help_text="The market's; only where not all was sold.")
         return {"amount": _decimal(f"{exchange.sell_asset} sold"), "bought": _decimal(f"{exchange.buy_asset} bought"), "min_lot": lot}
     return {}
 
 
 class RefuseForm(forms.Form):
-    """Why it is refused or withdrawn."""
+    """The reason for refusing or withdrawing."""
 
-    reason = forms.CharField(min_length=5, max_length=200, label="Why not", widget=UnfoldAdminTextInputWidget())
+    reason = forms.CharField(min_length=5, max_length=200, label="Reason", widget=UnfoldAdminTextInputWidget())

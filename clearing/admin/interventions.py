@@ -1,5 +1,5 @@
-"""The ways out of an order in the admin: what may be asked for, the form to ask, and the page where
-a second person approves or refuses.
+"""Operator actions on an order in the admin: the list of what is possible, the form that requests
+an intervention, and the page where a second operator approves or refuses it.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,14 @@ from base.clock import ServiceNow
 from base.filters import by_field
 from base.readable import amount, text_of
 from base.readonly import ReadOnlyAdmin, column
-from clearing.admin.forms import AskForm, RefuseForm, form_for
+from clearing.admin.forms import RefuseForm, RequestForm, form_for
 from clearing.admin.journey import Journey
 from clearing.dispatch import publish
 from clearing.gateways import Action, Counterparty, StoredRequest
-from clearing.interventions.eligibility import VOIDED_BEFORE, ways_out
-from clearing.interventions.evidence import wish
-from clearing.interventions.requests import NO_EVIDENCE, Effect, approve, ask, current_operation, effect_of, evidence_of, refuse, standing_of
+from clearing.interventions.case import Case, case_of, read_case
+from clearing.interventions.eligibility import VOIDED_BEFORE, possible
+from clearing.interventions.evidence import described
+from clearing.interventions.requests import NO_EVIDENCE, Consequences, approve, consequences_of, evidence_of, refuse, request_approval
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, InterventionState, State
 from clearing.store.interventions import Busy, NotPossible, OutsideEvidence, Person, on_its_way_until
@@ -49,9 +50,9 @@ TITLES = {
     K.VOID: "Void the order",
 }
 MEANINGS = {
-    K.RETRY: "it goes on in its lane's order, at once; what may have been applied is asked for first",
-    K.RELEASE_HOLD: "the contents that we accepted stand, and the order goes on",
-    K.CONFIRM_DONE: "the counterparty's people say that it was done: the order goes on with the next step",
+    K.RETRY: "it goes on at once, in its lane's order; a step that may have been applied starts with a status query",
+    K.RELEASE_HOLD: "the contents that were accepted remain valid, and the order goes on",
+    K.CONFIRM_DONE: "the counterparty's staff confirm that it was done: the order goes on with the next step",
     K.CONFIRM_NOT_DONE: "and never will be: only then may it be sent under a new key, or the order be voided",
     K.VOID: "it is closed for good; what was done already has to be booked back by hand",
 }
@@ -63,8 +64,8 @@ VARIANTS = {"requested": "warning", "executed": "success", "refused": "danger", 
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way out as the page offers it."""
+class Choice:
+    """An operator action as the page offers it."""
 
     title: str
     meaning: str
@@ -72,33 +73,34 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What people may do to an order, and what they have done to it."""
+class Resolution:
+    """What operators may do to an order, and what they have done to it."""
 
-    ways: Sequence[Way]
+    choices: Sequence[Choice]
     interventions: Sequence[tuple[Intervention, str]]  # newest first, each with the colour of its state
-    notice: str = ""  # what to do, where the ways out don't say it
+    notice: str = ""  # what to do, where the choices don't say it
 
 
-def read_desk(request: HttpRequest, clearing: Clearing, journey: Journey) -> Desk:
+def read_resolution(request: HttpRequest, clearing: Clearing, journey: Journey) -> Resolution:
     """One query, of a restored order two: the rest is read from what the page shows anyway."""
-    at_step = [shown.operation for shown in journey.operations if shown.operation.step == clearing.step]
-    kinds = ways_out(standing_of(clearing, at_step[-1])) if at_step else []
-    ways = [Way(TITLES[kind], MEANINGS[kind], way_url(clearing, kind)) for kind in kinds if may_ask(request, kind)]
-    return Desk(ways, [(shown, VARIANTS[shown.state]) for shown in clearing.interventions.order_by("-pk")[:SHOWN_MAX]], _notice(clearing))
+    operations = [shown.operation for shown in journey.operations]
+    kinds = possible(case_of(clearing, operations).situation) if operations else []
+    choices = [Choice(TITLES[kind], MEANINGS[kind], action_url(clearing, kind)) for kind in kinds if may_request(request, kind)]
+    shown = [(intervention, VARIANTS[intervention.state]) for intervention in clearing.interventions.order_by("-pk")[:SHOWN_MAX]]
+    return Resolution(choices, shown, _notice(clearing))
 
 
 def _notice(clearing: Clearing) -> str:
     return VOIDED_BEFORE_NOTICE if clearing.hold_code == VOIDED_BEFORE and clearing.state == State.PARKED else ""
 
 
-def may_ask(request: HttpRequest, kind: InterventionKind) -> bool:
-    """Whether the user may do it (a retry) or ask for it."""
+def may_request(request: HttpRequest, kind: InterventionKind) -> bool:
+    """Whether the user may do it (a retry) or request it."""
     return request.user.has_perm(RETRYING if kind == K.RETRY else ASKING)
 
 
-def way_url(clearing: Clearing, kind: InterventionKind) -> str:
-    """Where it is done or asked for."""
+def action_url(clearing: Clearing, kind: InterventionKind) -> str:
+    """Where it is done or requested."""
     if kind == K.RETRY:
         return f"{reverse('admin:clearing_clearing_retry')}?ids={clearing.pk}"
     return reverse("admin:clearing_clearing_ask", args=[clearing.pk, kind.value])
@@ -110,24 +112,25 @@ def person_of(request: HttpRequest) -> Person:
     return Person(user.get_username(), user.pk)
 
 
-# --- asking ---------------------------------------------------------------------------------------
+# --- requesting -----------------------------------------------------------------------------------
 
 
-def ask_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: int, kind_name: str) -> HttpResponse:
-    """GET says what it would do and asks for reason and evidence; POST asks a second person for
+def request_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: int, kind_name: str) -> HttpResponse:
+    """GET says what it would do and asks for reason and evidence; POST requests a second operator's
     approval.
     """
     kind = _kind(kind_name)
-    if not may_ask(request, kind):
+    if not may_request(request, kind):
         raise PermissionDenied
     clearing = get_object_or_404(Clearing.objects.select_related("order"), pk=pk)
-    operation = current_operation(clearing)
+    case = read_case(clearing)
+    operation = case.operation
     form = form_for(kind, operation, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
-        asked = _ask(request, clearing, kind, form)
-        if asked is not None:
-            return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[asked]))
-    effect, obstacle = _foreseen(clearing, operation, kind)
+        requested = _request(request, clearing, kind, form)
+        if requested is not None:
+            return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[requested]))
+    consequences, obstacle = _foreseen(case, kind)
     context = {
         **model_admin.admin_site.each_context(request),
         "title": TITLES[kind],
@@ -135,13 +138,13 @@ def ask_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], pk: 
         "form": form,
         "clearing": clearing,
         "operation": operation,
-        "wish": wish(_stored(operation)) if kind in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE} else "",
+        "requested": described(_stored(operation)) if kind in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE} else "",
         "meaning": MEANINGS[kind],
-        "effect": effect,
+        "consequences": consequences,
         "obstacle": obstacle,
         "back": reverse("admin:clearing_clearing_change", args=[clearing.pk]),
     }
-    return TemplateResponse(request, "clearing/ask.html", context)
+    return TemplateResponse(request, "clearing/request_intervention.html", context)
 
 
 def _kind(name: str) -> InterventionKind:
@@ -154,30 +157,30 @@ def _stored(operation: Operation) -> StoredRequest:
     return StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
 
 
-def _foreseen(clearing: Clearing, operation: Operation, kind: InterventionKind, evidence: OutsideEvidence = NO_EVIDENCE) -> tuple[Effect | None, str]:
-    """What it would do, or what stands in its way. What a confirmation would do isn't known without
+def _foreseen(case: Case, kind: InterventionKind, evidence: OutsideEvidence = NO_EVIDENCE) -> tuple[Consequences | None, str]:
+    """What it would do, or why it isn't possible. What a confirmation would do isn't known without
     its evidence.
     """
     try:
-        return effect_of(clearing, operation, kind, evidence), ""
+        return consequences_of(case, kind, evidence), ""
     except NotPossible as refusal:
         return None, "" if refusal.code == "evidence" else str(refusal)
 
 
-def _ask(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form: AskForm) -> int | None:
-    """The request and its line in the audit log are one transaction. None: it can't be asked for,
-    which the form says.
+def _request(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form: RequestForm) -> int | None:
+    """The request and its line in the audit log are one transaction. None: it isn't possible, and
+    the form says why.
     """
     reason = form.cleaned_data["reason"]
     publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
-            pk = ask(clearing.pk, kind, person=person_of(request), reason=reason, evidence=form.evidence())
-            _log(request, clearing, f"Asked: {TITLES[kind]}: {reason}")
+            pk = request_approval(clearing.pk, kind, person=person_of(request), reason=reason, evidence=form.evidence())
+            _log(request, clearing, f"Requested: {TITLES[kind]}: {reason}")
     except NotPossible as refusal:
         form.add_error(None, str(refusal))
         return None
-    messages.success(request, "Asked for. A second person has to approve it.")
+    messages.success(request, "Intervention requested. A second operator has to approve it.")
     return pk
 
 
@@ -191,12 +194,12 @@ def _log(request: HttpRequest, clearing: Clearing, message: str) -> None:
 
 @admin.register(Intervention)
 class InterventionAdmin(ReadOnlyAdmin):
-    """Everything that people asked for, newest first."""
+    """Every intervention that was requested, newest first."""
 
     list_display = ("order_shown", "kind_shown", "state_label", "asked_by", "asked_at", "reason", "decided_by")
     list_filter = (by_field("state", "state", InterventionState.choices), by_field("kind", "kind", InterventionKind.choices))
     search_fields = ("clearing__order__order_id", "asked_by")
-    search_help_text = "Order id (or its beginning), or the whole name of who asked"
+    search_help_text = "Order id (or its beginning), or the whole name of the operator who requested it"
     list_select_related = ("clearing__order",)
     change_form_outer_after_template = "clearing/intervention.html"
     fieldsets = (
@@ -289,18 +292,18 @@ def _is_own(request: HttpRequest, intervention: Intervention) -> bool:
 
 
 def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any]:
-    """What the page says below the fields: what it will do, and who may decide."""
+    """What the page shows below the fields: what the intervention will do, and who may decide."""
     context: dict[str, Any] = {"intervention": intervention, "evidence_request": text_of(intervention.operation.request)}
     if intervention.state != InterventionState.REQUESTED:
         return context
     own, approver = _is_own(request, intervention), request.user.has_perm(APPROVING)
     clearing = intervention.clearing
-    effect, obstacle = _foreseen(clearing, current_operation(clearing), K(intervention.kind), evidence_of(intervention))
+    consequences, obstacle = _foreseen(read_case(clearing), K(intervention.kind), evidence_of(intervention))
     until = None if intervention.kind == K.RELEASE_HOLD else on_its_way_until(intervention.clearing_id)
     now = intervention.now  # type: ignore[attr-defined]  # annotated
     return {
         **context,
-        "effect": effect,
+        "consequences": consequences,
         "obstacle": obstacle,
         "waits_until": until if until and until > now else None,
         "may_approve": approver and not own,
@@ -312,45 +315,46 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
 
 
 def _approve(request: HttpRequest, intervention: Intervention) -> None:
-    """What is executed and its line in the audit log are one transaction, and so is what has
-    failed; the publish comes after it.
+    """The execution and its line in the audit log are one transaction, also where it fails; the
+    publish comes after it.
     """
     if not request.user.has_perm(APPROVING):
         raise PermissionDenied
     publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
-            told, level = _approved(request, intervention)
+            text, level = _approved(request, intervention)
     except Busy as busy:
-        told, level = str(busy), messages.ERROR
-    messages.add_message(request, level, told)
+        text, level = f"Not approved: {busy}. The intervention still waits.", messages.WARNING
+    messages.add_message(request, level, text)
 
 
 def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, int]:
-    """What to tell the approver. Raises Busy: the intervention still waits."""
+    """The message for the approver, and its level. Raises Busy: the intervention still waits."""
     try:
-        told = approve(intervention.pk, person=person_of(request))
+        outcome = approve(intervention.pk, person=person_of(request))
     except Busy:
         raise
     except NotPossible as refusal:
-        return str(refusal), messages.ERROR
-    _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {told}")
-    return told, messages.SUCCESS
+        return f"Not executed: {refusal}.", messages.ERROR
+    _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, requested by {intervention.asked_by}: {outcome}")
+    return f"Intervention executed: {outcome}.", messages.SUCCESS
 
 
 def _refuse(request: HttpRequest, intervention: Intervention) -> None:
-    if not (request.user.has_perm(APPROVING) or (_is_own(request, intervention) and may_ask(request, K(intervention.kind)))):
+    if not (request.user.has_perm(APPROVING) or (_is_own(request, intervention) and may_request(request, K(intervention.kind)))):
         raise PermissionDenied
     form = RefuseForm(request.POST)
     if not form.is_valid():
-        messages.error(request, "Say why, in 5 to 200 characters.")
+        messages.error(request, "Not refused: give a reason of 5 to 200 characters.")
         return
     reason = form.cleaned_data["reason"]
     try:
         with transaction.atomic():
             refuse(intervention.pk, person=person_of(request), reason=reason)
-            _log(request, intervention.clearing, f"Refused: {TITLES[K(intervention.kind)]}, asked for by {intervention.asked_by}: {reason}")
+            _log(request, intervention.clearing, f"Refused: {TITLES[K(intervention.kind)]}, requested by {intervention.asked_by}: {reason}")
     except NotPossible as refusal:
-        messages.error(request, str(refusal))
+        messages.error(request, f"Not refused: {refusal}.")
     else:
-        messages.success(request, "Nothing was done.")
+        word = "withdrawn" if _is_own(request, intervention) else "refused"
+        messages.info(request, f"Intervention {word}. The order is unchanged.")

@@ -1,5 +1,5 @@
-"""One order's whole journey as a page shows it: operations with their attempts (the evidence), and
-the status changes. Bounded queries.
+"""One order's history as its page shows it: operations with their attempts (the evidence), and the
+status changes. The number of queries is fixed.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from base.readable import duration, text_of
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from clearing.status import State
 
-ATTEMPTS_MAX = 200  # of a page; an order that was asked for all night has thousands
+ATTEMPTS_MAX = 200  # on a page; an order that was queried all night has thousands
 CHANGES_MAX = 200
 VARIANTS = {  # colours of a label: states of clearings and operations, and outcomes of attempts
     "waiting": "",
@@ -32,7 +32,7 @@ VARIANTS = {  # colours of a label: states of clearings and operations, and outc
 
 @dataclass(frozen=True, slots=True)
 class ShownAttempt:
-    """An attempt and what a person reads of it."""
+    """An attempt with its duration and response as text."""
 
     attempt: Attempt
     took: str
@@ -100,7 +100,7 @@ def read_journey(clearing: Clearing) -> Journey:
 
 
 def took(since: datetime | None, until: datetime | None) -> str:
-    """The time between, as people read it; empty where one end is open."""
+    """The time between two moments in words; empty where one is missing."""
     return duration((until - since).total_seconds()) if since and until else ""
 
 
@@ -122,8 +122,6 @@ def _shown_changes(changes: Iterable[StatusChange]) -> Iterable[ShownChange]:
 
 
 def age(clearing: Clearing, created_ms: int, now: datetime) -> str:
-    """How long the order has been under way; of a finished one, how long it took, from the
-    counter's own time.
-    """
+    """How long ago the order was created at the counter; of a finished one, how long it took."""
     end = clearing.cleared_at or (clearing.changed_at if clearing.state == State.VOIDED else None)
     return f"took {duration(end.timestamp() - created_ms / 1000)}" if end else duration(now.timestamp() - created_ms / 1000)

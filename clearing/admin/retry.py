@@ -1,5 +1,5 @@
-"""The page between pressing "Retry" and retrying: what would be retried, and why. The reason is
-kept with the change and in the audit log.
+"""The page between pressing "Retry" and retrying: what would be retried, what would be refused, and
+the reason, which is kept with the change and in the audit log.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,15 @@ from unfold.widgets import UnfoldBooleanWidget
 from base.parameters import ids_in
 from clearing.admin.forms import reason_field
 from clearing.dispatch import publish
-from clearing.interventions.eligibility import RETRYABLE_STATES
+from clearing.interventions.case import Case, read_cases
+from clearing.interventions.eligibility import obstacle, query_obstacle
 from clearing.interventions.requests import retry_by_hand
 from clearing.models import Clearing
+from clearing.status import InterventionKind
 from clearing.store.interventions import NotPossible
 
 RETRIED_AT_ONCE_MAX = 200
-PERMISSION = "clearing.change_clearing"  # nobody changes a clearing but by such interventions
+PERMISSION = "clearing.change_clearing"  # the only changes that the admin makes to a clearing are operator actions
 
 
 def may_retry(request: HttpRequest) -> bool:
@@ -32,15 +34,26 @@ def may_retry(request: HttpRequest) -> bool:
     return request.user.has_perm(PERMISSION)
 
 
+def is_offered(case: Case) -> bool:
+    """Whether the order can be retried, or its next key queried."""
+    return not obstacle(InterventionKind.RETRY, case.situation) or not query_obstacle(case.situation)
+
+
 class RetryForm(forms.Form):
-    """Why, in a person's words."""
+    """The reason; for orders from before a restore, whether to query only.
+
+    The field's name, `only_ask`, is what the release before sends and reads: a form that one
+    release has shown may be answered by the other.
+    """
 
     reason = reason_field("Kept with the status change and in the audit log: what was wrong, and why may it run again?")
     only_ask = forms.BooleanField(
         required=False,
         widget=UnfoldBooleanWidget(),
-        label="Only ask",
-        help_text="After a restore: the next key is asked for and not sent. What was done under it is found; otherwise the order parks again, held.",
+        label="Status query only",
+        help_text=(
+            "After a restore: the next key is queried and nothing is sent. What was done under it is found; otherwise the order parks again, on hold."
+        ),
     )
 
 
@@ -51,7 +64,7 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
     chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
     form = RetryForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        _retry_all(request, chosen, form.cleaned_data["reason"], only_ask=form.cleaned_data["only_ask"])
+        _retry_all(request, chosen, form.cleaned_data["reason"], query_only=form.cleaned_data["only_ask"])
         return HttpResponseRedirect(_back(chosen))
     context = {
         **model_admin.admin_site.each_context(request),
@@ -60,7 +73,7 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
         "form": form,
         "chosen": chosen,
         "restored": any(clearing.restored for clearing in chosen),
-        "others": [clearing for clearing in chosen if clearing.state not in RETRYABLE_STATES],
+        "refused": [(case.clearing, reason) for case in read_cases(chosen) if (reason := _obstacle(case))],
         "ids": ",".join(str(clearing.pk) for clearing in chosen),
         "back": _back(chosen),
     }
@@ -71,29 +84,36 @@ def _chosen(ids: str) -> list[Clearing]:
     return list(Clearing.objects.select_related("order").filter(pk__in=ids_in(ids, limit=RETRIED_AT_ONCE_MAX)).order_by("pk"))
 
 
+def _obstacle(case: Case) -> str:
+    """Why a retry of it will be refused; empty where it won't be."""
+    refusal = obstacle(InterventionKind.RETRY, case.situation)
+    return refusal[1] if refusal else ""
+
+
 def _back(chosen: Sequence[Clearing]) -> str:
     if len(chosen) == 1:
         return reverse("admin:clearing_clearing_change", args=[chosen[0].pk])
     return reverse("admin:clearing_clearing_changelist")
 
 
-def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str, *, only_ask: bool = False) -> None:
+def _retry_all(request: HttpRequest, chosen: Sequence[Clearing], reason: str, *, query_only: bool = False) -> None:
     publish.generation()  # read before the transactions, which only use what is known
     retried = []
     for clearing in chosen:
         try:
-            _retry(request, clearing, reason, only_ask=only_ask)
+            _retry(request, clearing, reason, query_only=query_only)
         except NotPossible as refusal:
-            messages.error(request, f"{clearing.order.order_id}: {refusal}")
+            messages.error(request, f"Not retried: {clearing.order.order_id}: {refusal}.")
         else:
             retried.append(clearing.order.order_id)
     if retried:
-        messages.success(request, f"Retried {len(retried)} of {len(chosen)}: {', '.join(retried[:5])}{' …' if len(retried) > 5 else ''}")  # noqa: PLR2004
+        level = messages.SUCCESS if len(retried) == len(chosen) else messages.WARNING
+        messages.add_message(request, level, f"Retried {len(retried)} of {len(chosen)}: {', '.join(retried[:5])}{' …' if len(retried) > 5 else ''}")  # noqa: PLR2004
 
 
-def _retry(request: HttpRequest, clearing: Clearing, reason: str, *, only_ask: bool) -> None:
+def _retry(request: HttpRequest, clearing: Clearing, reason: str, *, query_only: bool) -> None:
     """The change and its line in the audit log are one transaction; the publish comes after it."""
     user: Any = request.user
     with transaction.atomic():
-        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason, only_ask=only_ask)
-        LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"{'Only asked' if only_ask else 'Retry'}: {reason}")
+        retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason, query_only=query_only)
+        LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"{'Status query only' if query_only else 'Retry'}: {reason}")

@@ -217,41 +217,6 @@ def on_its_way_until(clearing_id: int) -> datetime | None:
     return until
 
 
-def is_forgotten(clearing_id: int) -> bool:
-    """Whether a retry of a restored order may have been done in the forgotten time, under a key
-    that nobody has asked for since.
-    """
-    return bool(call("SELECT clearing_is_forgotten(%s)", [clearing_id])[0][0])
-
-
-def not_done_since_restore(clearing_id: int) -> bool:
-    """Whether people have confirmed since a restore that a restored order's current step was not
-    done.
-    """
-    return bool(call("SELECT clearing_not_done_since_restore(%s)", [clearing_id])[0][0])
-
-
-def voided_before(clearing_id: int) -> bool:
-    """Whether it was told of a restored order that people had voided it before, and nobody has
-    released it since.
-    """
-    return bool(call("SELECT clearing_voided_before(%s)", [clearing_id])[0][0])
-
-
-def is_settled(clearing_id: int) -> bool:
-    """Whether that void leaves nothing open: nothing was sent since the restore of what isn't
-    known.
-    """
-    return bool(call("SELECT clearing_is_settled(%s)", [clearing_id])[0][0])
-
-
-def done_since_restore(clearing_id: int) -> list[int]:
-    """The primary keys of the operations that were done since the restore: no void from before has
-    named their bookings.
-    """
-    return [row[0] for row in call("SELECT clearing_done_since_restore(%s)", [clearing_id])]
-
-
 def expire(limit: int) -> int:
     """Ends interventions that nobody approved in time. Returns how many."""
     return len(call("SELECT clearing_expire(%s)", [limit]))

@@ -1,5 +1,5 @@
 """The admin's "Nodes" page: every process with its last heartbeat and its claims, those that ended
-within the hour, and who leads.
+within the hour, and the leader.
 """
 
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ NODES_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One incarnation. `shown`: whether ZooKeeper shows it; None: there is none, or it doesn't
-    say.
+    """One incarnation. `shown`: whether ZooKeeper lists it; None where there is no ZooKeeper or it
+    doesn't answer.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Node:
 
     @property
     def state(self) -> str:
-        """alive, silent (and soon buried), stopped or dead."""
+        """alive, silent (soon marked dead), stopped or dead."""
         if self.ended_at is not None:
             return self.end
         return "silent" if self.silent_seconds >= DEAD_SECONDS else "alive"
 
 
 def read() -> tuple[LeaderTerm | None, list[Node]]:
-    """Who leads, and the nodes; those that live first. Raises DatabaseError."""
+    """The leader's term, and the nodes, live ones first. Raises DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         term = LeaderTerm.objects.first()
         cursor.execute(NODES_SQL, [ENDED_SHOWN, SHOWN_MAX])
@@ -78,7 +78,7 @@ def _node(row: tuple[Any, ...], view: View | None, leader: str) -> Node:
 
 @admin.register(Incarnation)
 class NodesAdmin(ReadOnlyAdmin):
-    """The page takes the list's place; there is none for a single one."""
+    """The page takes the list's place; a single node has no page."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):

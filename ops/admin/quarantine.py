@@ -1,5 +1,5 @@
-"""The quarantine with what a person may do there: send messages through the intake once more, after
-what was wrong has been mended.
+"""The quarantine with its operator action: replay messages through the intake after the cause of
+their refusal has been fixed.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from orders.backfill.verdicts import Verdict
 from orders.intake.mapping import Rules
 from orders.models import Quarantined
 
-REPLAYED_AT_ONCE_MAX = 50  # each says what became of it; for more there is `manage.py replay --quarantined`
-PERMISSION = "orders.change_quarantined"  # nobody changes a message but by replaying it
-WHAT_BECAME = {
+REPLAYED_AT_ONCE_MAX = 50  # each gets a message with its result; for more there is `manage.py replay --quarantined`
+PERMISSION = "orders.change_quarantined"  # the only change that the admin makes to a message is a replay
+RESULTS = {
     Verdict.NEW: "is a new order",
     Verdict.KNOWN: "is known already, with the same contents",
-    Verdict.FILTERED: "is none of our business: filtered, and left here",
-    Verdict.REFUSED: "is still refused: mend what is wrong first",
-    Verdict.DIFFERS: "tells otherwise of an accepted order than what we hold: a person has to decide",
+    Verdict.FILTERED: "is filtered out by the rules and stays here",
+    Verdict.REFUSED: "is still refused: fix the cause first",
+    Verdict.DIFFERS: "contradicts the accepted order: an operator has to decide",
 }
 
 
@@ -57,22 +57,20 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
         return _to_replay_page(ids_in(object_id, limit=1))
 
     def replay_view(self, request: HttpRequest) -> HttpResponse:
-        """GET shows what was chosen and what its replay would come to; POST replays and goes
-        back.
-        """
+        """GET shows the chosen messages and the result that a replay would have; POST replays."""
         if not self.has_replay_permission(request):
             raise PermissionDenied
         chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
         if request.method == "POST":
             for row in chosen:
-                _tell(request, _replay(request, row))
+                _show(request, _replay(request, row))
             return HttpResponseRedirect(_back(chosen))
         rules = Rules.from_settings()
         context = {
             **self.admin_site.each_context(request),
             "title": "Replay",
             "opts": Quarantined._meta,  # noqa: SLF001 as admin's own templates want it
-            "chosen": [(row, WHAT_BECAME[replay_quarantined(row, rules, None).verdict]) for row in chosen],
+            "chosen": [(row, RESULTS[replay_quarantined(row, rules, None).verdict]) for row in chosen],
             "ids": ",".join(str(row.pk) for row in chosen),
             "back": _back(chosen),
         }
@@ -80,25 +78,22 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
 
 
 def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
-    """Not in one transaction with the audit log's line: each batch of the intake commits by
+    """Not in one transaction with the line in the audit log: each batch of the intake commits by
     itself.
     """
     replayed = replay_quarantined(row, Rules.from_settings(), ingest_from_replay)
     user: Any = request.user
-    LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_what_became(replayed)}")
+    LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_result(replayed)}")
     return replayed
 
 
-def _what_became(replayed: ReplayedRow) -> str:
-    return f"is kept out by a mistake of ours: {replayed.fault}" if replayed.fault else WHAT_BECAME[replayed.verdict]
+def _result(replayed: ReplayedRow) -> str:
+    return f"could not be replayed because of an internal error: {replayed.fault}" if replayed.fault else RESULTS[replayed.verdict]
 
 
-def _tell(request: HttpRequest, replayed: ReplayedRow) -> None:
-    text = f"{replayed.row} {_what_became(replayed)}"
-    if replayed.went_in:
-        messages.success(request, text)
-    else:
-        messages.warning(request, text)
+def _show(request: HttpRequest, replayed: ReplayedRow) -> None:
+    level = messages.SUCCESS if replayed.went_in else messages.ERROR if replayed.fault else messages.WARNING
+    messages.add_message(request, level, f"{replayed.row} {_result(replayed)}")
 
 
 def _chosen(ids: str) -> list[Quarantined]:

@@ -24,8 +24,8 @@ admin.site.unregister(Group)
 
 
 @admin.register(User)
-class PersonAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  # unfold has no types
-    """Django's own, in the theme's clothes."""
+class ThemedUserAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  # unfold has no types
+    """Django's own, with the theme's forms."""
 
     form = UserChangeForm
     add_form = UserCreationForm
@@ -33,14 +33,14 @@ class PersonAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  # unf
 
 
 @admin.register(Group)
-class PeopleAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """Django's own, in the theme's clothes."""
+class ThemedGroupAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has no types
+    """Django's own, in the theme."""
 
 
 @admin.register(LogEntry)
 class AuditLogAdmin(ReadOnlyAdmin):
-    """Who did what in the admin, and why: retries write their reason here, replays what came of
-    them.
+    """Every action in the admin with its user: retries with their reason, replays with their
+    result.
     """
 
     list_display = ("action_time", "user", "what", "object_repr", "message")

@@ -18,7 +18,7 @@ LIST = reverse("admin:clearing_counterpartystate_changelist")
 PAUSE = reverse("admin:clearing_counterpartystate_pause", args=["trading"])
 RESUME = reverse("admin:clearing_counterpartystate_resume", args=["trading"])
 POLICY = reverse("admin:clearing_errorpolicy_add")
-WISH = {"step": "3", "reason": "their release of 18:00"}
+PAUSED_STEP = {"step": "3", "reason": "their release of 18:00"}
 
 
 @pytest.fixture
@@ -89,34 +89,43 @@ class TestSwitch:
     def test_pauses_one_step_with_a_reason_and_says_who(self, world: World, switcher: Client) -> None:
         assert switcher.get(PAUSE).status_code == 200
 
-        switcher.post(PAUSE, WISH)
+        switcher.post(PAUSE, PAUSED_STEP)
 
         pause = Pause.objects.get()
-        assert (pause.counterparty, pause.step, pause.actor, pause.reason) == ("trading", 3, "switcher", WISH["reason"])
+        assert (pause.counterparty, pause.step, pause.actor, pause.reason) == ("trading", 3, "switcher", PAUSED_STEP["reason"])
         entry = LogEntry.objects.get()
         assert (entry.user.username, entry.object_id) == ("switcher", "trading")
-        assert WISH["reason"] in entry.get_change_message()
+        assert PAUSED_STEP["reason"] in entry.get_change_message()
 
     def test_and_ends_it(self, world: World, switcher: Client) -> None:
-        switcher.post(PAUSE, WISH)
+        switcher.post(PAUSE, PAUSED_STEP)
 
         switcher.post(RESUME, {"step": "3", "reason": "they are done"})
 
         assert Pause.objects.count() == 0
         assert LogEntry.objects.count() == 2
 
+    def test_says_so_where_nothing_changed(self, world: World, switcher: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two operators press at once: the second one finds it paused."""
+        monkeypatch.setattr(counterparty_state, "set_pause", lambda *_, **__: False)
+
+        [message] = switcher.post(PAUSE, PAUSED_STEP, follow=True).context["messages"]
+
+        assert (str(message), message.level_tag) == ("Already paused; no change.", "info")
+        assert LogEntry.objects.count() == 0
+
     @pytest.mark.parametrize("wrong", [{"step": "2"}, {"step": "x"}, {"reason": "no"}])
     def test_wants_a_step_of_its_own_and_a_reason(self, world: World, switcher: Client, wrong: dict[str, str]) -> None:
-        assert switcher.post(PAUSE, {**WISH, **wrong}).status_code == 200
+        assert switcher.post(PAUSE, {**PAUSED_STEP, **wrong}).status_code == 200
         assert Pause.objects.count() == 0
 
     def test_is_not_for_everybody(self, world: World, onlooker: Client) -> None:
-        assert onlooker.post(PAUSE, WISH).status_code == 403
+        assert onlooker.post(PAUSE, PAUSED_STEP).status_code == 403
         assert onlooker.get(PAUSE).status_code == 403
         assert Pause.objects.count() == 0
 
     def test_knows_no_other_counterparties(self, world: World, switcher: Client) -> None:
-        assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["nobody"]), WISH).status_code == 403
+        assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["nobody"]), PAUSED_STEP).status_code == 403
 
 
 class TestPolicies:

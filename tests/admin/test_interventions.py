@@ -1,5 +1,5 @@
-"""The ways out in the admin: offered only where they are possible, asked for by one person and
-approved by another.
+"""Operator actions in the admin: offered only where they are possible, requested by one operator
+and approved by another.
 """
 
 from collections.abc import Callable
@@ -60,8 +60,8 @@ def unknown(world: World) -> Clearing:
     return world.run(world.accept())
 
 
-def ways(client: Client, clearing: Clearing) -> list[str]:
-    return [way.title for way in client.get(f"{LIST}{clearing.pk}/change/").context["desk"].ways]
+def choices(client: Client, clearing: Clearing) -> list[str]:
+    return [choice.title for choice in client.get(f"{LIST}{clearing.pk}/change/").context["resolution"].choices]
 
 
 def ask(client: Client, clearing: Clearing, kind: str, **fields: str) -> Any:
@@ -70,6 +70,10 @@ def ask(client: Client, clearing: Clearing, kind: str, **fields: str) -> Any:
 
 def decide(client: Client, intervention: Intervention, decision: str, **fields: str) -> Any:
     return client.post(f"{INTERVENTIONS}{intervention.pk}/decide/", {"decision": decision, **fields}, follow=True)
+
+
+def levels(answer: Any) -> list[str]:
+    return [message.level_tag for message in answer.context["messages"]]
 
 
 def forget_the_generation() -> None:
@@ -92,7 +96,7 @@ class TestAnOrderThatWasVoidedBeforeARestore:
         page = asker.get(f"{LIST}{clearing.pk}/change/").content.decode()
         assert "nothing is booked twice" in page
         assert "nothing is booked twice" not in plain
-        assert ways(asker, clearing) == ["Release the hold", "Confirm the step as done", "Confirm that the step did not happen", "Void the order"]
+        assert choices(asker, clearing) == ["Release the hold", "Confirm the step as done", "Confirm that the step did not happen", "Void the order"]
         void = asker.get(f"{LIST}{clearing.pk}/ask/void/").content.decode()
         assert "none of them is made again" in void
         assert "goes on in its lane" in asker.get(f"{LIST}{clearing.pk}/ask/release_hold/").content.decode()
@@ -101,19 +105,19 @@ class TestAnOrderThatWasVoidedBeforeARestore:
 
 class TestWhatIsOffered:
     def test_of_a_held_order(self, asker: Client, held: Clearing) -> None:
-        assert ways(asker, held) == ["Release the hold", "Confirm the step as done", "Void the order"]
+        assert choices(asker, held) == ["Release the hold", "Confirm the step as done", "Void the order"]
 
     def test_of_a_rejected_one(self, asker: Client, rejected: Clearing) -> None:
-        assert ways(asker, rejected) == ["Retry", "Confirm the step as done", "Void the order"]
+        assert choices(asker, rejected) == ["Retry", "Confirm the step as done", "Void the order"]
 
     def test_of_one_whose_outcome_is_not_known(self, asker: Client, unknown: Clearing) -> None:
-        assert ways(asker, unknown) == ["Confirm the step as done", "Confirm that the step did not happen"]
+        assert choices(asker, unknown) == ["Confirm the step as done", "Confirm that the step did not happen"]
 
     def test_of_a_cleared_one_nothing(self, asker: Client, world: World) -> None:
-        assert ways(asker, world.run(world.accept())) == []
+        assert choices(asker, world.run(world.accept())) == []
 
     def test_to_who_may_only_look_nothing(self, viewer: Client, rejected: Clearing) -> None:
-        assert ways(viewer, rejected) == []
+        assert choices(viewer, rejected) == []
         assert ask(viewer, rejected, "void").status_code == 403
 
     def test_on_the_sync_orders_page_too(self, asker: Client, held: Clearing) -> None:
@@ -141,7 +145,7 @@ class TestAsking:
     def test_a_void_names_the_bookings_before_anybody_asks(self, asker: Client, rejected: Clearing) -> None:
         page = asker.get(f"{LIST}{rejected.pk}/ask/void/")
 
-        assert [(one.account, one.asset, one.signed) for one in page.context["effect"].bookings] == [
+        assert [(one.account, one.asset, one.signed) for one in page.context["consequences"].bookings] == [
             ("counter", "BTC", "-0.05"),
             ("counter", "USDT", "3000"),
             ("system", "BTC", "0.05"),
@@ -170,14 +174,14 @@ class TestAsking:
         assert not Intervention.objects.exists()
 
     @pytest.mark.parametrize("kind", ["retry", "clear", "release_hold/x"])
-    def test_there_are_no_other_ways(self, asker: Client, held: Clearing, kind: str) -> None:
+    def test_there_are_no_other_kinds(self, asker: Client, held: Clearing, kind: str) -> None:
         assert asker.get(f"{LIST}{held.pk}/ask/{kind}/").status_code in {302, 404}
 
     def test_it_stands_in_the_audit_log(self, asker: Client, held: Clearing) -> None:
         ask(asker, held, "release_hold")
 
         entry = LogEntry.objects.get()
-        assert (entry.user.username, entry.object_id, entry.change_message) == ("ann", str(held.pk), f"Asked: Release the hold: {REASON}")
+        assert (entry.user.username, entry.object_id, entry.change_message) == ("ann", str(held.pk), f"Requested: Release the hold: {REASON}")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -233,17 +237,20 @@ class TestDeciding:
         assert held.state == State.PARKED
 
     def test_a_second_person_refuses_with_a_reason(self, approver: Client, held: Clearing, asked: Intervention) -> None:
-        assert "Say why" in told(decide(approver, asked, "refuse", reason=""))
+        assert "give a reason" in told(decide(approver, asked, "refuse", reason=""))
 
-        decide(approver, asked, "refuse", reason="theirs is right")
+        answer = decide(approver, asked, "refuse", reason="theirs is right")
 
+        assert levels(answer) == ["info"]
+        assert told(answer) == "Intervention refused. The order is unchanged."
         asked.refresh_from_db()
         held.refresh_from_db()
         assert (asked.state, asked.decided_by, asked.outcome, held.state) == ("refused", "ben", "theirs is right", State.PARKED)
 
     def test_who_asked_withdraws_it(self, asker: Client, asked: Intervention) -> None:
-        decide(asker, asked, "refuse", reason="a mistake of mine")
+        answer = decide(asker, asked, "refuse", reason="a mistake of mine")
 
+        assert told(answer) == "Intervention withdrawn. The order is unchanged."
         asked.refresh_from_db()
         assert (asked.state, asked.decided_by) == ("refused", "ann")
 
@@ -275,7 +282,7 @@ class TestDeciding:
 
         page = approver.get(f"{INTERVENTIONS}{intervention.pk}/change/")
 
-        assert page.context["effect"].text == "Step 3 counts as done; the order goes on with step 4."
+        assert page.context["consequences"].text == "Step 3 counts as done; the order goes on with step 4."
 
 
 @pytest.mark.django_db(transaction=True)

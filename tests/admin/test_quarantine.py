@@ -88,20 +88,20 @@ class TestReplaying:
         told = [str(found) for found in answer.context["messages"]]
         assert [text.partition(": ")[2] for text in told] == [
             "refused:unknown_asset is a new order",
-            "unreadable is still refused: mend what is wrong first",
+            "unreadable is still refused: fix the cause first",
         ]
         assert SyncOrder.objects.get().source == "replay"
         assert Clearing.objects.count() == 1
         assert set(Quarantined.objects.exclude(replayed_at=None)) == {refused}
 
     @pytest.mark.usefixtures("mended")
-    def test_that_a_mistake_of_ours_keeps_out_says_so(self, replayer: Client, refused: Quarantined, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_says_so_where_an_internal_error_stops_it(self, replayer: Client, refused: Quarantined, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(clearing_intake, "_facts", None)
 
         answer = replayer.post(PAGE, {"ids": str(refused.pk)}, follow=True)
 
-        assert "is kept out by a mistake of ours: TypeError" in answer.content.decode()
-        assert LogEntry.objects.get().change_message.startswith("Replay: is kept out by a mistake of ours")
+        assert "could not be replayed because of an internal error: TypeError" in answer.content.decode()
+        assert LogEntry.objects.get().change_message.startswith("Replay: could not be replayed because of an internal error")
 
     @pytest.mark.usefixtures("mended")
     def test_stands_in_the_audit_log(self, replayer: Client, refused: Quarantined) -> None:

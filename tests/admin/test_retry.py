@@ -38,10 +38,18 @@ class TestAsking:
 
         assert answer.context["chosen"] == [parked]
 
-    def test_an_order_that_is_under_way_does_not_offer_it(self, operator: Client, world: World) -> None:
+    def test_an_order_in_flight_does_not_offer_it(self, operator: Client, world: World) -> None:
         queued = world.accept()
 
         assert "retry-this" not in operator.get(f"{LIST}{queued.pk}/change/").content.decode()
+
+    @pytest.mark.parametrize(("error", "hold"), [("key_expired", ""), ("key_reused", ""), ("contents_differ", "contents_differ")])
+    def test_nor_does_one_whose_situation_forbids_it_and_the_page_says_why(self, operator: Client, parked: Clearing, error: str, hold: str) -> None:
+        Clearing.objects.filter(pk=parked.pk).update(error_code=error, hold_code=hold)
+
+        assert "retry-this" not in operator.get(f"{LIST}{parked.pk}/change/").content.decode()
+        [(clearing, reason)] = operator.get(f"{PAGE}?ids={parked.pk}").context["refused"]
+        assert (clearing, "confirm first" in reason or "released, not retried" in reason) == (parked, True)
 
     def test_looking_changes_nothing(self, operator: Client, parked: Clearing) -> None:
         operator.get(f"{PAGE}?ids={parked.pk}")

@@ -1,4 +1,4 @@
-"""Two people who ask for ways out and approve them, and orders that stand in need of one."""
+"""Two operators who request and approve interventions, and orders that need one."""
 
 from django.db import connection
 from pytest_django import Settings
@@ -6,7 +6,7 @@ from pytest_django import Settings
 from base.clock import shift_clock
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.requests import approve, ask
+from clearing.interventions.requests import approve, request_approval
 from clearing.models import Clearing
 from clearing.status import InterventionKind, State
 from clearing.store import claims
@@ -21,7 +21,7 @@ LATER = 120  # seconds: beyond any request that may be on its way
 
 
 def asked(clearing: Clearing, kind: K, evidence: OutsideEvidence = BY_PHONE) -> int:
-    return ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+    return request_approval(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
 
 
 def done_by_two(clearing: Clearing, kind: K, evidence: OutsideEvidence = BY_PHONE, *, later: float = LATER) -> Clearing:

@@ -12,7 +12,7 @@ from pytest_django import Settings
 from base.clock import shift_clock
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.requests import approve, ask
+from clearing.interventions.requests import approve, request_approval
 from clearing.models import Clearing, Intervention
 from clearing.status import State
 from clearing.store import recovery
@@ -62,7 +62,7 @@ def parked_at_2(world: World, settings: Settings, created_ms: int) -> Clearing:
 
 
 def void(clearing: Clearing) -> Intervention:
-    pk = ask(clearing.pk, K.VOID, person=ANN, reason=REASON)
+    pk = request_approval(clearing.pk, K.VOID, person=ANN, reason=REASON)
     shift_clock(LATER)
     approve(pk, person=BEN)
     shift_clock(0)

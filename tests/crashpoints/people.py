@@ -1,5 +1,5 @@
-"""What people do, as the admin does it for them: a retry, and the ways out that a second person
-approves. Who comes back later finds what was done, and does the rest.
+"""What people do, as the admin does it for them: a retry, and the interventions that a second
+operator approves. Who comes back later finds what was done, and does the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from clearing import opening
 from clearing.admin import counterparties
 from clearing.admin import retry as admin_retry
 from clearing.interventions import requests
+from clearing.interventions.case import load
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, State
 from clearing.store.interventions import OutsideEvidence, Person
@@ -121,13 +122,13 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
 def _asked(clearing: Clearing, kind: InterventionKind) -> int:
     with transaction.atomic():
         evidence = _by_phone(clearing) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
-        return requests.ask(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+        return requests.request_approval(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
 
 
 def _by_phone(clearing: Clearing) -> OutsideEvidence:
     """What the counterparty's people say of the current operation: all of it was done."""
-    wish = msgspec.json.decode(bytes(requests.current_operation(clearing).request))
-    if "sell_amount" not in wish:
-        return replace(BY_PHONE, amount=Decimal(wish["amount"]))
-    sold = Decimal(wish["sell_amount"])
+    request = msgspec.json.decode(bytes(load(clearing.pk).operation.request))
+    if "sell_amount" not in request:
+        return replace(BY_PHONE, amount=Decimal(request["amount"]))
+    sold = Decimal(request["sell_amount"])
     return replace(BY_PHONE, amount=sold, bought=(sold / PRICE).quantize(Decimal("1e-8"), rounding=ROUND_DOWN))

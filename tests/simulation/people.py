@@ -19,8 +19,9 @@ from django.db import OperationalError, transaction
 from clearing.flow.flows import dues
 from clearing.gateways import counterparty_state
 from clearing.interventions import requests
+from clearing.interventions.case import load
 from clearing.interventions.eligibility import UNSURE
-from clearing.interventions.requests import current_operation, retry_by_hand
+from clearing.interventions.requests import retry_by_hand
 from clearing.models import Clearing, Intervention, Operation
 from clearing.policy.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, InterventionState, State
@@ -70,8 +71,8 @@ class People:
 
     @staticmethod
     def _load(pk: int) -> tuple[Clearing, Operation]:
-        clearing = Clearing.objects.select_related("order").get(pk=pk)
-        return clearing, current_operation(clearing)
+        case = load(pk)
+        return case.clearing, case.operation
 
     def _look_into(self, pk: int) -> None:
         self._confirm(*self._load(pk))
@@ -94,7 +95,7 @@ class People:
 
     def _ask(self, clearing: Clearing, kind: InterventionKind, evidence: OutsideEvidence) -> None:
         with _as_the_admin_does():
-            requests.ask(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
+            requests.request_approval(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
         self.done[f"asked: {kind}"] += 1
 
     def approve(self) -> None:

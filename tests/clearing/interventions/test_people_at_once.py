@@ -133,7 +133,7 @@ class TestSameMoment:
         claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
         clearing = busy_world.run(clearing)
         assert (clearing.state, operation(clearing, 1).state) == (State.PARKED, OperationState.UNKNOWN)
-        with pytest.raises(NotPossible, match="nobody knows"):
+        with pytest.raises(NotPossible, match="not known whether"):
             asked(clearing, K.VOID)
         pk = asked(clearing, K.CONFIRM_NOT_DONE)
 

@@ -120,12 +120,12 @@ class TestRefusal:
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=422, code="key_reused"))
         order = world.run(world.accept())
 
-        with pytest.raises(NotPossible, match="other bytes"):
+        with pytest.raises(NotPossible, match="other contents than ours"):
             retry_by_hand(order.pk, actor="ann", reason="again")
 
     def test_a_change_in_the_meantime_wins(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         order = parked(world)
-        monkeypatch.setattr("clearing.interventions.requests.check", retry_meanwhile)
+        monkeypatch.setattr("clearing.interventions.requests.require", retry_meanwhile)
 
         with pytest.raises(NotPossible, match="changed"):
             retry_by_hand(order.pk, actor="ann", reason="again")

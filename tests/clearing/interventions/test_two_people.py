@@ -1,5 +1,5 @@
-"""Ways out that one person asks for and another approves, and what comes in between; a retry, which
-needs one person, is kept too.
+"""Interventions that one operator requests and another approves, and what happens between; a retry,
+which needs one person, is kept too.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from pytest_django import Settings
 from base.clock import shift_clock
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.requests import approve, ask, refuse, retry_by_hand
+from clearing.interventions.requests import approve, refuse, request_approval, retry_by_hand
 from clearing.models import Intervention
 from clearing.status import InterventionState, OperationState, State
 from clearing.store import claims
@@ -100,7 +100,7 @@ class TestTwoPeople:
     @pytest.mark.parametrize("reason", ["", "  "])
     def test_without_a_reason_nothing_is_asked_for(self, world: World, reason: str) -> None:
         with pytest.raises(NotPossible, match="reason"):
-            ask(held(world).pk, K.RELEASE_HOLD, person=ANN, reason=reason)
+            request_approval(held(world).pk, K.RELEASE_HOLD, person=ANN, reason=reason)
 
 
 class TestMeanwhile:
@@ -139,7 +139,7 @@ class TestMeanwhile:
         def confirmed_first(*_: object) -> None:
             approve(pk, person=BEN)
 
-        monkeypatch.setattr("clearing.interventions.requests.check", confirmed_first)
+        monkeypatch.setattr("clearing.interventions.requests.require", confirmed_first)
         with pytest.raises(NotPossible, match="changed"):
             retry_by_hand(clearing.pk, actor="cleo", reason="again")
 

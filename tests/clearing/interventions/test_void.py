@@ -76,13 +76,13 @@ class TestVoid:
         clearing = unknown(world, kind=fault)
         refuse(asked(clearing, K.CONFIRM_NOT_DONE), person=BEN, reason="let us ask them again")
 
-        with pytest.raises(NotPossible, match="nobody knows"):
+        with pytest.raises(NotPossible, match="not known whether"):
             asked(clearing, K.VOID)
 
     def test_nor_does_the_database_let_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = unknown(world)
         refuse(asked(clearing, K.CONFIRM_NOT_DONE), person=BEN, reason="let us ask them again")
-        monkeypatch.setattr("clearing.interventions.requests.check", lambda *_: None)
+        monkeypatch.setattr("clearing.interventions.requests.require", lambda *_: None)
         pk = asked(clearing, K.VOID)
         shift_clock(LATER)
 

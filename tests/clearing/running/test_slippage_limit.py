@@ -10,7 +10,8 @@ from pytest_django import Settings
 from base.clock import shift_clock
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.requests import approve, ask, effect_of, retry_by_hand
+from clearing.interventions.case import load
+from clearing.interventions.requests import approve, consequences_of, request_approval, retry_by_hand
 from clearing.models import Clearing
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store.interventions import OutsideEvidence, Person
@@ -56,7 +57,7 @@ class TestConfirmedByPeople:
 
     def confirmed(self, clearing: Clearing, bought: str) -> Clearing:
         evidence = OutsideEvidence("phone-17", amount=Decimal(3_000), bought=Decimal(bought))
-        pk = ask(clearing.pk, InterventionKind.CONFIRM_DONE, person=Person("ann", 1), reason="said so by phone", evidence=evidence)
+        pk = request_approval(clearing.pk, InterventionKind.CONFIRM_DONE, person=Person("ann", 1), reason="said so by phone", evidence=evidence)
         shift_clock(120)  # beyond any request that may be on its way
         approve(pk, person=Person("ben", 2))
         shift_clock(0)
@@ -85,9 +86,9 @@ class TestConfirmedByPeople:
     def test_both_people_read_so_beforehand(self, unknown: Clearing) -> None:
         evidence = OutsideEvidence("phone-17", amount=Decimal(3_000), bought=Decimal("0.045"))
 
-        effect = effect_of(unknown, operation(unknown, 3), InterventionKind.CONFIRM_DONE, evidence)
+        consequences = consequences_of(load(unknown.pk), InterventionKind.CONFIRM_DONE, evidence)
 
-        assert effect.text == "Step 3 counts as done; the order stays parked (slippage_exceeded)."
+        assert consequences.text == "Step 3 counts as done; the order stays parked (slippage_exceeded)."
 
 
 def test_the_users_next_order_does_not_wait_for_it(world: World) -> None:

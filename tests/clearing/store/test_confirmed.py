@@ -195,7 +195,7 @@ class TestConfirmedAsNotDone:
     def test_nor_of_a_reused_one(self, world: World) -> None:
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=422, code="key_reused"))
         clearing = world.run(world.accept())
-        with pytest.raises(NotPossible, match="other bytes"):
+        with pytest.raises(NotPossible, match="other contents than ours"):
             retry_by_hand(clearing.pk, actor="cleo", reason="again")
 
         done_by_two(clearing, K.CONFIRM_NOT_DONE)

@@ -11,18 +11,19 @@ from base.clock import shift_clock
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions import requests
-from clearing.interventions.requests import approve, ask, bookings_of, retry_by_hand
+from clearing.interventions.case import Case, load
+from clearing.interventions.requests import approve, request_approval, retry_by_hand
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionState, OperationState, State
-from clearing.store import interventions
 from clearing.store.interventions import NotPossible
+from clearing.store.restored import restore_facts
 from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two
 from tests.clearing.restored import HOUR_MS, NUMBER, forgotten, now_ms
 from tests.support.orders import World, operation
 
 
-def only_asked(world: World, clearing: Clearing) -> Clearing:
-    retry_by_hand(clearing.pk, actor="ann", reason="before it is voided", only_ask=True)
+def query_only(world: World, clearing: Clearing) -> Clearing:
+    retry_by_hand(clearing.pk, actor="ann", reason="before it is voided", query_only=True)
     return world.run(clearing)
 
 
@@ -45,17 +46,17 @@ class TestAVoid:
     def test_is_not_asked_for_while_a_forgotten_retry_may_have_been_done(self, world: World) -> None:
         clearing = rejected_before(world, now_ms(), then_cleared=True)
 
-        with pytest.raises(NotPossible, match=":2:r1 asked for first"):
+        with pytest.raises(NotPossible, match=":2:r1 first"):
             asked(clearing, K.VOID)
 
     def test_is_not_approved_either(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = rejected_before(world, now_ms(), then_cleared=True)
         with monkeypatch.context() as patched:
-            patched.setattr(requests, "effect_of", lambda *_: None)
-            pk = ask(clearing.pk, K.VOID, person=ANN, reason=REASON)
+            patched.setattr(requests, "consequences_of", lambda *_: None)
+            pk = request_approval(clearing.pk, K.VOID, person=ANN, reason=REASON)
         shift_clock(LATER)
 
-        with pytest.raises(NotPossible, match=":2:r1 asked for first"):
+        with pytest.raises(NotPossible, match=":2:r1 first"):
             approve(pk, person=BEN)
 
         shift_clock(0)
@@ -66,7 +67,7 @@ class TestAVoid:
         clearing = rejected_before(world, now_ms(), then_cleared=True)
         applied = list(world.counterparties.applied)
 
-        clearing = only_asked(world, clearing)
+        clearing = query_only(world, clearing)
 
         assert operation(clearing, 2).state == OperationState.DONE
         assert (clearing.state, clearing.step, clearing.hold_code) == (State.PARKED, 3, "only_asked")
@@ -81,7 +82,7 @@ class TestAVoid:
         clearing = rejected_before(world, now_ms(), then_cleared=False)
         applied = list(world.counterparties.applied)
 
-        clearing = only_asked(world, clearing)
+        clearing = query_only(world, clearing)
 
         assert (clearing.state, clearing.error_code, operation(clearing, 2).key[-5:]) == (State.PARKED, "only_asked", ":2:r1")
         assert world.counterparties.applied == applied
@@ -101,20 +102,16 @@ class TestAVoid:
         clearing = world.run(world.accept(number=NUMBER, created_ms=created))
         assert (clearing.state, clearing.error_code) == (State.PARKED, "partial_execution")
 
-        with pytest.raises(NotPossible, match=r":3\.2 asked for first"):
+        with pytest.raises(NotPossible, match=r":3\.2 first"):
             asked(clearing, K.VOID)
 
-        clearing = only_asked(world, clearing)
-        assert len(bookings_of(clearing)) > 0
+        clearing = query_only(world, clearing)
+        assert len(load(clearing.pk).bookings()) > 0
         assert (clearing.step, clearing.state) == (4, State.PARKED)
 
     def test_of_one_that_has_sold_all_for_nothing_needs_no_question(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = rejected_before(world, now_ms(), then_cleared=False)
-
-        def nothing_left(*_: object) -> None:
-            raise NotPossible("nothing_left", "all of it was sold")
-
-        monkeypatch.setattr(requests, "_following", nothing_left)
+        monkeypatch.setattr(Case, "_nothing_left", lambda _: True)
 
         assert asked(clearing, K.VOID)
 
@@ -123,7 +120,7 @@ class TestAVoid:
         clearing = world.run(world.accept())
 
         with pytest.raises(NotPossible, match="only a parked order from before a restore"):
-            retry_by_hand(clearing.pk, actor="ann", reason="for nothing", only_ask=True)
+            retry_by_hand(clearing.pk, actor="ann", reason="for nothing", query_only=True)
 
         assert asked(clearing, K.VOID)
 
@@ -133,7 +130,7 @@ class TestAHoldThatWasThere:
         clearing = rejected_before(world, now_ms(), then_cleared=False)
         Clearing.objects.filter(pk=clearing.pk).update(hold_code="contents_differ", held_at="2026-01-01T00:00:00Z")
 
-        clearing = only_asked(world, clearing)
+        clearing = query_only(world, clearing)
 
         assert (clearing.state, clearing.hold_code, clearing.error_code) == (State.PARKED, "contents_differ", "contents_differ")
 
@@ -165,7 +162,7 @@ class TestAnOrderThatIsOlderThanKeysAreKept:
             pass
         shift_clock(0)
 
-        assert not interventions.not_done_since_restore(clearing.pk)
+        assert not restore_facts([clearing.pk])[clearing.pk].confirmed_not_done
         retry_by_hand(clearing.pk, actor="ann", reason="not done there")
 
         clearing.refresh_from_db()

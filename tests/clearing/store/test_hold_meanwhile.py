@@ -45,7 +45,7 @@ class TestHoldAtTheSameMoment:
     def test_a_held_order_is_not_retried_however_stale_the_page(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
         claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
-        monkeypatch.setattr("clearing.interventions.requests.check", lambda *_: None)
+        monkeypatch.setattr("clearing.interventions.requests.require", lambda *_: None)
 
         with pytest.raises(NotPossible, match="changed"):
             retry_by_hand(clearing.pk, actor="ann", reason="again")

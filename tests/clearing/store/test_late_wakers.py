@@ -15,7 +15,7 @@ from clearing.dispatch import publish
 from clearing.flow.flows import Parks, Planned, after
 from clearing.gateways import Action, Done, Exchanged
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.requests import approve, ask, retry_by_hand
+from clearing.interventions.requests import approve, request_approval, retry_by_hand
 from clearing.models import Clearing
 from clearing.policy.backoff import Reaction
 from clearing.status import InterventionKind, OperationState, Outcome, State
@@ -127,7 +127,9 @@ class TestParkedAsPoisonMeanwhile:
     def test_so_nobody_may_say_that_it_was_not_done(self, sleeper: Sleeper) -> None:
         sleeper.parks_its_step()
         shift_clock(120)
-        intervention = ask(sleeper.clearing.pk, InterventionKind.CONFIRM_NOT_DONE, person=ANN, reason="not in their books", evidence=PHONE)
+        intervention = request_approval(
+            sleeper.clearing.pk, InterventionKind.CONFIRM_NOT_DONE, person=ANN, reason="not in their books", evidence=PHONE
+        )
 
         with pytest.raises(NotPossible, match="has answered that the operation was done"):
             approve(intervention, person=BOB)
@@ -153,7 +155,7 @@ class TestConfirmedByPeopleMeanwhile:
         swept(sleeper.clearing)
         claims.hold(sleeper.clearing.order.order_id, "contents_differ", actor="test", generation="")
         shift_clock(120)
-        approve(ask(sleeper.clearing.pk, InterventionKind.CONFIRM_DONE, person=ANN, reason="in their books", evidence=PHONE), person=BOB)
+        approve(request_approval(sleeper.clearing.pk, InterventionKind.CONFIRM_DONE, person=ANN, reason="in their books", evidence=PHONE), person=BOB)
         shift_clock(0)
         sleeper.clearing.refresh_from_db()
         assert (sleeper.clearing.state, sleeper.clearing.step) == (State.PARKED, 2)

@@ -12,13 +12,15 @@ from base.clock import shift_clock
 from clearing.dispatch import publish
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.interventions.eligibility import ways_out
-from clearing.interventions.requests import approve, bookings_of, retry_by_hand, standing_of
+from clearing.interventions.case import load
+from clearing.interventions.eligibility import possible
+from clearing.interventions.requests import approve, retry_by_hand
 from clearing.models import Attempt, Clearing, Intervention, RestorePoint, VoidedBefore
 from clearing.status import OperationState, Outcome, State
-from clearing.store import claims, interventions, recovery
+from clearing.store import claims, recovery
 from clearing.store.claims import ClearingRef
 from clearing.store.interventions import NotPossible
+from clearing.store.restored import done_since_restore
 from tests.clearing.people import BEN, LATER, K, asked, done_by_two
 from tests.clearing.restored import HELD, NUMBER, ORDER_ID, forgotten, now_ms, parked_at_2, tell, to_the_end, void
 from tests.support.orders import World, operation, outcomes
@@ -120,7 +122,7 @@ class TestAVoidThatARestoreHasForgotten:
         tell(ORDER_ID)
 
         clearing.refresh_from_db()
-        assert {(one.account, one.asset) for one in bookings_of(clearing)} == {("system", "BTC"), ("fund", "BTC")}
+        assert {(one.account, one.asset) for one in load(clearing.pk).bookings()} == {("system", "BTC"), ("fund", "BTC")}
 
     @pytest.mark.parametrize(
         ("attempts", "since"),
@@ -144,7 +146,7 @@ class TestAVoidThatARestoreHasForgotten:
         )
         clearing.operations.update(state=OperationState.DONE)
 
-        assert interventions.done_since_restore(clearing.pk) == ([current.pk] if since else [])
+        assert done_since_restore(clearing.pk) == ([current.pk] if since else [])
 
     def test_does_not_settle_what_was_sent_since_the_restore(self, world: World, voided: int) -> None:
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.RESET))
@@ -176,7 +178,7 @@ class TestAVoidThatARestoreHasForgotten:
             void(world.run(come_again(world, created)))
         clearing = world.run(come_again(world, created))
         assert operation(clearing, 2).state == OperationState.REJECTED
-        with pytest.raises(NotPossible, match="asked for first"):
+        with pytest.raises(NotPossible, match="may have forgotten a retry"):
             asked(clearing, K.VOID)
 
         tell(ORDER_ID)
@@ -187,7 +189,7 @@ class TestAVoidThatARestoreHasForgotten:
     def test_that_was_never_made_is_released_and_the_order_cleared(self, world: World, voided: int) -> None:
         tell(ORDER_ID)
         clearing = come_again(world, voided)
-        assert K.RETRY not in ways_out(standing_of(clearing, operation(clearing, 1)))
+        assert K.RETRY not in possible(load(clearing.pk).situation)
         with pytest.raises(NotPossible, match="void it again"):
             retry_by_hand(clearing.pk, actor="ann", reason="no")
 
