@@ -1,7 +1,7 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test smoke test-zookeeper outages lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka
-.PHONY: crashpoints chaos simulate pins clean
+.PHONY: crashpoints chaos simulate state-machine upgrade-test pins clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -52,7 +52,7 @@ demo: setup ## clear 500 orders on a service of its own; Ctrl-C ends it (ONCE=1:
 
 test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
-	@$(PYTEST) -m "processes and not zookeeper"
+	@$(PYTEST) -n 2 --dist loadfile -m "processes and not zookeeper"
 
 smoke: setup ## every documented command once, on a small size (ONLY="rolling audit" SKIP="chaos" JSON=1)
 	@$(PY) -m tests.smoke $(addprefix --only ,$(ONLY)) $(addprefix --skip ,$(SKIP)) $(json)
@@ -81,6 +81,12 @@ bench: setup ## benchmarks beside their floor (BENCH="overhead burst" ORDERS= RO
 
 bench-intake: ## the intake's benchmarks: decoder, consumer, gap pass over a million known orders (some ten minutes)
 	@$(MAKE) bench BENCH="decode ingest gaps"
+
+state-machine: setup ## random sequences of events against the status table (EXAMPLES=500 SEED=); a failure names its seed
+	@STATE_MACHINE_EXAMPLES=$(or $(EXAMPLES),500) STATE_MACHINE_SEED=$(SEED) $(PYTEST) -s tests/clearing/store/test_state_machine.py
+
+upgrade-test: setup ## upgrade from an older release and back while orders flow, then the audit (FROM=commit ORDERS=200 JSON=1)
+	@$(PY) -m tests.upgrade $(call option,FROM) $(call option,ORDERS) $(json)
 
 rolling: setup ## replace every process one by one while orders flow, and measure the delay (RATE= SECONDS=20 JSON=1)
 	@$(PY) -m benchmarks rolling $(call option,RATE) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20)) $(json)

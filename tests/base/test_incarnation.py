@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from django.db import OperationalError, connection
+from structlog.testing import capture_logs
 
 from base import incarnation, notify
 from base.clock import ServiceNow
@@ -179,8 +180,19 @@ class TestReady:
             mailbox.settimeout(5)
             assert mailbox.recv(100) == b"READY=1"
 
-    @pytest.mark.parametrize("address", ["", "/nowhere/at/all"])
-    def test_nobody_need_listen(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    def test_a_supervisor_that_does_not_listen_is_logged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
 
-        notify.ready()
+        with capture_logs() as logged:
+            notify.ready()
+
+        assert [(line["log_level"], line["socket"]) for line in logged] == [("warning", "/nowhere/at/all")]
+
+    def test_without_a_supervisor_nothing_is_sent_and_nothing_logged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", "")
+        monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("it opened a socket"))
+
+        with capture_logs() as logged:
+            notify.ready()
+
+        assert logged == []

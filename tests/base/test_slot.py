@@ -79,9 +79,20 @@ class TestWaiting:
             assert second.in_place.wait(10)
 
     def test_other_slots_are_free_and_no_name_is_none(self) -> None:
-        stopping = threading.Event()
-        with held("slot-1", stopping), held("slot-2", stopping), held("", stopping), held("", stopping):
-            pass
+        stopping, reached = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with held("slot-1", stopping), held("slot-2", stopping), held("", stopping), held("", stopping):
+                assert len(holders()) == 2
+                reached.set()
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        in_time = reached.wait(20)
+        stopping.set()
+        holding.join(20)
+
+        assert in_time
 
     def test_ends_for_one_that_is_told_to_stop(self, first: Process) -> None:
         with process() as second:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pytest_django import Settings
+from structlog.testing import capture_logs
 
 from base import alarms, webhook
 from base.http import AnswerLost, HttpAnswer, NotSent
@@ -246,10 +247,19 @@ class TestRaisingAnAlarm:
         assert [(body["kind"], body["code"]) for body in bodies] == [("alarm", "trial"), ("event", "people_void"), ("event", "people_void")]
         assert REGISTRY.get_sample_value("acceptance_alarms_total", {"code": "people_void"}) is None
 
-    def test_never_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(alarms, "_webhook", lambda: 1 / 0)
+    def test_is_counted_and_logged_though_the_webhook_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def raised() -> float:
+            return REGISTRY.get_sample_value("acceptance_alarms_total", {"code": "trial"}) or 0
 
-        alarms.alarm("trial", "somebody should look")
+        monkeypatch.setattr(alarms, "_webhook", lambda: 1 / 0)
+        before = raised()
+
+        with capture_logs() as logged:
+            alarms.alarm("trial", "somebody should look", order_id="o-1")
+
+        assert raised() == before + 1
+        assert logged[0] == {"event": "somebody should look", "alarm": "trial", "order_id": "o-1", "log_level": "error"}
+        assert [line["log_level"] for line in logged] == ["error", "error"]  # the second says that the webhook failed
 
     def test_without_an_address_nothing_is_sent(self, settings: Settings) -> None:
         settings.ALARM_WEBHOOK_URL = ""

@@ -69,6 +69,7 @@ HISTORY_SQL = """
              AS h (from_state, to_state, step, epoch, actor, ms)
     WHERE o.order_id LIKE 'bulk-%%' AND (c.state = 'cleared' OR h.epoch = 0 OR (c.state <> 'waiting' AND h.step <= c.step))
 """
+STATEMENTS = (ORDERS_SQL, CLEARINGS_SQL, OPERATIONS_SQL, ATTEMPTS_SQL, HISTORY_SQL)
 TABLES = ("orders_syncorder", "clearing_clearing", "clearing_operation", "clearing_attempt", "clearing_statuschange")
 
 
@@ -78,8 +79,14 @@ def create_orders(count: int, *, users: int = 200) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)")
-        for sql in (ORDERS_SQL, CLEARINGS_SQL, OPERATIONS_SQL, ATTEMPTS_SQL, HISTORY_SQL):
+        for sql in STATEMENTS:
             cursor.execute(sql, {"count": count, "users": users})
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for table in TABLES:
             cursor.execute(f"ANALYZE {table}")
+
+
+def remove_orders() -> None:
+    """Removes every order, so that others can be created in the same test."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE")

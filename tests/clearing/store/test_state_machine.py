@@ -1,17 +1,23 @@
-"""Whatever comes after whatever: Hypothesis looks for a sequence of events after which a clearing
-isn't as it must be.
+"""No sequence of events may leave a clearing as it must not be: Hypothesis looks for one.
 
-Works that were claimed once stay in hand, as in a worker that has been away: each may go on at any
-time, also after its claim was lost.
+Claimed work stays in hand, as in a worker that was suspended: each piece may go on at any time,
+also after its claim was lost.
+
+In `make test` the examples are the same each time, so that its result says something of the code
+alone. `make state-machine EXAMPLES=500` takes others each time; when it fails, it names the seed
+that repeats them (`SEED=`).
 """
 
+import os
+import random
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -142,11 +148,23 @@ class Clearings(RuleBasedStateMachine):
             assert steps[order_id] == {1, 2, 3, 4}
 
 
-@pytest.mark.timeout(300)
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES") or 0)  # 0: the quick run's
+QUICK = settings(max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+LONG = settings(QUICK, max_examples=max(EXAMPLES, 1), derandomize=False, print_blob=True)
+
+
+@pytest.mark.timeout(300 + 5 * EXAMPLES)
 def test_no_sequence_of_events_breaks_a_clearing(transactional_db: None, settings: Any) -> None:
     settings.RETRY_BASE_MS = 1
     broker.client().flushdb()
-    run_state_machine_as_test(Clearings, settings=QUICK)
-
-
-QUICK = settings(max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    if not EXAMPLES:
+        run_state_machine_as_test(Clearings, settings=QUICK)
+        return
+    number = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
+    again = f"make state-machine EXAMPLES={EXAMPLES} SEED={number}"
+    sys.stdout.write(f"\nRepeat it by: {again}\n")
+    try:
+        run_state_machine_as_test(seed(number)(Clearings), settings=LONG)
+    except BaseException as error:
+        error.add_note(f"Repeat it by: {again}")
+        raise

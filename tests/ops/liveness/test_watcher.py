@@ -68,20 +68,30 @@ class TestLook:
         assert Incarnation.objects.get().ended_at is None
 
     def test_a_database_that_is_away_ends_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        def away() -> None:
+        asked: list[bool] = []
+
+        def unavailable() -> None:
+            asked.append(True)
             raise ConnectionError
 
-        monkeypatch.setattr(heartbeats, "living", away)
+        monkeypatch.setattr(heartbeats, "living", unavailable)
 
         look(nothing)
+
+        assert asked == [True]
 
     def test_a_sweep_that_fails_ends_no_looking(self, world: World) -> None:
         Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
 
+        swept: list[bool] = []
+
         def fails() -> None:
+            swept.append(True)
             raise TermOutdated
 
         look(fails)
+
+        assert swept == [True]
 
 
 class TestWatcher:
