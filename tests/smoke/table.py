@@ -10,6 +10,7 @@ from typing import Final
 from stack import zookeeper
 from stack.rundir import CHECKOUT
 from tests.smoke.judging import Judge, has_figures, has_json, helps, succeeded
+from tests.upgrade.release import LAST_RELEASE, UpgradeError, resolve
 
 PY: Final = sys.executable
 EXCEPTIONS_MAX: Final = 6
@@ -36,6 +37,15 @@ def no_kafka() -> str | None:
     """Why no real Kafka can run here."""
     absent = [name for name in ("java", "mvn") if shutil.which(name) is None]
     return f"a real Kafka needs {' and '.join(absent)}: apt install default-jre-headless maven" if absent else None
+
+
+def no_older_release() -> str | None:
+    """Why no older release can be upgraded here: a checkout without its history."""
+    try:
+        resolve(LAST_RELEASE)
+    except UpgradeError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,16 @@ ALONE: Final = (
     figure("pages", 20, "--orders=2000", "--rounds=1"),
     figure("handover", 25, "--hand-overs=1"),
     make("rolling", 100, "SECONDS=5", "JSON=1", covers=("python -m benchmarks rolling",), judge=has_json),
+    make("state-machine", 20, "EXAMPLES=10"),
+    make("upgrade-test", 120, "ORDERS=30", "JSON=1", judge=has_json, needs=no_older_release),
+    Check(
+        "tests.upgrade.locks",
+        ("python -m tests.upgrade.locks",),
+        (PY, "-m", "tests.upgrade.locks", "--orders=2000", "--json"),
+        30,
+        has_json,
+        needs=no_older_release,
+    ),
     make("lossy-intake", 50, "ORDERS=1000", "DELAY=6", "JSON=1", judge=has_json),
     make("kill-consumer", 50, "ORDERS=300", "KILLS=3", "JSON=1", judge=has_json),
     make("chaos", 60, "ORDERS=120", "FAULTS=12", "SPACING=2", judge=has_json),
@@ -151,7 +171,8 @@ def help_checks() -> list[Check]:
     ]
     modules = ("benchmarks", "stack.supervisor", "tests.chaos", "tests.simulation", "tests.crashpoints", "tests.fuzz.decode")
     suites = ("tests.endurance.lossy", "tests.endurance.kills", "tests.leadership.faults", "tests.leadership.outages", "tests.smoke")
-    asked = [Check(f"{name} --help", (f"python -m {name}",), (PY, "-m", name, "--help"), 2, helps) for name in (*modules, *suites)]
+    upgrades = ("tests.upgrade", "tests.upgrade.locks")
+    asked = [Check(f"{name} --help", (f"python -m {name}",), (PY, "-m", name, "--help"), 2, helps) for name in (*modules, *suites, *upgrades)]
     return [*managed, *asked]
 
 
