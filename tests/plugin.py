@@ -74,10 +74,11 @@ def take_a_broker_database() -> None:
 
 def pytest_configure() -> None:
     """No time limit where whole databases are made and dropped: each drop waits for a checkpoint,
-    which a slow disk makes long.
+    which a slow disk makes long. After a test only the tables that it used are emptied.
     """
     from django.db.backends.base.base import NO_DB_ALIAS
     from django.db.backends.signals import connection_created
+    from django.test import TransactionTestCase
 
     def without_limits(connection: Any, **_: object) -> None:
         if connection.alias == NO_DB_ALIAS:
@@ -85,3 +86,6 @@ def pytest_configure() -> None:
                 cursor.execute("SET statement_timeout = 0; SET transaction_timeout = 0")
 
     connection_created.connect(without_limits, weak=False)
+    from tests.support.emptying import empty_used_tables
+
+    TransactionTestCase._fixture_teardown = empty_used_tables  # type: ignore[attr-defined]

@@ -83,6 +83,7 @@ class TestABrokenEngine:
     def test_messages_that_are_gone_are_never_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recovery, "resend", lambda *_, **__: [])
         monkeypatch.setattr("tests.simulation.broker.LOST", 0.1)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
 
         found = simulate(ORDERS, seed=5)
 
@@ -102,6 +103,7 @@ class TestABrokenEngine:
 
     def test_what_the_log_lost_is_never_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(counter, "NOT_LOGGED", 0.1)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
         monkeypatch.setattr(counter.Counter, "shards", lambda self: Shards((), self._now_ms()))
 
         found = simulate(ORDERS, seed=5)

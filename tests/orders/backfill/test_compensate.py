@@ -17,14 +17,14 @@ from clearing.models import Clearing
 from ops import wiring
 from ops.management.commands import compensate
 from orders.models import SyncOrder, Watermark
-from tests.support.sandbox import SandboxServer, running_sandbox
+from tests.support.sandbox import SandboxServer, sandbox_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
 def counter(tmp_path_factory: pytest.TempPathFactory, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxServer]:
-    with running_sandbox(tmp_path_factory.mktemp("counter"), options=("--seed", "7")) as server:
+    with sandbox_thread(tmp_path_factory.mktemp("counter")) as server:
         monkeypatch.setattr(wiring, "_counter", lambda: SignedClient(server.counter_url, settings.COUNTERPARTY_KEYS["counter"]))
         broker.client().flushdb()
         yield server

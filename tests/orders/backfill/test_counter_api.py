@@ -11,12 +11,12 @@ from clearing.models import Clearing
 from ops import wiring
 from orders.backfill.counter_api import HttpSyncOrderInterface, InterfaceFailed, Position
 from orders.models import SyncOrder, Watermark
-from tests.support.sandbox import SandboxServer, running_sandbox
+from tests.support.sandbox import SandboxServer, sandbox_thread
 
 
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxServer]:
-    with running_sandbox(tmp_path_factory.mktemp("counter"), options=("--seed", "7")) as server:
+    with sandbox_thread(tmp_path_factory.mktemp("counter")) as server:
         yield server
 
 

@@ -32,7 +32,7 @@ from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
 from tests.admin.conftest import person
 from tests.orders.fakes import FakeClearings
 from tests.orders.messages import CREATED_MS, RULES, inserts, interface_row
-from tests.support.sandbox import SandboxServer, running_sandbox
+from tests.support.sandbox import SandboxServer, sandbox_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def counter(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxServer]:
     """A counter without orders; we compare up to the very last second."""
-    with running_sandbox(tmp_path / "counter", options=("--seed", "7")) as server:
+    with sandbox_thread(tmp_path / "counter") as server:
         monkeypatch.setattr(wiring, "_counter", lambda: SignedClient(server.counter_url, settings.COUNTERPARTY_KEYS["counter"]))
         settings.RECONCILE_SETTLE_MS = -1_000
         yield server
