@@ -55,8 +55,10 @@ INTAKE_CHANGES = Counter("acceptance_intake_changes_total", "Changes of the coun
 INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", ["partition"], registry=REGISTRY, multiprocess_mode="mostrecent")
 
 # --- Clearing -------------------------------------------------------------------------------------
-# Every attempt to make a call (action adjust, transfer, exchange) or a status query (action ask)
-# by its Outcome.
+# Every row of the attempts table, by its Outcome: a call that was made (action adjust, transfer,
+# exchange), a status query (action ask), and a call that a dead worker may have made (outcome lost,
+# counted by the sweep). Counted once the row is known to be written: a row whose commit nobody was
+# told of, since the database or the process failed, isn't counted.
 ATTEMPTS = Counter("acceptance_attempts_total", "Tries of calls.", ["counterparty", "action", "outcome"], registry=REGISTRY)
 # Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless);
 # at_record, after the call.
@@ -234,8 +236,13 @@ def observe_claim(work: ClaimedWork) -> None:
         observe(Stage.COUNTER_TO_CLAIMED, now_ms - work.created_ms)
 
 
+def observe_lost(counterparty: str, action: str, number: int) -> None:
+    """The sweep took claims back whose workers may have made their calls."""
+    ATTEMPTS.labels(counterparty, action, "lost").inc(number)
+
+
 def observe_attempt(work: ClaimedWork, tried: Tried) -> None:
-    """A call was tried, or asked for."""
+    """An attempt, or a status query, was written down."""
     action = "ask" if tried.asked else str(work.stored.action)
     ATTEMPTS.labels(str(work.stored.counterparty), action, str(tried.outcome)).inc()
     if not tried.asked:

@@ -157,7 +157,6 @@ class Runner:
         try:
             if result.earlier is not None:
                 claims.record_attempt(work, result.earlier)
-            metrics.observe_attempt(work, evidence)
             return self._advance(work, evidence, answer) if isinstance(answer, Done) else self._settle(work, evidence, answer)
         except DATABASE_UNAVAILABLE:
             raise

@@ -18,6 +18,7 @@ from typing import Any
 
 from django.conf import settings
 
+from base import metrics
 from base.db import DATABASE_UNAVAILABLE, Row, call
 from clearing.flow.flows import CURRENT_FLOW, FLOWS, OrderFacts, Planned, plan
 from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
@@ -275,7 +276,16 @@ def _exchanged(body: bytes) -> Exchanged:
 
 def record_attempt(work: Work, evidence: Evidence) -> None:
     """Appends an attempt's evidence and changes nothing else."""
-    recorded(statements.RECORD_TRY, work, lambda: _attempt(work, evidence))
+    _recorded_attempt(statements.RECORD_TRY, work, evidence, dict)
+
+
+def _recorded_attempt(sql: str, work: Work, evidence: Evidence, arguments: Callable[[], Mapping[str, object]]) -> Row:
+    """Writes an event that appends an attempt, whatever else it does, and counts the attempt:
+    nothing else here appends one.
+    """
+    row = recorded(sql, work, lambda: {**_attempt(work, evidence), **arguments()})
+    metrics.observe_attempt(work, evidence)
+    return row
 
 
 def recorded(sql: str, work: Claimed, arguments: Callable[[], Mapping[str, object]]) -> Row:
@@ -312,11 +322,11 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
     to it, otherwise it is queued.
     """
     asked_at = clock_gettime(CLOCK_BOOTTIME)
-    row = recorded(
+    row = _recorded_attempt(
         statements.STEP_DONE,
         work,
+        evidence,
         lambda: {
-            **_attempt(work, evidence),
             **of_planned(following),
             "in_place": in_place,
             "claim_seconds": settings.CLEARING_CLAIM_SECONDS,
@@ -363,7 +373,7 @@ def of_planned(planned: Planned) -> dict[str, object]:
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = recorded(statements.FINISH, work, lambda: {**_attempt(work, evidence), "slippage": slippage_usdt, "generation": generation})
+    row = _recorded_attempt(statements.FINISH, work, evidence, lambda: {"slippage": slippage_usdt, "generation": generation})
     return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 
@@ -371,11 +381,7 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
     """The attempt wasn't the end of its step: the clearing becomes what the reaction says, or
     unknown where the evidence demands it.
     """
-    row = recorded(
-        statements.SETTLE,
-        work,
-        lambda: {**_attempt(work, evidence), **_reacted(reaction), "counted": int(counted), "generation": generation},
-    )
+    row = _recorded_attempt(statements.SETTLE, work, evidence, lambda: {**_reacted(reaction), "counted": int(counted), "generation": generation})
     return Recorded(row.outcome, next=read_ref(row, "next"))
 
 

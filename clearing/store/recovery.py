@@ -59,6 +59,31 @@ def requeue(ids: Sequence[int], *, actor: str, generation: str) -> list[Requeued
     return [Requeued(State(row.found_state), read_ref(row, "ref"), row.parked_order, row.parked_as) for row in rows]
 
 
+# Of clearings that were just taken back: the epoch that their worker had claimed is the one before,
+# or the same where they were parked.
+_LOST: Final = """
+    SELECT o.counterparty, o.action, count(*) AS number FROM (
+        SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(epochs)s::int[]) AS epoch
+        UNION ALL SELECT c.id, c.epoch FROM clearing_clearing c JOIN orders_syncorder s ON s.id = c.order_id WHERE s.order_id = ANY (%(parked)s)
+    ) back JOIN clearing_operation o ON o.clearing_id = back.id
+    JOIN clearing_attempt a ON a.operation_id = o.id AND a.epoch = back.epoch AND a.outcome = 'lost'
+    GROUP BY o.counterparty, o.action
+"""
+
+
+def lost_attempts(requeued: Sequence[Requeued]) -> list[tuple[str, str, int]]:
+    """The attempts `lost` that `requeue` appended, as (counterparty, action, number), when asked in
+    the same transaction.
+    """
+    taken_back = [row for row in requeued if row.found == State.RUNNING]
+    if not taken_back:
+        return []
+    refs = [row.ref for row in taken_back if row.ref is not None and not row.parked_as]
+    parked = [row.order_id for row in taken_back if row.parked_as]
+    rows = call(_LOST, {"ids": [ref.id for ref in refs], "epochs": [ref.epoch - 1 for ref in refs], "parked": parked})
+    return [(row.counterparty, row.action, row.number) for row in rows]
+
+
 def resend(candidates: Sequence[tuple[int, int]], *, generation: str) -> list[ClearingRef]:
     """Marks queued clearings, given by (id, epoch), as sent again. Returns those that still were
     queued.

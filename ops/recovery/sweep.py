@@ -140,6 +140,9 @@ def _queue_due(generation: str, fence: Fence) -> Counter[str]:
 def _requeue_rows(ids: Sequence[int], generation: str, fence: Fence) -> Counter[str]:
     with fenced(fence):
         found = recovery.requeue(ids, actor=ACTOR, generation=generation)
+        lost = recovery.lost_attempts(found)
+    for counterparty, action, number in lost:
+        metrics.observe_lost(counterparty, action, number)
     publish.publish([row.ref for row in found if row.ref is not None], queue=RESUME_QUEUE)
     for row in found:
         if row.parked_as:

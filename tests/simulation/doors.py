@@ -26,6 +26,7 @@ from clearing.store import claims, interventions, recovery
 from ops.liveness import heartbeats
 from ops.liveness.heartbeats import Watch
 from ops.recovery import probe, sweep
+from tests.simulation.attempts import UncountedAttempts
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.scheduler import Process, Scheduler
 
@@ -49,6 +50,7 @@ class Doors:
     def __init__(self, scheduler: Scheduler, memory: MemoryBroker, random: Random) -> None:
         self.quiet = False
         self.broken = 0
+        self.uncounted = UncountedAttempts()
         self._scheduler = scheduler
         self._broker = memory
         self._random = random
@@ -95,19 +97,22 @@ class Doors:
         if connection.in_atomic_block:
             return self.call_at_once(sql, params)
         self.pause("a call")
-        self._break(BEFORE_LOST)
-        rows = self.call_at_once(sql, params)
-        self._break(ANSWER_LOST)
+        if self._breaks(BEFORE_LOST):
+            raise OperationalError("the connection broke: so the simulation wants it")
+        answer_lost = self._breaks(ANSWER_LOST)
+        rows = self.uncounted.follow(self._scheduler.current, sql, params, lambda: self.call_at_once(sql, params), answer_lost=answer_lost)
+        if answer_lost:
+            raise OperationalError("the connection broke after the commit: so the simulation wants it")
         return rows
 
     def call_at_once(self, sql: str, params: Sequence[Any]) -> list[Any]:
         """The same where a lock of the process is held: nobody acts in between."""
         return db.call(f"{self._clock_sql()};{sql}", params)
 
-    def _break(self, share: float) -> None:
-        if not self.quiet and self._random.random() < share:
-            self.broken += 1
-            raise OperationalError("the connection broke: so the simulation wants it")
+    def _breaks(self, share: float) -> bool:
+        breaks = not self.quiet and self._random.random() < share
+        self.broken += breaks
+        return breaks
 
     # --- The broker -------------------------------------------------------------------------------
     def publish(self, refs: Sequence[Any], queue: str | None) -> None:
@@ -137,7 +142,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         (incarnation, "call", doors.call_at_once),  # a life's lock is held
         (claims, "sleep", doors.sleep),
         *((module, "clock_gettime", doors.own_seconds) for module in (claims, calls, runner, metrics)),
-        *((module, "monotonic", virtual) for module in (broker, calls, circuit_breaker, pipeline, error_policies, sweep)),
+        *((module, "monotonic", virtual) for module in (broker, circuit_breaker, pipeline, error_policies, sweep)),
         (fake, "time", SimpleNamespace(sleep=doors.sleep, time_ns=lambda: doors.now_ms() * 1_000_000)),
         (http, "time", SimpleNamespace(monotonic=virtual)),
         (broker, "client", lambda: memory),

@@ -11,6 +11,7 @@ from clearing.status import Breaker, State
 from ops.audit import database
 from ops.audit.facts import Books, Placed
 from ops.audit.report import Report, judge
+from tests.simulation.attempts import counted
 from tests.simulation.counterparties import effects, residues
 from tests.simulation.world import World
 
@@ -25,11 +26,15 @@ class Judged:
     broken: dict[str, str]
     parked: dict[str, int]  # how often an order was parked, by reason
     breakers_opened: int
+    attempts: int  # rows of the table
+    attempts_counted: int  # by the metric, and those that it can't count
 
     @property
     def passed(self) -> bool:
-        """Nothing was lost, doubled, reordered or stranded, and every residue is right."""
-        return self.report.passed and not self.broken
+        """Nothing was lost, doubled, reordered or stranded, every residue is right, and the metric
+        of attempts counts each row of their table.
+        """
+        return self.report.passed and not self.broken and self.attempts == self.attempts_counted
 
     def counts(self) -> dict[str, int]:
         """Violations by kind."""
@@ -40,6 +45,7 @@ class Judged:
             "out_of_order": len(report.out_of_order),
             "stranded": sum(count for state, count in report.by_state.items() if state != "cleared"),
             "rule_12": len(report.broken) + (not report.balanced),
+            "attempts_not_counted": self.attempts - self.attempts_counted,
         }
 
 
@@ -67,7 +73,14 @@ def judged(world: World) -> Judged:
     broken |= {text.partition(" ")[0]: text for text in report.out_of_order}
     broken |= {order_id: "; ".join(faults) for order_id, faults in report.broken.items()}
     reasons = StatusChange.objects.filter(to_state=State.PARKED).values_list("reason").annotate(Count("id")).order_by("reason")
-    return Judged(report, broken, dict(reasons), CounterpartyStateChange.objects.filter(change=Breaker.OPEN).count())
+    return Judged(
+        report,
+        broken,
+        dict(reasons),
+        breakers_opened=CounterpartyStateChange.objects.filter(change=Breaker.OPEN).count(),
+        attempts=Attempt.objects.count(),
+        attempts_counted=int(counted() - world.attempts_before) + len(world.doors.uncounted),
+    )
 
 
 def shortest_history(world: World, broken: dict[str, str]) -> list[str]:

@@ -31,6 +31,7 @@ from orders.backfill.gap_pass import GapPass
 from orders.intake.classify import Item
 from orders.intake.ingest import IngestResult
 from orders.intake.mapping import Rules
+from tests.simulation.attempts import counted
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.counter import Counter
 from tests.simulation.counterparties import OUTAGES, Counterparties
@@ -75,6 +76,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
+        self.attempts_before = counted()
         self.broker = MemoryBroker(self.scheduler, self.random)
         self.doors = Doors(self.scheduler, self.broker, self.random)
         self.counterparties = Counterparties(self.doors.now_ms, self.random)

@@ -12,9 +12,11 @@ from clearing.dispatch import broker, publish
 from clearing.dispatch.queues import RESUME_QUEUE, lane_queue
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
-from clearing.models import Clearing
+from clearing.models import Attempt, Clearing
 from clearing.status import OperationState, State
 from clearing.store import claims, recovery
+from ops.recovery.sweep import sweep
+from tests.simulation.attempts import counted
 from tests.support.orders import World, history, interrupted, operation, outcomes
 
 TIMEOUT = Fault(kind=FaultKind.APPLY_THEN_TIMEOUT)
@@ -400,3 +402,34 @@ class TestHold:
 
     def test_an_order_that_nobody_knows_is_said_to_be_unknown(self, world: World) -> None:
         assert claims.hold("nobody", "x", actor="test", generation=publish.generation()) == (None, None)
+
+
+class TestMetricOfAttempts:
+    def test_counts_every_row_also_a_query_and_a_failure_that_is_repeated_in_place(self, world: World) -> None:
+        before = counted()
+        world.counterparties.script(Action.ADJUST, UNREACHABLE)
+        world.counterparties.script(Action.TRANSFER, RESET)
+        clearing = world.run(world.accept())
+        world.when_due(clearing)
+
+        assert outcomes(clearing) == [
+            (1, "retryable", "connection_refused"),
+            (1, "done", ""),
+            (2, "unknown", "connection_lost"),
+            (2, "?retryable", "unknown_key"),
+            (2, "done", ""),
+            (3, "done", ""),
+            (4, "done", ""),
+        ]
+        assert counted() - before == Attempt.objects.count()
+
+    def test_counts_what_the_sweep_finds_lost(self, world: World) -> None:
+        before = counted()
+        clearing = world.accept()
+        assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+        Clearing.objects.filter(pk=clearing.pk).update(claimed_until="2020-01-01T00:00:00Z")
+
+        sweep()
+
+        assert outcomes(clearing) == [(1, "lost", "claim_lost")]
+        assert counted() - before == 1
