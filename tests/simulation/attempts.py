@@ -29,7 +29,7 @@ class UncountedAttempts:
     def __len__(self) -> int:
         return self._uncounted + sum(self._unanswered.values())
 
-    def follow(self, thread: object, sql: str, params: Any, act: Callable[[], Any], *, answer_lost: bool) -> Any:
+    def follow(self, thread: object, sql: str, params: Any, act: Callable[[], list[Any]], *, answer_lost: bool) -> list[Any]:
         """Makes a call of the store, whose answer will be lost or not. A thread repeats such a call
         before it makes any other.
         """
