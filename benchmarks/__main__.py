@@ -61,11 +61,11 @@ def main() -> int:
         if options.baseline:
             from benchmarks import baseline
 
-            found, lines = baseline.compared(options, sys.argv[1:])
+            result, lines = baseline.compared(options, sys.argv[1:])
         else:
             slowness()  # measured before anything else takes the machine
-            found, lines = ALONE.get(options.figure, on_servers)(options)
-        text = json.dumps(found, indent=2, allow_nan=False) if options.json else "\n".join(lines)
+            result, lines = ALONE.get(options.figure, on_servers)(options)
+        text = json.dumps(result, indent=2, allow_nan=False) if options.json else "\n".join(lines)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -73,7 +73,7 @@ def main() -> int:
         print(f"{options.figure} failed: {reason(error)}{kept_traceback(error)}", file=sys.stderr)
         return 1
     print(text)
-    return int(found.get("audit", {}).get("exit_code", 0))
+    return int(result.get("audit", {}).get("exit_code", 0))
 
 
 def kept_traceback(error: Exception) -> str:
@@ -90,8 +90,8 @@ def decoded(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Rows a second of the decoder."""
     from benchmarks import decode
 
-    found = decode.figures(10 * options.rounds)
-    return found, decode.lines(found)
+    result = decode.figures(10 * options.rounds)
+    return result, decode.lines(result)
 
 
 def handed_over(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -103,16 +103,16 @@ def handed_over(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     if reason:
         print(f"without ZooKeeper: {reason}", file=sys.stderr)
     kinds = [kind for kind in handover.KINDS if kind == "lease" or not reason]
-    found = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
-    return found, handover.lines(found)
+    result = handover.figures(default_folder(os.environ) / "bench-handover", options.hand_overs, kinds)
+    return result, handover.lines(result)
 
 
 def rolled(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """What it costs to replace every process."""
     from benchmarks import rolling
 
-    found = rolling.figures(default_folder(os.environ) / "rolling", options.rate, options.seconds)
-    return found, rolling.lines(found)
+    result = rolling.figures(default_folder(os.environ) / "rolling", options.rate, options.seconds)
+    return result, rolling.lines(result)
 
 
 def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
@@ -148,8 +148,8 @@ def clearing_figure(options: argparse.Namespace, stack: Stack) -> tuple[Figures,
     from benchmarks import ours
 
     with ours.worker(threads=options.threads, processes=options.processes, log=stack.run_dir.folder / "worker.log") as workers:
-        found = (overhead if options.figure == "overhead" else burst)(options, workers)
-    return found, lines_of(found)
+        result = (overhead if options.figure == "overhead" else burst)(options, workers)
+    return result, lines_of(result)
 
 
 def overhead(options: argparse.Namespace, workers: "Workers") -> Figures:
@@ -197,9 +197,9 @@ def summary(rounds: list[dict[str, dict[str, float]]], ratios: dict[str, str]) -
     return {**medians, "ratios": {ratio: medians["ours"][name] / medians["floor"][name] for ratio, name in ratios.items()}, "rounds": rounds}
 
 
-def lines_of(found: Figures) -> list[str]:
-    sides = [f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in found[side].items()) for side in ("floor", "ours")]
-    return [*sides, "ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in found["ratios"].items())]
+def lines_of(result: Figures) -> list[str]:
+    sides = [f"{side:>6}: " + "  ".join(f"{name} {value:.1f}" for name, value in result[side].items()) for side in ("floor", "ours")]
+    return [*sides, "ratios: " + "  ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items())]
 
 
 def ingest(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
@@ -208,8 +208,8 @@ def ingest(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str
     from benchmarks.cores import pin_servers
 
     core, arrangement = pin_servers(server_pids(stack))
-    found = figure.figures(options.orders or 20_000, options.rounds, core, log_of(stack, "consumer")) | {"cores": arrangement}
-    return found, figure.lines(found)
+    result = figure.figures(options.orders or 20_000, options.rounds, core, log_of(stack, "consumer")) | {"cores": arrangement}
+    return result, figure.lines(result)
 
 
 def gaps(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]:
@@ -218,16 +218,16 @@ def gaps(options: argparse.Namespace, stack: Stack) -> tuple[Figures, list[str]]
     from benchmarks.cores import pin_servers
 
     core, arrangement = pin_servers(server_pids(stack))
-    found = figure.figures(options.orders or 1_000_000, options.rounds, core, log_of(stack, "counter")) | {"cores": arrangement}
-    return found, figure.lines(found)
+    result = figure.figures(options.orders or 1_000_000, options.rounds, core, log_of(stack, "counter")) | {"cores": arrangement}
+    return result, figure.lines(result)
 
 
 def pages(options: argparse.Namespace, _: Stack) -> tuple[Figures, list[str]]:
     """Time of the admin's pages."""
     from benchmarks import pages as figure
 
-    found = figure.figures(options.orders or 10_000, options.rounds)
-    return found, figure.lines(found)
+    result = figure.figures(options.orders or 10_000, options.rounds)
+    return result, figure.lines(result)
 
 
 def server_pids(stack: Stack) -> list[int]:

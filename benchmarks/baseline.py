@@ -33,10 +33,10 @@ def commit() -> str:
     got it.
     """
     name = FILE.read_text().split()[0]
-    found = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    if found.returncode:
+    revision = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if revision.returncode:
         raise BenchmarkError(f"{FILE.name} names {name}, which this repository hasn't got (a shallow clone? git fetch --unshallow)")
-    return found.stdout.strip()
+    return revision.stdout.strip()
 
 
 def compared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Figures, list[str]]:
@@ -51,7 +51,7 @@ def compared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Fig
             for side, folder in (("baseline", earlier), ("today", CHECKOUT)):
                 print(f"round {number + 1} of {options.rounds}: {side}", file=sys.stderr)
                 runs[side].append(_run(folder, [*words, "--rounds=1", "--json"], side, name))
-    medians = {side: _medians(found) for side, found in runs.items()}
+    medians = {side: _medians(figures) for side, figures in runs.items()}
     return _figures(options.figure, name, medians), _lines(name, medians)
 
 
@@ -91,21 +91,21 @@ def _run(folder: Path, words: Sequence[str], side: str, name: str) -> Figures:
     if ended.returncode:
         raise BenchmarkError(f"{whose} failed with exit code {ended.returncode}: {said}")
     try:
-        found: Figures = json.loads(ended.stdout)
+        figures: Figures = json.loads(ended.stdout)
     except ValueError:
         raise BenchmarkError(f"{whose} printed no JSON: its benchmarks differ too much from today's") from None
-    return found
+    return figures
 
 
 def _medians(runs: Sequence[Figures]) -> dict[str, float]:
     """Of every number that all rounds have, by its path (`ours.p50_ms`)."""
-    flat = [dict(numbers(found)) for found in runs]
-    return {path: statistics.median(found[path] for found in flat) for path in flat[0] if all(path in found for found in flat)}
+    flat = [dict(numbers(figures)) for figures in runs]
+    return {path: statistics.median(figures[path] for figures in flat) for path in flat[0] if all(path in figures for figures in flat)}
 
 
-def numbers(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+def numbers(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
     """Every number of the figures, by its path; the rounds' own and the machine's left out."""
-    for name, value in found.items():
+    for name, value in figures.items():
         here = f"{path}.{name}".lstrip(".")
         if isinstance(value, Mapping):
             yield from numbers(value, here)

@@ -25,11 +25,11 @@ def figures(rounds: int) -> dict[str, Any]:
     return {"figure": "decode", "rounds": rounds, "formats": {name: _case(*case, rounds) for name, case in _cases().items()}}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(result: dict[str, Any]) -> list[str]:
     """The figures as text."""
     return [
         f"{name:>24}: {case['ours']:>9,.0f} rows/s, json.loads and a loop {case['floor']:>9,.0f}, takes {case['time_over_floor']:.2f} times as long"
-        for name, case in found["formats"].items()
+        for name, case in result["formats"].items()
     ]
 
 
@@ -50,8 +50,8 @@ def _case(raw: bytes, floors_raw: bytes, rows: int, rounds: int) -> dict[str, fl
     sides: dict[str, tuple[Side, bytes]] = {"floor": (_naive, floors_raw), "ours": (decode, raw)}
     best = dict.fromkeys(sides, float("inf"))
     for _ in range(rounds):
-        for side, (read, found) in sides.items():
-            best[side] = min(best[side], _seconds(read, found))
+        for side, (read, message_bytes) in sides.items():
+            best[side] = min(best[side], _seconds(read, message_bytes))
     rates = {side: rows * CALLS / seconds for side, seconds in best.items()}
     return {**rates, "time_over_floor": best["ours"] / best["floor"]}
 
@@ -65,7 +65,7 @@ def _seconds(read: Side, raw: bytes) -> float:
 
 def _naive(raw: bytes) -> list[dict[str, Any]]:
     """The simplest decoder: no types, no checks, floats for amounts, labels as numbers."""
-    found = json.loads(raw)
-    event = found.get("payload", found)
+    message_fields = json.loads(raw)
+    event = message_fields.get("payload", message_fields)
     rows = event.get("data") or event.get("after")
     return [{"table": event.get("table"), "operation": event.get("type"), "after": dict(row)} for row in (rows if isinstance(rows, list) else [rows])]

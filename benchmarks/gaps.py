@@ -50,15 +50,15 @@ def figures(known: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
         return {"figure": "gaps", "known": known, "passes": {f"{rows:,}": _case(sides, known, rows, rounds) for rows in cases}}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(result: dict[str, Any]) -> list[str]:
     """The figures as text."""
     return [
         *(
             f"{rows:>10} rows known: {case['ours']:>9.4f} s a pass ({case['rows_per_second']:,.0f} rows/s), naive pass {case['floor']:.4f} s,"
             f" takes {case['time_over_floor']:.2f} times as long"
-            for rows, case in found["passes"].items()
+            for rows, case in result["passes"].items()
         ),
-        found["cores"],
+        result["cores"],
     ]
 
 

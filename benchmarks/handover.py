@@ -32,23 +32,23 @@ def figures(folder: Path, rounds: int, kinds: list[str]) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(result: dict[str, Any]) -> list[str]:
     return [
-        f"{kind:>10} {way}: p50 {figure['p50_seconds']:.3f} s  max {figure['max_seconds']:.3f} s  ({found['rounds']} times)"
+        f"{kind:>10} {way}: p50 {figure['p50_seconds']:.3f} s  max {figure['max_seconds']:.3f} s  ({result['rounds']} times)"
         for kind in KINDS
-        if kind in found
-        for way, figure in found[kind].items()
+        if kind in result
+        for way, figure in result[kind].items()
     ]
 
 
 def _measure(folder: Path, kind: str, rounds: int) -> dict[str, dict[str, float]]:
     with Trial(folder, KINDS[kind], SESSION_SECONDS) as trial:
         trial.await_write(after=0, seconds=SECONDS_MAX)
-        found = {}
+        summaries = {}
         for way, number in WAYS.items():
-            found[way] = _summary([_hand_over(trial, number) for _ in range(rounds)])
-            print(f"{kind} {way}: {found[way]}", file=sys.stderr)
-        return found
+            summaries[way] = _summary([_hand_over(trial, number) for _ in range(rounds)])
+            print(f"{kind} {way}: {summaries[way]}", file=sys.stderr)
+        return summaries
 
 
 def _hand_over(trial: Trial, number: signal.Signals) -> float:

@@ -57,15 +57,15 @@ def figures(orders: int, rounds: int, core: int, log: Path) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(result: dict[str, Any]) -> list[str]:
     """The figures as text."""
     return [
         *(
             f"{name:>24}: {case['ours']:>9,.0f} orders/s committed and published, naive loop {case['floor']:>9,.0f} committed,"
             f" takes {case['time_over_floor']:.2f} times as long"
-            for name, case in found["cases"].items()
+            for name, case in result["cases"].items()
         ),
-        f"{found['cores']}; " + ", ".join(f"{name} {value}" for name, value in found["database"].items()),
+        f"{result['cores']}; " + ", ".join(f"{name} {value}" for name, value in result["database"].items()),
     ]
 
 
@@ -98,7 +98,7 @@ def _write(topic: str, rows: int, orders: int) -> None:
     try:
         for first in range(0, orders, rows):
             numbers = range(first, min(first + rows, orders))
-            found = [
+            columns = [
                 row(
                     f"B{n:09d}",
                     id=str(n),
@@ -109,7 +109,7 @@ def _write(topic: str, rows: int, orders: int) -> None:
                 )
                 for n in numbers
             ]
-            producer.send(topic, message(*found), partition=first // rows % 4)
+            producer.send(topic, message(*columns), partition=first // rows % 4)
         producer.flush()
     finally:
         producer.close()

@@ -97,7 +97,7 @@ class Rate:
 
     def __str__(self) -> str:
         if self.holds is None:
-            return f"the run places {self.places:g} orders/s, as it was told to"
+            return f"the run places {self.places:g} orders/s, as given"
         return f"this machine holds {self.holds:.0f} orders/s; the run places {self.places:g}/s"
 
 

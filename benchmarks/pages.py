@@ -37,9 +37,9 @@ def figures(orders: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    baseline = f"{found['ms'][BASELINE]:8.1f} ms        {BASELINE}"
-    return [baseline, *(f"{found['ms'][page]:8.1f} ms {ratio:6.1f} {page}" for page, ratio in found["ratios"].items())]
+def lines(result: dict[str, Any]) -> list[str]:
+    baseline = f"{result['ms'][BASELINE]:8.1f} ms        {BASELINE}"
+    return [baseline, *(f"{result['ms'][page]:8.1f} ms {ratio:6.1f} {page}" for page, ratio in result["ratios"].items())]
 
 
 def _pages() -> list[str]:

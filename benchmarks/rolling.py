@@ -133,9 +133,9 @@ class Service:
         """So many orders. Raises BenchmarkError when not all are placed."""
         self.manage_or_fail("place_orders", f"--count={count}", "--users=100", f"--rate={rate}")
 
-    def rate(self, told: float | None, database_url: str) -> Rate:
+    def rate(self, given: float | None, database_url: str) -> Rate:
         """Orders a second that the run places: as told, or a share of what the service holds."""
-        return Rate(told) if told else Rate.of(held(self.place, database_url), RATE_MAX)
+        return Rate(given) if given else Rate.of(held(self.place, database_url), RATE_MAX)
 
     def replace(self, name: str) -> Span:
         """One process, by a successor that is in its place before the old one is told to stop."""
@@ -147,11 +147,11 @@ class Service:
         return span
 
 
-def figures(folder: Path, told_rate: float | None, seconds: float) -> dict[str, Any]:
+def figures(folder: Path, given_rate: float | None, seconds: float) -> dict[str, Any]:
     """Runs it all; `seconds` is how long the flow is watched before. Raises BenchmarkError."""
     service = Service(folder)
     with service.up() as variables:
-        rate = service.rate(told_rate, variables["DATABASE_URL"])
+        rate = service.rate(given_rate, variables["DATABASE_URL"])
         print(f"{rate}; {slowness()}", file=sys.stderr)
         began = time.time() * 1000
         with service.placing(rate.places):
@@ -224,14 +224,14 @@ def audit_result(ended: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     return {"exit_code": ended.returncode, "placed": report["placed"], "cleared": report["cleared"]}
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(result: Mapping[str, Any]) -> list[str]:
     """The figures as text."""
-    rows = [found["before"], *found["each"], found["during"]]
+    rows = [result["before"], *result["each"], result["during"]]
     table = [f"{'':<14}{'s':>7}{'orders':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'start CPU s':>13}{'busy':>7}"]
     for row in rows:
         cpu = f"{row['start_cpu_s']:.1f}" if row["start_cpu_s"] is not None else ""
         busy = f"{row['busy']:.0%}" if row["busy"] is not None else ""
         latencies = "".join(f"{'' if row[name] is None else format(row[name], '.1f'):>9}" for name in ("p50_ms", "p99_ms", "max_ms"))
         table.append(f"{row['what']:<14}{row['seconds']:>7.1f}{row['orders']:>8}{latencies}{cpu:>13}{busy:>7}")
-    met = [f"{'met' if reached else 'MISSED'}: {goal}" for goal, reached in found["goals"].items()]
-    return [found["says"], *table, *met, f"audit: {found['audit']}"]
+    met = [f"{'met' if reached else 'MISSED'}: {goal}" for goal, reached in result["goals"].items()]
+    return [result["says"], *table, *met, f"audit: {result['audit']}"]

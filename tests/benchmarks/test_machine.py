@@ -19,7 +19,7 @@ def test_a_run_places_half_of_what_the_machine_holds(holds: float, places: float
 
 def test_a_run_says_what_the_machine_holds_and_what_it_places() -> None:
     assert str(Rate.of(64.0, at_most=40.0)) == "this machine holds 64 orders/s; the run places 32/s"
-    assert str(Rate(25.0)) == "the run places 25 orders/s, as it was told to"
+    assert str(Rate(25.0)) == "the run places 25 orders/s, as given"
 
 
 def test_a_machine_that_clears_nothing_holds_no_rate() -> None:

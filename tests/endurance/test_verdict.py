@@ -4,6 +4,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
+from tests.endurance import kills
+from tests.endurance.channel import Channel, statements
+from tests.endurance.counter import Table, Teller
 from tests.endurance.lossy import Outcome
 from tests.endurance.verdict import CONTENTS, Comparison, Held, Latency, compare
 
@@ -59,3 +64,27 @@ def test_more_than_one_in_a_hundred_sent_again_fails() -> None:
 
 def test_a_log_that_was_not_read_to_its_end_fails() -> None:
     assert Outcome(1, 1, 1.0).failures == ["the consumer hasn't read the whole log"]
+
+
+@pytest.mark.parametrize(("trial", "placed", "failures"), [(0, 500, 0), (300, 800, 0), (300, 500, 2)])
+def test_orders_of_the_trial_count_for_the_audit(trial: int, placed: int, failures: int) -> None:
+    outcome = kills.Outcome(500, 32.0, 1, 64.0, trial, audit_exit_code=0, audit={"placed": placed}, sources={"kafka": placed})
+
+    assert len(outcome.failures) == failures
+
+
+def test_a_counter_whose_thread_fails_says_why() -> None:
+    plan = statements(1, 10, Channel(drop=0.0))
+    teller = Teller(Table(), plan, BrokenProducer(), "topic", rate=1_000.0)  # type: ignore[arg-type]
+
+    with pytest.raises(RuntimeError, match="no broker"):
+        teller.run()
+
+    assert (teller.error, teller.done) == ("RuntimeError: no broker", False)
+
+
+class BrokenProducer:
+    """Kafka's client without a Kafka."""
+
+    def send(self, *_: object, **__: object) -> None:
+        raise RuntimeError("no broker")

@@ -77,8 +77,8 @@ def without_postgres(service: LiveService, seconds: float) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float, told_rate: float | None = None) -> dict[str, Any]:
-    """Brings all of it up, breaks it twice, and has the audit look. `told_rate`: orders a second;
+def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float, given_rate: float | None = None) -> dict[str, Any]:
+    """Brings all of it up, breaks it twice, and has the audit look. `given_rate`: orders a second;
     None takes a share of what the machine holds.
     """
     shutil.rmtree(folder / "zookeeper", ignore_errors=True)
@@ -86,7 +86,7 @@ def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float, told_ra
     server.start()
     try:
         with live_service(folder / "service", LEADERSHIP_URL=f"zk://{server.address}/acceptance") as service:
-            rate = Rate(told_rate) if told_rate else Rate.of(service.held(), RATE_MAX)
+            rate = Rate(given_rate) if given_rate else Rate.of(service.held(), RATE_MAX)
             sys.stderr.write(f"{rate}; {slowness()}\n")
             orders = int(rate.places * (3 * AROUND_SECONDS + zookeeper_seconds + postgres_seconds))
             seconds = slowness().scaled(2 * orders / rate.places + PLACING_SECONDS_MORE)

@@ -179,8 +179,14 @@ def smoke_in(folder: Path, wanted: Sequence[Check], console: Console, *, as_json
     failed = any(result.result == "failed" for result in smoke.results)
     seconds = time.monotonic() - began
     if as_json:
-        found = {"passed": not failed, "seconds": round(seconds, 1), "slowness": round(machine.factor, 2), "checks": list(map(asdict, smoke.results))}
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        results = [asdict(result) for result in smoke.results]
+        report = {"passed": not failed, "seconds": round(seconds, 1), "slowness": round(machine.factor, 2), "checks": results}
+            "passed": not failed,
+            "seconds": round(seconds, 1),
+            "slowness": round(machine.factor, 2),
+            "checks": list(map(asdict, smoke.results)),
+        }
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         sys.stdout.write(summary(smoke, machine, seconds) + "\n")
     return 1 if failed else 0

@@ -28,13 +28,13 @@ def documents() -> list[Path]:
 
 def documented() -> dict[str, str]:
     """Each command that README, docs or `make help` name, with the first place that names it."""
-    found: dict[str, str] = {}
+    commands: dict[str, str] = {}
     for path in documents():
         for command in commands_in(path.read_text()):
-            found.setdefault(command, str(path.relative_to(CHECKOUT)))
+            commands.setdefault(command, str(path.relative_to(CHECKOUT)))
     for target in HELP.findall((CHECKOUT / "Makefile").read_text()):
-        found.setdefault(f"make {target}", "make help")
-    return found
+        commands.setdefault(f"make {target}", "make help")
+    return commands
 
 
 def commands_in(markdown: str) -> Iterator[str]:

@@ -69,7 +69,7 @@ def documents(text: str) -> list[Any]:
     is none, or when one holds NaN or an infinity.
     """
     decoder = json.JSONDecoder(parse_constant=_refuse)
-    found, lines = [], text.splitlines(keepends=True)
+    documents_read, lines = [], text.splitlines(keepends=True)
     while lines:
         if lines[0].lstrip().startswith(("{", "[")):
             rest = "".join(lines).lstrip()
@@ -77,13 +77,13 @@ def documents(text: str) -> list[Any]:
                 document, end = decoder.raw_decode(rest)
             except json.JSONDecodeError as error:
                 raise CheckError(f"its JSON can't be read: {error}") from None
-            found.append(document)
+            documents_read.append(document)
             lines = rest[end:].splitlines(keepends=True)
         else:
             lines.pop(0)
-    if not found:
+    if not documents_read:
         raise CheckError("it prints no JSON")
-    return found
+    return documents_read
 
 
 def check_ratios(document: Any) -> None:

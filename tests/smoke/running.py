@@ -105,12 +105,12 @@ class Runner:
         self.end(self._alive())
 
     def _wait(self, process: "subprocess.Popen[bytes]", seconds_max: float, until: str, output: Path) -> bool:
-        """Whether it ended in time by itself, or after the text came and it was told to."""
-        deadline, told = time.monotonic() + seconds_max, False
+        """Whether it ended in time by itself, or after the text came and it was stopping to."""
+        deadline, stopping = time.monotonic() + seconds_max, False
         try:
             while process.poll() is None:
-                if until and not told and until in output.read_text(errors="replace"):
-                    told = True
+                if until and not stopping and until in output.read_text(errors="replace"):
+                    stopping = True
                     process.send_signal(signal.SIGTERM)
                 if time.monotonic() > deadline:
                     return False
