@@ -181,11 +181,6 @@ def smoke_in(folder: Path, wanted: Sequence[Check], console: Console, *, as_json
     if as_json:
         results = [asdict(result) for result in smoke.results]
         report = {"passed": not failed, "seconds": round(seconds, 1), "slowness": round(machine.factor, 2), "checks": results}
-            "passed": not failed,
-            "seconds": round(seconds, 1),
-            "slowness": round(machine.factor, 2),
-            "checks": list(map(asdict, smoke.results)),
-        }
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         sys.stdout.write(summary(smoke, machine, seconds) + "\n")

@@ -83,7 +83,7 @@ class Runner:
     def left_running(self) -> list[psutil.Process]:
         """What the last command has left behind and should not have; it gets a moment to end."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while left := [process for process in self._alive() if process.pid not in self.kept]:
+        while left := [process for process in self._alive() if not self._belongs_to_kept(process)]:
             if time.monotonic() >= deadline:
                 return left
             time.sleep(POLL_SECONDS)
@@ -138,6 +138,14 @@ class Runner:
                 if process.pid not in self._others and process.status() != psutil.STATUS_ZOMBIE:
                     alive.append(process)
         return alive
+
+    def _belongs_to_kept(self, process: psutil.Process) -> bool:
+        """Whether it is one of the kept processes, or one of them has started it since (a server's
+        session, a supervisor's service).
+        """
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return not self.kept.isdisjoint({process.pid, *(parent.pid for parent in process.parents())})
+        return True  # it has ended
 
     def _reap(self, besides: int = 0) -> None:
         """Takes adopted processes that have ended off the table."""

@@ -74,6 +74,15 @@ def test_what_may_stay_is_ended_with_the_run(tmp_path: Path, runner: Runner) -> 
     assert runner.left_running() == []
 
 
+def test_what_a_server_that_stays_starts_later_belongs_to_it(tmp_path: Path, runner: Runner) -> None:
+    run = smoke(tmp_path, runner)
+    forks_later = "import subprocess; subprocess.Popen(['sh', '-c', 'while :; do sleep 0.3; sleep 0.3; done'], start_new_session=True)"
+
+    run.run([check(forks_later, stays=True), check("import time; time.sleep(1)")])
+
+    assert [result.result for result in run.results] == ["passed", "passed"]
+
+
 def test_a_check_that_cannot_run_here_is_skipped_with_its_reason(tmp_path: Path, runner: Runner) -> None:
     run = smoke(tmp_path, runner)
 
