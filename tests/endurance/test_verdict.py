@@ -75,7 +75,7 @@ def test_orders_of_the_trial_count_for_the_audit(trial: int, placed: int, failur
 
 def test_a_counter_whose_thread_fails_says_why() -> None:
     plan = statements(1, 10, Channel(drop=0.0))
-    teller = Teller(Table(), plan, BrokenProducer(), "topic", rate=1_000.0)  # type: ignore[arg-type]
+    teller = Teller(Table(), plan, BrokenProducer(), "topic", rate=1_000.0)
 
     with pytest.raises(RuntimeError, match="no broker"):
         teller.run()
