@@ -15,13 +15,13 @@ def post_worker_init(worker: Any) -> None:
     """Each worker is a process of its own among the nodes. Not before the fork, and settings are
     read by now.
     """
-    from base.incarnation import life  # noqa: PLC0415
+    from base.incarnation import registration  # noqa: PLC0415
 
-    life("web", ", ".join(f"{address[0]}:{address[1]}" for address in worker.cfg.address)).start()
+    registration("web", ", ".join(f"{address[0]}:{address[1]}" for address in worker.cfg.address)).start()
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
     """A clean end."""
-    from base.incarnation import life  # noqa: PLC0415
+    from base.incarnation import registration  # noqa: PLC0415
 
-    life("web").end()
+    registration("web").end()

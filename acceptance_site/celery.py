@@ -26,7 +26,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "acceptance_site.settings")
 from django.conf import settings
 
 from base import metrics
-from base.incarnation import life
+from base.incarnation import registration
 from base.notify import ready
 from clearing.dispatch.queues import ISOLATED_QUEUE, OPS_QUEUE, clearing_queues
 
@@ -35,7 +35,7 @@ def _queue(name: str) -> Queue:
     return Queue(name, exchange=Exchange(""), routing_key=name)
 
 
-def periodic_job(task: str, seconds: float) -> dict[str, Any]:
+def beat_entry(task: str, seconds: float) -> dict[str, Any]:
     """A beat entry. Without an expiry: it would compare the clocks of two machines, and drop every
     sweep where they differ.
     """
@@ -79,10 +79,10 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     beat_schedule={
-        "sweep": periodic_job("ops.sweep", settings.SWEEP_SECONDS),
-        "probe": periodic_job("ops.probe", settings.SWEEP_SECONDS),
-        "gap-pass": periodic_job("ops.gap_pass", settings.GAP_PASS_SECONDS),
-        "reconcile": periodic_job("ops.reconcile", settings.RECONCILE_SECONDS),
+        "sweep": beat_entry("ops.sweep", settings.SWEEP_SECONDS),
+        "probe": beat_entry("ops.probe", settings.SWEEP_SECONDS),
+        "gap-pass": beat_entry("ops.gap_pass", settings.GAP_PASS_SECONDS),
+        "reconcile": beat_entry("ops.reconcile", settings.RECONCILE_SECONDS),
     },
     CELERY_DB_REUSE_MAX=2**62,
 )
@@ -92,20 +92,20 @@ app.autodiscover_tasks()
 @signals.worker_ready.connect(weak=False)
 def live_as_worker(**_: object) -> None:
     """Not before: the pool has forked, where it forks, and the worker takes messages."""
-    life("worker").start()
+    registration("worker").start()
     ready()
 
 
 @signals.worker_shutdown.connect(weak=False)
 def die(**_: object) -> None:
     """What a stopping worker couldn't hand back is taken back at once."""
-    life("worker").end()
+    registration("worker").end()
 
 
 @signals.beat_init.connect(weak=False)
 def live_as_beat(**_: object) -> None:
     """A beat registers as every process does."""
-    life("beat").start()
+    registration("beat").start()
     ready()
 
 

@@ -24,7 +24,7 @@ def alarm(code: str, message: str, **context: object) -> None:
     _offer(code, message, context, "alarm")
 
 
-def tell(code: str, message: str, **context: object) -> None:
+def notify(code: str, message: str, **context: object) -> None:
     """Says outside the database what must survive the loss of it: a log line at warning with
     `told=code`, and the webhook with `"kind": "event"`.
 

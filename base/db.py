@@ -5,13 +5,16 @@ closes it, and the next call reconnects.
 """
 
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+import structlog
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connection
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
+log = structlog.get_logger(__name__)
 Row: TypeAlias = Any  # a named tuple: its columns by name, or in order
 DATABASE_UNAVAILABLE = (OperationalError, InterfaceError)  # the statement itself is right
 # psycopg2 raises InternalError for these, as for a wrong statement: a primary that was demoted (it
@@ -56,6 +59,22 @@ def drop_broken_connection() -> None:
     """
     if not connection.in_atomic_block and not _is_usable():
         connection.close()
+
+
+@contextmanager
+def suppress_and_log(message: str, *, fix: str, fix_unexpected: str = "") -> Iterator[None]:
+    """For the body of a loop that must go on whatever happens: logs the error instead of raising
+    it, and drops a broken connection. An unavailable database is a warning; anything else is logged
+    with its traceback and, where it is given, a fix of its own.
+    """
+    try:
+        yield
+    except DATABASE_UNAVAILABLE as error:
+        drop_broken_connection()
+        log.warning(message, error=str(error).strip(), fix=fix)
+    except Exception:
+        drop_broken_connection()
+        log.exception(message, fix=fix_unexpected or fix)
 
 
 def _is_usable() -> bool:

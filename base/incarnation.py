@@ -10,20 +10,20 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from uuid import uuid4
 
 import structlog
 from django.conf import settings
 from django.db import connection
 
-from base.db import DATABASE_UNAVAILABLE, call, drop_broken_connection
+from base.db import call, suppress_and_log
 from base.membership import Membership
+from base.process_name import new_name
 
 log = structlog.get_logger(__name__)
 BEAT_SECONDS = 1.0
-END_SECONDS_MAX = 2.0  # for the heart to come to its end
+END_SECONDS_MAX = 2.0  # that `end` waits for the heartbeat's thread
 _BEAT = "UPDATE base_incarnation SET beat_at = service_now() WHERE name = %s AND ended_at IS NULL RETURNING name"
 _REGISTER = "INSERT INTO base_incarnation (name, role, host, pid, version, address) VALUES (%s, %s, %s, %s, %s, %s) RETURNING name"
 _END = "UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'stopped' WHERE name = %s AND ended_at IS NULL RETURNING name"
@@ -31,9 +31,19 @@ _ENDED = "SELECT name FROM base_incarnation WHERE name = %s AND ended_at IS NOT 
 _FORGET = "DELETE FROM base_incarnation WHERE ended_at < service_now() - interval '7 days' RETURNING name"
 
 
-class Life:
-    """The life of one process under one name after another. `address` is where it can be reached,
-    for people: host:port, or nothing.
+# A heartbeat that PostgreSQL's outage costs does no harm: the sweep, too, counts only the silence
+# that it has seen. No error ends the thread.
+heartbeat_errors_logged = partial(
+    suppress_and_log,
+    "no heartbeat",
+    fix="nothing: it goes on when PostgreSQL is back",
+    fix_unexpected="is the database migrated? DATABASE_STATEMENT_MS_MAX=0 manage.py migrate",
+)
+
+
+class Registration:
+    """The registration of one process, under a new name each time that it was declared dead.
+    `address` says where operators reach it: host:port, or nothing.
     """
 
     def __init__(self, role: str, address: str = "") -> None:
@@ -43,14 +53,14 @@ class Life:
         self._name = ""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._heart: threading.Thread | None = None
+        self._heartbeat: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the heart, which registers the process as soon as PostgreSQL is there; returns at
-        once. Never before a fork.
+        """Starts the heartbeat, which registers the process as soon as PostgreSQL is there; returns
+        at once. Never before a fork.
         """
         with self._lock:
-            self._start_heart()
+            self._start_heartbeat()
 
     @property
     def name(self) -> str:
@@ -60,7 +70,7 @@ class Life:
         with self._lock:
             if not self._name:
                 self._name = self._register()
-            self._start_heart()
+            self._start_heartbeat()
             return self._name
 
     def beat(self) -> None:
@@ -72,7 +82,12 @@ class Life:
                 self._name = self._register()
             elif not call(_BEAT, [self._name]):
                 old, self._name = self._name, self._register()
-                log.warning("declared dead while it was silent", incarnation=old, now=self._name, fix="nothing: its claims were taken back")
+                log.warning(
+                    "declared dead while it was silent",
+                    incarnation=old,
+                    now=self._name,
+                    fix="nothing: its claims were taken back",
+                )
 
     def outlived(self, name: str) -> bool:
         """Whether the incarnation of this name has ended and the process goes on under another,
@@ -90,34 +105,38 @@ class Life:
         with self._lock:
             if self._name:
                 name, self._name = self._name, ""
-                _survive(lambda: call(_END, [name]))
-        if self._heart is not None and self._heart.ident is not None:
-            self._heart.join(END_SECONDS_MAX)
+                with heartbeat_errors_logged():
+                    call(_END, [name])
+        if self._heartbeat is not None and self._heartbeat.ident is not None:
+            self._heartbeat.join(END_SECONDS_MAX)
 
-    def _start_heart(self) -> None:
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-            self._heart.start()
+    def _start_heartbeat(self) -> None:
+        if self._heartbeat is None:
+            self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._heartbeat.start()
 
     def _register(self) -> str:
-        name = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid4().hex[:12]}"
+        name = new_name()
         call(_REGISTER, [name, self.role[:20], socket.gethostname()[:64], os.getpid(), settings.VERSION, self.address[:80]])
         return name
 
     def _beat(self) -> None:
-        shown = threading.Thread(target=self._stay_shown, name="membership", daemon=True)
-        _survive(shown.start)  # without it the process still beats
-        _survive(lambda: call(_FORGET, []))
+        membership = threading.Thread(target=self._keep_membership, name="membership", daemon=True)
+        with heartbeat_errors_logged():
+            membership.start()  # without it the process still beats
+        with heartbeat_errors_logged():
+            call(_FORGET, [])
         due = monotonic()
         while not self._stopping.is_set():
-            _survive(self.beat)
+            with heartbeat_errors_logged():
+                self.beat()
             due = max(due + BEAT_SECONDS, monotonic())
             self._stopping.wait(due - monotonic())
         connection.close()
-        if shown.ident is not None:
-            shown.join(END_SECONDS_MAX)
+        if membership.ident is not None:
+            membership.join(END_SECONDS_MAX)
 
-    def _stay_shown(self) -> None:
+    def _keep_membership(self) -> None:
         """A thread of its own: a ZooKeeper that is slow or away costs no beat."""
         while not self._stopping.is_set():
             self.membership.show(self._name)
@@ -125,34 +144,22 @@ class Life:
         self.membership.leave()
 
 
-def _survive(act: Callable[[], object]) -> None:
-    """A beat that is missed while PostgreSQL is away is nobody's fault: the sweep counts its own
-    silence, too. No mistake stops the heart.
+_registrations: dict[int, Registration] = {}  # by process id: a fork's child registers itself
+
+
+def registration(role: str = "worker", address: str = "") -> Registration:
+    """The registration of this process, which ends with the process. The first call says what the
+    process is, unless PROCESS_ROLE does, and where it listens.
     """
-    try:
-        act()
-    except DATABASE_UNAVAILABLE as error:
-        log.warning("no heartbeat", error=str(error).strip(), fix="nothing: it goes on when PostgreSQL is back")
-    except Exception:
-        log.exception("no heartbeat", fix="is the database migrated? DATABASE_STATEMENT_MS_MAX=0 manage.py migrate")
-        drop_broken_connection()
-
-
-_lives: dict[int, Life] = {}  # by process: a fork's child has a life of its own
-
-
-def life(role: str = "worker", address: str = "") -> Life:
-    """The life of this process. The first call says what it is (PROCESS_ROLE says it better) and
-    where it listens; its end is seen to.
-    """
-    found = _lives.get(os.getpid())
-    if found is None:
+    ours = _registrations.get(os.getpid())
+    if ours is None:
         port = settings.METRICS_PORT
-        found = _lives[os.getpid()] = Life(settings.PROCESS_ROLE or role, address or (f"{socket.gethostname()}:{port}" if port else ""))
+        address = address or (f"{socket.gethostname()}:{port}" if port else "")
+        ours = _registrations[os.getpid()] = Registration(settings.PROCESS_ROLE or role, address)
         atexit.register(_end, os.getpid())
-    return found
+    return ours
 
 
 def _end(pid: int) -> None:
     if pid == os.getpid():
-        _lives[pid].end()
+        _registrations[pid].end()

@@ -20,9 +20,9 @@ from django.db import connection
 from base.notify import ready
 
 log = structlog.get_logger(__name__)
-LOOK_SECONDS = 0.02  # between two tries of one that waits
-AWAY_SECONDS = 0.2  # between two tries while PostgreSQL is away
-HELD_SECONDS = 0.1  # between two looks at whether the session of the holder still stands, which cost PostgreSQL nothing
+RETRY_TAKE_SECONDS = 0.02  # between two tries of one that waits
+RECONNECT_SECONDS = 0.2  # between two tries while PostgreSQL is away
+CHECK_HELD_SECONDS = 0.1  # between two looks at whether the session of the holder still stands, which cost PostgreSQL nothing
 GRACE_SECONDS = 2.0  # a waiting one that has a new session leaves the first tries to the holder, whose session broke as well
 END_SECONDS_MAX = 1.0  # for the keeper to come to its end
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 7079))"
@@ -78,7 +78,7 @@ class _Slot:
 
     def wait(self, stopping: threading.Event) -> None:
         """Returns when the lock is ours, or `stopping` is set."""
-        while not stopping.wait(LOOK_SECONDS if self._session is not None else AWAY_SECONDS):
+        while not stopping.wait(RETRY_TAKE_SECONDS if self._session is not None else RECONNECT_SECONDS):
             if self._session is None:
                 if self.connect():
                     stopping.wait(GRACE_SECONDS)
@@ -89,7 +89,7 @@ class _Slot:
         """Takes the lock again, however often its session breaks, until it is `over`; then gives it
         back.
         """
-        while not over.wait(HELD_SECONDS if self._session is not None else AWAY_SECONDS):
+        while not over.wait(CHECK_HELD_SECONDS if self._session is not None else RECONNECT_SECONDS):
             if (not self.is_ours or self._is_broken()) and self.take():
                 log.info("our place was taken again after its session broke", slot=self._name)
         self._leave()

@@ -12,7 +12,7 @@ from typing import Any, cast
 from celery import Task, shared_task, signals
 from celery.worker import state as worker_state
 
-from base.incarnation import life
+from base.incarnation import registration
 from clearing.dispatch import publish
 from clearing.dispatch.broker import QUEUED_MS_HEADER
 from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE
@@ -31,7 +31,7 @@ def remember_dispatcher(sender: Any, **_: object) -> None:
     _dispatchers[:] = [sender.event_dispatcher]
 
 
-guard = Guard(lambda: life("worker").name)  # of this process, as is:
+guard = Guard(lambda: registration("worker").name)  # of this process, as is:
 in_flight = InFlight()
 
 
@@ -81,7 +81,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
         ref = ClearingRef(clearing_id, epoch, step, lane=0, queued_ms=queued_ms, isolated=isolated)
         publish.publish([ref], queue=RESUME_QUEUE)
         return
-    Runner(lambda: life().name, gateways(), stopping, guard, isolated, events, in_flight, life().outlived).run(clearing_id, epoch)
+    Runner(lambda: registration().name, gateways(), stopping, guard, isolated, events, in_flight, registration().outlived).run(clearing_id, epoch)
     events.finish()
 
 

@@ -24,8 +24,8 @@ from ops.leadership import make_candidate
 
 log = structlog.get_logger(__name__)
 LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
-LOOK_SECONDS: Final = 0.1  # how soon a new leader begins
-AWAY_SECONDS: Final = 1.0
+LEADER_POLL_SECONDS: Final = 0.1  # how soon a new leader begins
+BROKER_RETRY_SECONDS: Final = 1.0
 LOOK_AT_MAX: Final = 50  # messages; more than that wait only where no worker takes any, and then one more is of no use
 STALL_SECONDS: Final = 15.0  # of a loop that doesn't come round: a publish to a frozen broker takes a third of it
 
@@ -52,15 +52,15 @@ class LeaderScheduler(Scheduler):
         self._candidate.touch()
         term = self._candidate.term
         if term is None:
-            return LOOK_SECONDS
+            return LEADER_POLL_SECONDS
         if term != self._term:
             self._term = term
             self._make_all_due()
         try:
-            return min(super().tick(*args, **kwargs), LOOK_SECONDS)
+            return min(super().tick(*args, **kwargs), LEADER_POLL_SECONDS)
         except redis.RedisError as error:
             log.warning("the broker doesn't take jobs", error=str(error), fix="nothing: they are sent when it is back")
-            return AWAY_SECONDS
+            return BROKER_RETRY_SECONDS
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """Sends the job with the leader's term, unless one like it waits already, or we lead no

@@ -8,24 +8,24 @@ import structlog
 from django.conf import settings
 
 from base.fence import Fence
-from ops.jobs.backoff import Patience
+from ops.jobs.backoff import Backoff
 from ops.jobs.run import periodic_job, run_job
 from ops.liveness.watcher import watcher
 from ops.recovery.probe import in_background, probe_all
-from ops.recovery.sweep import sweep_alone
+from ops.recovery.sweep import sweep_exclusively
 from ops.wiring import run_gap_pass, run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
 from orders.backfill.gap_pass import SHARD_LIST
 
 log = structlog.get_logger(__name__)
 SWEEP: Final = "ops.sweep"
-counter_patience = Patience()  # of this process
+counter_backoff = Backoff()  # of this process
 
 
 def _sweep(fence: Fence) -> bool:
     """Dispatches what was interrupted. Who sweeps also looks on between the sweeps."""
     watcher.start(sweep_now)
-    return sweep_alone(fence) is not None
+    return sweep_exclusively(fence) is not None
 
 
 def sweep_now() -> None:
@@ -50,11 +50,11 @@ def gap_pass(fence: Fence) -> bool:
     """Fetches from the counter what the binlog didn't bring; a counter that doesn't list its shards
     is asked more rarely.
     """
-    if not counter_patience.may_ask():
+    if not counter_backoff.may_ask():
         return True
     result = run_gap_pass(fence=fence)
     if result is not None:
-        counter_patience.heard(answered=SHARD_LIST not in result.failed)
+        counter_backoff.record(success=SHARD_LIST not in result.failed)
     return result is not None
 
 

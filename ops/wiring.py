@@ -15,7 +15,7 @@ from base.http import SignedClient
 from clearing.dispatch import publish
 from clearing.opening import hold, open_clearings
 from clearing.store.claims import ClearingRef
-from ops.jobs.exclusive import alone
+from ops.jobs.exclusive import exclusive
 from orders.backfill.counter_api import HttpSyncOrderInterface
 from orders.backfill.gap_pass import GapPass, GapResult
 from orders.backfill.reconcile import Reconcile
@@ -63,7 +63,7 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
     takes, beside the periodic passes. Under a leader's fence it raises TermOutdated as soon as
     another leads.
     """
-    with alone(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
+    with exclusive(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("gap pass left out: the one before is still under way")
             return None
@@ -78,7 +78,7 @@ def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] |
     Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence
     TermOutdated as soon as another leads.
     """
-    with alone(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
+    with exclusive(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("reconcile left out: the one before is still under way")
             return None

@@ -12,7 +12,7 @@ from datetime import datetime
 import msgspec
 from django.db import transaction
 
-from base.alarms import tell
+from base.alarms import notify
 from base.readable import amount
 from clearing.dispatch import publish
 from clearing.flow.bookings import Booking
@@ -202,7 +202,7 @@ def _tell(intervention: Intervention) -> None:
     """Writes the decision to the log, outside the database: a restored database has forgotten it,
     and the operator who restores finds it there (docs/runbook.md).
     """
-    tell(
+    notify(
         f"people_{intervention.kind}",
         "two people decided",
         order_id=intervention.clearing.order.order_id,

@@ -12,9 +12,10 @@ from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from base.incarnation import life
+from base.incarnation import registration
 from base.membership import View
 from base.models import Incarnation, LeaderTerm
+from base.process_name import process_of
 from base.readonly import ReadOnlyAdmin
 from ops.liveness.heartbeats import DEAD_SECONDS
 
@@ -64,8 +65,8 @@ def read() -> tuple[LeaderTerm | None, list[Node]]:
         term = LeaderTerm.objects.first()
         cursor.execute(NODES_SQL, [ENDED_SHOWN, SHOWN_MAX])
         rows: list[tuple[Any, ...]] = cursor.fetchall()
-    view = life("web").membership.look()
-    leader = term.leader.rpartition(":")[0] if term else ""  # host:pid: candidates are named as incarnations are, with a number of their own
+    view = registration("web").membership.look()
+    leader = process_of(term.leader) if term else ""
     return term, [_node(row, view, leader) for row in rows]
 
 
@@ -73,7 +74,7 @@ def _node(row: tuple[Any, ...], view: View | None, leader: str) -> Node:
     node = Node(*row)
     if node.ended_at is not None:
         return node
-    return replace(node, shown=node.name in view.names if view else None, leads=node.name.rpartition(":")[0] == leader)
+    return replace(node, shown=node.name in view.names if view else None, leads=process_of(node.name) == leader)
 
 
 @admin.register(Incarnation)

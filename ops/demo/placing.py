@@ -33,7 +33,7 @@ class UnreachableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class OrderRequest:
     """What a user wants now. `kind`: OPEN, CLOSE, or another kind of sync order."""
 
     kind: str
@@ -55,34 +55,34 @@ class Users:
         self._open: list[tuple[str, str, str]] = []  # (user, asset, contract), in no order
         self._lock = threading.Lock()
 
-    def wish(self) -> Wish:
+    def next_order(self) -> OrderRequest:
         """The next order; a CLOSE takes its contract off the open ones."""
         with self._lock:
             quoted = self._random.random() < QUOTED_SHARE
             if self._direction == "close":
-                return Wish("CLOSE", self._random.choice(self._user_ids), self._random.choice(self._assets), quoted=False)
+                return OrderRequest("CLOSE", self._random.choice(self._user_ids), self._random.choice(self._assets), quoted=False)
             if self._direction == "mixed" and self._random.random() < CLOSE_SHARE and self._open:
                 return self._close()
             asset = self._random.choice(self._assets)
-            return Wish("OPEN", self._random.choice(self._user_ids), asset, self._quantity(asset), quoted=quoted)
+            return OrderRequest("OPEN", self._random.choice(self._user_ids), asset, self._quantity(asset), quoted=quoted)
 
-    def misc(self) -> Wish | None:
+    def misc(self) -> OrderRequest | None:
         """Now and then an order that is no exchange."""
         with self._lock:
             if self._random.random() >= MISC_SHARE:
                 return None
-            return Wish(self._random.choice(MISC_KINDS), self._random.choice(self._user_ids))
+            return OrderRequest(self._random.choice(MISC_KINDS), self._random.choice(self._user_ids))
 
     def opened(self, user_id: str, asset: str, contract_id: str) -> None:
         """The counter opened a contract."""
         with self._lock:
             self._open.append((user_id, asset, contract_id))
 
-    def _close(self) -> Wish:
+    def _close(self) -> OrderRequest:
         index = self._random.randrange(len(self._open))
         self._open[index], self._open[-1] = self._open[-1], self._open[index]
         user_id, asset, contract_id = self._open.pop()
-        return Wish("CLOSE", user_id, asset, contract_id=contract_id)
+        return OrderRequest("CLOSE", user_id, asset, contract_id=contract_id)
 
     def _quantity(self, asset: str) -> str:
         least, most = QUANTITIES[asset]
@@ -200,7 +200,7 @@ class Placing:
         while (due := self._take()) is not None:
             if self._stopped.wait(max(due - time.monotonic(), 0)):
                 break
-            self._send(till, self._users.wish())
+            self._send(till, self._users.next_order())
             if misc := self._users.misc():
                 self._send(till, misc)
         till.close()
@@ -211,28 +211,28 @@ class Placing:
             number, self._next = self._next, self._next + 1
         return self._began + number / self._rate if number < self._count else None
 
-    def _send(self, till: Till, wish: Wish) -> None:
+    def _send(self, till: Till, request: OrderRequest) -> None:
         try:
-            status, answer = self._post(till, wish)
+            status, answer = self._post(till, request)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.tally.refused(f"no answer: {type(error).__name__}")
             return
         if status != http.client.CREATED:
             self.tally.refused(str(answer.get("code", status)))
             return
-        self.tally.took(wish.kind, Decimal(answer.get("usdt") or 0))
-        if wish.kind == "OPEN":
-            self._users.opened(wish.user_id, wish.asset, answer["contract_id"])
+        self.tally.took(request.kind, Decimal(answer.get("usdt") or 0))
+        if request.kind == "OPEN":
+            self._users.opened(request.user_id, request.asset, answer["contract_id"])
 
-    def _post(self, till: Till, wish: Wish) -> tuple[int, dict[str, Any]]:
-        if wish.kind in MISC_KINDS:
-            return till.post("/v1/misc-orders", {"user_id": wish.user_id, "kind": wish.kind})
-        fields: dict[str, Any] = {"user_id": wish.user_id, "direction": wish.kind, "asset": wish.asset}
-        if wish.quantity:
-            fields["quantity"] = wish.quantity
-        if wish.contract_id:
-            fields["contract_id"] = wish.contract_id
-        if wish.quoted:
+    def _post(self, till: Till, request: OrderRequest) -> tuple[int, dict[str, Any]]:
+        if request.kind in MISC_KINDS:
+            return till.post("/v1/misc-orders", {"user_id": request.user_id, "kind": request.kind})
+        fields: dict[str, Any] = {"user_id": request.user_id, "direction": request.kind, "asset": request.asset}
+        if request.quantity:
+            fields["quantity"] = request.quantity
+        if request.contract_id:
+            fields["contract_id"] = request.contract_id
+        if request.quoted:
             status, quote = till.post("/v1/quotes", fields)
             if status not in {http.client.OK, http.client.CREATED}:
                 return status, quote

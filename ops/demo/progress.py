@@ -59,7 +59,7 @@ def look(since: int, *, placed: int, at: float) -> Snapshot:
 
 
 @dataclass(slots=True)
-class Watch:
+class RecentSnapshots:
     """The last looks, for a rate over a few seconds."""
 
     seconds: float = 3.0
@@ -76,9 +76,9 @@ class Watch:
         return (last.cleared - first.cleared) / (last.at - first.at) if last.at > first.at else 0.0
 
 
-def live_table(watch: Watch, count: int) -> Table:
+def live_table(recent: RecentSnapshots, count: int) -> Table:
     """The last look as a table."""
-    now = watch.looks[-1]
+    now = recent.looks[-1]
     table = Table(title="Orders on their way", title_justify="left", min_width=46)
     table.add_column("")
     table.add_column("orders", justify="right")
@@ -89,17 +89,17 @@ def live_table(watch: Watch, count: int) -> Table:
         style = {State.CLEARED: "green", State.PARKED: "red"}.get(state, "") if shown else "dim"
         table.add_row(state.value, f"{shown:,}", style=style)
     table.add_section()
-    table.add_row("cleared a second", f"{watch.rate:.0f}")
+    table.add_row("cleared a second", f"{recent.rate:.0f}")
     table.add_row("counter to cleared, p50 / p99", f"{_shown(now.p50_seconds)} / {_shown(now.p99_seconds)}")
     return table
 
 
-def line(watch: Watch, count: int) -> str:
+def line(recent: RecentSnapshots, count: int) -> str:
     """The last look as a line, where there is no terminal."""
-    now = watch.looks[-1]
+    now = recent.looks[-1]
     others = ", ".join(f"{number:,} {state}" for state, number in sorted(now.by_state.items()) if state != State.CLEARED) or "none under way"
     return (
-        f"placed {now.placed:,} of {count:,}; cleared {now.cleared:,} ({watch.rate:.0f}/s); {others};"
+        f"placed {now.placed:,} of {count:,}; cleared {now.cleared:,} ({recent.rate:.0f}/s); {others};"
         f" p50 {_shown(now.p50_seconds)}, p99 {_shown(now.p99_seconds)}"
     )
 

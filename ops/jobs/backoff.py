@@ -1,4 +1,6 @@
-"""How often somebody is asked who doesn't answer."""
+"""Exponential backoff for polling an unresponsive counter: 3, 6, 12, … up to 30 s; reset by the
+first answer.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,9 +9,9 @@ from typing import Final
 from django.conf import settings
 
 
-class Patience:
-    """A counter that doesn't answer is asked less and less often: after 3, 6, 12, … seconds, at
-    most every 30; as soon as it answers, always.
+class Backoff:
+    """When the counter may be asked again. The pause doubles with each failure, from
+    GAP_PASS_SECONDS up to PAUSE_SECONDS_MAX.
     """
 
     PAUSE_SECONDS_MAX: Final = 30.0
@@ -20,11 +22,11 @@ class Patience:
         self._next_at = 0.0
 
     def may_ask(self) -> bool:
-        """Whether its pause is over."""
+        """Whether the pause is over."""
         return not self._failures or self._clock() >= self._next_at
 
-    def heard(self, *, answered: bool) -> None:
-        """What became of asking."""
-        self._failures = 0 if answered else self._failures + 1
+    def record(self, *, success: bool) -> None:
+        """Records whether the counter answered."""
+        self._failures = 0 if success else self._failures + 1
         pause = settings.GAP_PASS_SECONDS * 2 ** min(self._failures - 1, 10) if self._failures else 0.0
         self._next_at = self._clock() + min(pause, self.PAUSE_SECONDS_MAX)

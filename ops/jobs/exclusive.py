@@ -9,7 +9,7 @@ from django.db import connection
 
 
 @contextmanager
-def alone(lock: int, *, idle_seconds_max: float) -> Iterator[bool]:
+def exclusive(lock: int, *, idle_seconds_max: float) -> Iterator[bool]:
     """Whether this is the only run of its kind. Who stays idle for longer while it holds the lock
     loses its session, and with it the lock.
     """

@@ -8,12 +8,12 @@ Leadership decides who sends the periodic jobs; the fence decides who writes.
 
 from django.conf import settings
 
+from base.process_name import new_name
 from ops.leadership.candidate import Candidate
 from ops.leadership.lease import LeaseCandidate
-from ops.leadership.names import new_name
 from ops.leadership.zookeeper import ZooKeeperCandidate
 
-__all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate", "new_name"]
+__all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate"]
 
 
 def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> Candidate:

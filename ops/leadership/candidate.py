@@ -29,7 +29,7 @@ Clock = Callable[[], float]
 
 ACT_SHARE: Final = 0.5  # of a session since the last confirmation: the rest is for what the servers' clocks and our pauses make of it
 CONFIRM_SHARE: Final = 0.125  # of a session between two confirmations
-AWAY_SECONDS: Final = 0.2  # between two tries while a server is away
+RETRY_ROUND_SECONDS: Final = 0.2  # between two tries while a server is away
 RESIGN_SECONDS_MAX: Final = 2.0  # who stops waits no longer to be rid of its place; it goes with the session anyway
 NO_LEADER_SECONDS: Final = 15.0
 COMPLAIN_SECONDS: Final = 30.0
@@ -148,7 +148,7 @@ class Candidate(ABC):
         except Exception as error:
             drop_broken_connection()
             self._complain(f"{type(error).__name__}: {error}".strip())
-            pause = AWAY_SECONDS
+            pause = RETRY_ROUND_SECONDS
         metrics.IS_LEADER.set(self.is_leader)
         metrics.LEADER_TERM.set(self.term or 0)
         self._watch_for_a_leader()
@@ -180,7 +180,7 @@ class Candidate(ABC):
             alarm("leader_stalled", "the leading process stands still and hands over", name=self.name, term=self._term)
             self._lead_no_more("its process stood still")
         self._step_down()
-        return AWAY_SECONDS
+        return RETRY_ROUND_SECONDS
 
     def _take_term(self, seen: fence.Current, asked_at: float, reason: str) -> None:
         """We are elected, as was confirmed by what we asked at that time: leader as soon as the

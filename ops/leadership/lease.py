@@ -12,9 +12,9 @@ from typing import Final
 from base import fence
 from base.db import call
 from ops.leadership.candidate import CONFIRM_SHARE, Candidate, Clock, boottime
-from ops.liveness.heartbeats import Watch
+from ops.liveness.heartbeats import HeartbeatMonitor
 
-LOOK_SECONDS: Final = 0.05  # how soon a leader's resigning is seen: two index lookups each time
+LEASE_POLL_SECONDS: Final = 0.05  # how soon a leader's resigning is seen: two index lookups each time
 FIRST, STOOD_DOWN, SILENT = "nobody led", "the leader stood down", "the leader went silent"
 _BEAT = (
     "INSERT INTO base_candidate (name) VALUES (%s) ON CONFLICT (name) DO UPDATE SET beat_at = greatest(service_now(),"
@@ -31,7 +31,7 @@ class LeaseCandidate(Candidate):
 
     def __init__(self, name: str, *, seconds: float, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:
         super().__init__(name, seconds=seconds, clock=clock, stall_seconds=stall_seconds)
-        self._watch = Watch(unseen_seconds=seconds, dead_seconds=seconds)
+        self._watch = HeartbeatMonitor(unseen_seconds=seconds, dead_seconds=seconds)
         self._beat_at = float("-inf")
 
     def members(self) -> list[str]:
@@ -54,7 +54,7 @@ class LeaseCandidate(Candidate):
         elif self.name in beats:
             reason = SILENT if current.leader in silent else STOOD_DOWN if current.leader else FIRST
             self._take_term(current, self._beat_at, reason)
-        return LOOK_SECONDS
+        return LEASE_POLL_SECONDS
 
     def _forget(self, silent: list[str], beats: dict[str, datetime]) -> None:
         for name in silent:

@@ -28,7 +28,7 @@ from kazoo.protocol.states import KazooState
 from base import fence
 from base.alarms import alarm
 from base.zookeeper import ZooKeeperAddress, make_client
-from ops.leadership.candidate import AWAY_SECONDS, CONFIRM_SHARE, Candidate, Clock, boottime
+from ops.leadership.candidate import CONFIRM_SHARE, RETRY_ROUND_SECONDS, Candidate, Clock, boottime
 
 log = structlog.get_logger(__name__)
 CANDIDATES: Final = "candidates"
@@ -70,7 +70,7 @@ class ZooKeeperCandidate(Candidate):
     def _stand(self) -> float:
         client = self._connected()
         if client is None:
-            return AWAY_SECONDS
+            return RETRY_ROUND_SECONDS
         if self._term is not None:
             return self._lead(client)
         if not self._node:

@@ -28,7 +28,7 @@ class _Pulse:
     seen_alive: bool = False
 
 
-class Watch:
+class HeartbeatMonitor:
     """What one process has seen. Safe in threads."""
 
     def __init__(self, unseen_seconds: float, dead_seconds: float = DEAD_SECONDS) -> None:
@@ -78,7 +78,7 @@ class Watch:
         return _Pulse(beat, known.silent + watched, known.seen_alive)
 
 
-watch = Watch(settings.CLEARING_CLAIM_SECONDS)
+monitor = HeartbeatMonitor(settings.CLEARING_CLAIM_SECONDS)
 
 
 def living() -> dict[str, datetime]:
@@ -86,7 +86,7 @@ def living() -> dict[str, datetime]:
     return dict(call("SELECT name, beat_at FROM base_incarnation WHERE ended_at IS NULL", []))
 
 
-def bury(name: str, beat: datetime, fence: Fence = no_fence) -> bool:
+def mark_dead(name: str, beat: datetime, fence: Fence = no_fence) -> bool:
     """Declares an incarnation dead, unless it has beaten since. Its claims are taken back by the
     next requeue. Raises TermOutdated.
     """

@@ -13,7 +13,7 @@ from base import alarms
 from base.alarms import alarm
 from orders.stream.consumer import BinlogConsumer, ExitCode
 
-LOOK_SECONDS_MAX = 1.0
+STALL_POLL_SECONDS_MAX = 1.0
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def watched(consumer: BinlogConsumer, end: Callable[[int], None] = os._exit) -> 
 
 def _watch(consumer: BinlogConsumer, over: threading.Event, end: Callable[[int], None], seconds_max: float) -> None:
     while consumer.silent_seconds < seconds_max:
-        if over.wait(min(LOOK_SECONDS_MAX, seconds_max / 4)):
+        if over.wait(min(STALL_POLL_SECONDS_MAX, seconds_max / 4)):
             return
     alarm("intake_stuck", "the consumer stood still in one call and is ended", seconds=round(consumer.silent_seconds), exit_code=int(ExitCode.STUCK))
     alarms.flush()  # no exit handler will

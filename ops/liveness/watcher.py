@@ -13,14 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-import structlog
 from django.db import connection
 
-from base.db import drop_broken_connection
+from base.db import suppress_and_log
 from ops.liveness import heartbeats
 
-log = structlog.get_logger(__name__)
-LOOK_SECONDS = 0.25
+HEARTBEAT_POLL_SECONDS = 0.25
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Watcher:
 
     def _look_on(self, sweep: Callable[[], object]) -> None:
         pause = threading.Event()
-        while not pause.wait(LOOK_SECONDS):
+        while not pause.wait(HEARTBEAT_POLL_SECONDS):
             look(self._sweep_beside(sweep))
 
     def _sweep_beside(self, sweep: Callable[[], object]) -> Callable[[], object]:
@@ -52,31 +50,25 @@ class Watcher:
 
         def begin() -> None:
             if self._sweeping is None or not self._sweeping.is_alive():
-                self._sweeping = threading.Thread(target=_survive, args=(sweep,), name="watcher-sweep", daemon=True)
+                self._sweeping = threading.Thread(target=_sweep_and_log, args=(sweep,), name="watcher-sweep", daemon=True)
                 self._sweeping.start()
 
         return begin
 
 
-def _survive(sweep: Callable[[], object]) -> None:
-    try:
+def _sweep_and_log(sweep: Callable[[], object]) -> None:
+    with suppress_and_log("sweep after a process's death failed", fix="nothing: the next check starts another"):
         sweep()
-    except Exception as error:
-        log.warning("a sweep after a death failed", error=str(error).strip(), fix="nothing: the next look has another made")
-    finally:
-        connection.close()
+    connection.close()
 
 
 def look(sweep: Callable[[], object]) -> None:
-    """One look, and a sweep if somebody died. Never raises: whatever is away, the next look finds
-    it back.
+    """Checks the heartbeats once, and sweeps if a process died. Never raises: after an outage the
+    next check succeeds.
     """
-    try:
-        if heartbeats.watch.dead(heartbeats.living(), monotonic()):
+    with suppress_and_log("heartbeat check failed", fix="nothing: the next one follows in a moment"):
+        if heartbeats.monitor.dead(heartbeats.living(), monotonic()):
             sweep()
-    except Exception as error:
-        drop_broken_connection()
-        log.warning("a look at the beats failed", error=str(error).strip(), fix="nothing: the next one is made in a moment")
 
 
 watcher = Watcher()

@@ -9,7 +9,7 @@ claims.
 
 from collections.abc import Callable
 
-from base.incarnation import life
+from base.incarnation import registration
 from base.membership import View
 
 
@@ -37,7 +37,7 @@ class Missing:
 
 
 def _look() -> View | None:
-    return life("worker-ops").membership.look()
+    return registration("worker-ops").membership.look()
 
 
 missing = Missing(_look)

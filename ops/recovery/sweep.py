@@ -27,7 +27,7 @@ from clearing.gateways import counterparty_state
 from clearing.store import interventions, recovery
 from clearing.store.claims import ClearingRef
 from clearing.store.recovery import Unclaimed
-from ops.jobs.exclusive import alone
+from ops.jobs.exclusive import exclusive
 from ops.liveness import heartbeats
 from ops.liveness.zookeeper_members import missing
 
@@ -42,6 +42,7 @@ PAST_MS = 500  # a queue is past a message when it has come to one that much you
 SENT_ROWS = 200  # marked as sent again in one transaction, without a lane's lock
 SWEEP_LOCK = 0x7377656570  # "sweep": on a slow database the next one isn't added to the one that runs
 IDLE_SECONDS_MAX = 5.0  # between two statements of a sweep: a frozen one keeps the others waiting no longer
+FORMER_ACTIONS = {"marked_dead": "buried"}  # labels of the release before, counted as well until the next one
 CHUNK_ROWS = 25  # lane locks of one transaction: short, and far below the lock table's size
 
 
@@ -53,9 +54,9 @@ class _Walk:
 _walk = _Walk()
 
 
-def sweep_alone(fence: Fence) -> Counter[str] | None:
+def sweep_exclusively(fence: Fence) -> Counter[str] | None:
     """One pass, unless one is under way: then None. Raises what `sweep` raises."""
-    with alone(SWEEP_LOCK, idle_seconds_max=IDLE_SECONDS_MAX) as ours:
+    with exclusive(SWEEP_LOCK, idle_seconds_max=IDLE_SECONDS_MAX) as ours:
         return sweep(fence) if ours else None
 
 
@@ -70,7 +71,7 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_bury_the_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind, _remind_unknown):
+    for stage in (_mark_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind, _remind_unknown):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -80,6 +81,8 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
             failed = error
     for action, count in counts.items():
         metrics.SWEEP_ACTIONS.labels(action).inc(count)
+        if action in FORMER_ACTIONS:
+            metrics.SWEEP_ACTIONS.labels(FORMER_ACTIONS[action]).inc(count)
     if counts:
         log.info("sweep", **counts)
     if failed is not None:
@@ -87,15 +90,15 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     return counts
 
 
-def _bury_the_dead(_generation: str, fence: Fence) -> Counter[str]:
+def _mark_dead(_generation: str, fence: Fence) -> Counter[str]:
     """Before the requeue, which takes back what the dead had claimed."""
     beats = heartbeats.living()
     absent = missing.names()
-    dead = [name for name in heartbeats.watch.dead(beats, monotonic(), absent) if heartbeats.bury(name, beats[name], fence)]
+    dead = [name for name in heartbeats.monitor.dead(beats, monotonic(), absent) if heartbeats.mark_dead(name, beats[name], fence)]
     for name in dead:
         missing.forget(name)
         log.warning("a process went silent", incarnation=name, fix="nothing: its claims are taken back")
-    return Counter(buried=len(dead))
+    return Counter(marked_dead=len(dead))
 
 
 def _take_back(generation: str, fence: Fence) -> Counter[str]:

@@ -25,7 +25,7 @@ class Unreadable(Exception):  # noqa: N818 - an answer to a person
 
 
 @dataclass(slots=True)
-class Told:
+class VoidReport:
     """What became of the orders on the list, by their ids."""
 
     held: list[str] = field(default_factory=list)  # now, or before
@@ -53,16 +53,16 @@ def read_list(lines: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def hold_all(order_ids: list[str], *, actor: str) -> Told:
+def hold_all(order_ids: list[str], *, actor: str) -> VoidReport:
     """Remembers the orders, so that each is held as soon as it comes, and holds those that are
     here; publishes whom that lets go on.
 
     All are remembered in one transaction, each is held in one of its own: after a failure it is
     repeated as a whole.
     """
-    told = Told()
+    report = VoidReport()
     if not order_ids:
-        return told
+        return report
     with transaction.atomic():
         lock_out_inserts()
         recovery.remember_voided(order_ids, actor=actor)
@@ -70,21 +70,21 @@ def hold_all(order_ids: list[str], *, actor: str) -> Told:
     for order_id in order_ids:
         state, ref = recovery.hold_voided(order_id, actor=actor, generation=publish.generation())
         following += [ref] if ref is not None else []
-        _sort(told, order_id, state)
+        _sort(report, order_id, state)
     publish.publish(following)  # after the last: a user's next order may be on the list as well
-    return told
+    return report
 
 
-def _sort(told: Told, order_id: str, state: str) -> None:
+def _sort(report: VoidReport, order_id: str, state: str) -> None:
     match state:
         case "":
-            told.awaited.append(order_id)
+            report.awaited.append(order_id)
         case "released":
-            told.released.append(order_id)
+            report.released.append(order_id)
         case State.VOIDED:
-            told.voided.append(order_id)
+            report.voided.append(order_id)
         case State.CLEARED:
-            told.cleared.append(order_id)
+            report.cleared.append(order_id)
             alarm(VOIDED_BEFORE, "an order that people had voided before the restore was cleared", order_id=order_id, already_cleared=True)
         case _:
-            told.held.append(order_id)
+            report.held.append(order_id)

@@ -8,7 +8,7 @@ from django.db import OperationalError
 from django.test import Client
 
 from base.clock import ServiceNow
-from base.incarnation import life
+from base.incarnation import registration
 from base.membership import View
 from base.models import Incarnation, LeaderTerm
 from clearing.store import claims
@@ -75,7 +75,7 @@ class TestNodes:
     def test_whether_zookeeper_shows_it(self, nodes: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         node("host-a:1:x")
         node("host-a:2:x")
-        monkeypatch.setattr(life("web").membership, "look", lambda: View(1, frozenset({"host-a:1:x"})))
+        monkeypatch.setattr(registration("web").membership, "look", lambda: View(1, frozenset({"host-a:1:x"})))
 
         assert [line.split()[-1] for line in lines(nodes)] == ["shown", "missing"]
 

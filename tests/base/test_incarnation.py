@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from base import incarnation, notify
 from base.clock import ServiceNow
-from base.incarnation import Life, life
+from base.incarnation import Registration, registration
 from base.models import Incarnation
 from tests.support.waiting import wait_until
 
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 @dataclass
 class Clock:
     """Time that passes when it is waited for, and by hand; in the place of the event that ends a
-    life, too.
+    registration, too.
     """
 
     ends_after: int
@@ -39,41 +39,41 @@ class Clock:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestLife:
+class TestRegistration:
     def test_a_started_one_registers_beats_and_ends(self) -> None:
-        life = Life("consumer", "host:9100")
-        life.start()
+        registration = Registration("consumer", "host:9100")
+        registration.start()
         wait_until(Incarnation.objects.exists)
         born = Incarnation.objects.get()
 
         wait_until(lambda: Incarnation.objects.get().beat_at > born.beat_at)
-        life.end()
+        registration.end()
 
         ended = Incarnation.objects.get()
         assert (born.role, born.pid, born.address, ended.name, ended.end) == ("consumer", os.getpid(), "host:9100", born.name, "stopped")
 
     def test_an_end_is_an_end_whatever_the_heart_was_about_to_do(self) -> None:
-        life = Life("worker")
-        assert life.name
-        life.end()
+        registration = Registration("worker")
+        assert registration.name
+        registration.end()
 
-        life.beat()
+        registration.beat()
 
         assert not Incarnation.objects.filter(ended_at__isnull=True).exists()
 
     def test_a_zookeeper_that_does_not_answer_costs_no_beat(self) -> None:
-        life, over = Life("worker"), threading.Event()
-        life.membership = cast("Any", SimpleNamespace(show=lambda _name: over.wait(60), leave=lambda: None))
-        life.start()
+        registration, over = Registration("worker"), threading.Event()
+        registration.membership = cast("Any", SimpleNamespace(show=lambda _name: over.wait(60), leave=lambda: None))
+        registration.start()
         wait_until(Incarnation.objects.exists)
         born = Incarnation.objects.get().beat_at
 
         wait_until(lambda: Incarnation.objects.get().beat_at - born > timedelta(seconds=2.5))
 
         over.set()
-        life.end()
+        registration.end()
 
-    def test_a_thread_that_does_not_start_ends_no_heart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_thread_that_does_not_start_ends_no_heartbeat(self, monkeypatch: pytest.MonkeyPatch) -> None:
         start = threading.Thread.start
 
         def no_more_threads(thread: threading.Thread) -> None:
@@ -82,67 +82,67 @@ class TestLife:
             start(thread)
 
         monkeypatch.setattr(threading.Thread, "start", no_more_threads)
-        life = Life("worker")
+        registration = Registration("worker")
 
-        life.start()
+        registration.start()
         wait_until(Incarnation.objects.exists)
         born = Incarnation.objects.get().beat_at
 
         wait_until(lambda: Incarnation.objects.get().beat_at > born)
-        life.end()
+        registration.end()
 
     def test_beats_are_a_second_apart_however_long_one_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = Clock(ends_after=6)
         monkeypatch.setattr(incarnation, "monotonic", lambda: clock.now)
-        monkeypatch.setattr(Life, "_stay_shown", lambda _: None)
+        monkeypatch.setattr(Registration, "_keep_membership", lambda _: None)
         began, lasts = list[float](), iter([0.25, 0.0, 0.5, 3.0, 0.25, 0.0])
 
-        def beat(_: Life) -> None:
+        def beat(_: Registration) -> None:
             began.append(clock.now)
             clock.now += next(lasts)
 
-        monkeypatch.setattr(Life, "beat", beat)
-        life = Life("worker")
-        life._stopping = cast("Any", clock)
+        monkeypatch.setattr(Registration, "beat", beat)
+        registration = Registration("worker")
+        registration._stopping = cast("Any", clock)
 
-        life._beat()
+        registration._beat()
 
         assert began == [0, 1, 2, 3, 6, 7]
 
     def test_it_registers_when_postgresql_is_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         away = [False, True, True]  # taken from the end
-        register = Life._register
+        register = Registration._register
 
-        def refuse(life: Life) -> str:
+        def refuse(registration: Registration) -> str:
             if away.pop():
                 raise OperationalError("the server is starting up")
-            return register(life)
+            return register(registration)
 
-        monkeypatch.setattr(Life, "_register", refuse)
-        life = Life("worker")
-        life.start()
+        monkeypatch.setattr(Registration, "_register", refuse)
+        registration = Registration("worker")
+        registration.start()
 
         wait_until(Incarnation.objects.exists, seconds=10)
-        life.end()
+        registration.end()
 
     def test_a_name_is_outlived_when_it_has_ended_and_another_is_there(self) -> None:
-        life = Life("worker")
-        life._heart = threading.Thread()  # never started
-        old = life.name
-        assert not life.outlived(old)
+        registration = Registration("worker")
+        registration._heartbeat = threading.Thread()  # never started
+        old = registration.name
+        assert not registration.outlived(old)
         Incarnation.objects.update(ended_at=ServiceNow(), end="dead")
 
-        assert life.outlived(old)
-        assert life.outlived(old)  # another thread has asked before
-        assert not life.outlived(life.name)
+        assert registration.outlived(old)
+        assert registration.outlived(old)  # another thread has asked before
+        assert not registration.outlived(registration.name)
         assert Incarnation.objects.count() == 2
 
-        last = life.name
-        life.end()
-        assert not life.outlived(last)
+        last = registration.name
+        registration.end()
+        assert not registration.outlived(last)
 
     def test_a_process_that_ends_by_itself_ends_its_life(self) -> None:
-        code = "import django; django.setup(); from base.incarnation import life; print(life('beat').name)"
+        code = "import django; django.setup(); from base.incarnation import registration; print(registration('beat').name)"
         names = {**os.environ, "DJANGO_SETTINGS_MODULE": "acceptance_site.settings", "DATABASE_URL": database_url()}
 
         printed = subprocess.run([sys.executable, "-c", code], env=names, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -150,17 +150,17 @@ class TestLife:
         assert Incarnation.objects.get(name=printed.strip().splitlines()[-1]).end == "stopped"
 
     def test_a_forks_child_has_a_life_of_its_own(self) -> None:
-        assert life() is life()
+        assert registration() is registration()
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            os.write(write, b"parents" if life() is parents else b"own")
+            os.write(write, b"parents" if registration() is parents else b"own")
             os._exit(0)
         os.waitpid(child, 0)
         assert os.read(read, 10) == b"own"
 
 
-parents = life()
+parents = registration()
 
 
 def database_url() -> str:

@@ -239,8 +239,8 @@ class TestRaisingAnAlarm:
 
     def test_is_told_from_an_event_which_counts_as_none(self, server: list[Any]) -> None:
         alarms.alarm("trial", "somebody should look", order_id="o-1")
-        alarms.tell("people_void", "two people decided", order_id="o-1", intervention=1)
-        alarms.tell("people_void", "two people decided", order_id="o-1", intervention=2)
+        alarms.notify("people_void", "two people decided", order_id="o-1", intervention=1)
+        alarms.notify("people_void", "two people decided", order_id="o-1", intervention=2)
         alarms.flush()
 
         bodies = [json.loads(received.body) for received in server]

@@ -16,7 +16,7 @@ from clearing.interventions.requests import approve, request_approval
 from clearing.models import Clearing, Intervention
 from clearing.status import State
 from clearing.store import recovery
-from ops.recovery.voided import Told, hold_all
+from ops.recovery.voided import VoidReport, hold_all
 from tests.clearing.people import ANN, BEN, LATER, REASON, K
 from tests.support.orders import World
 
@@ -48,7 +48,7 @@ def forgotten() -> Iterator[None]:
     recovery.mark_restored(now_ms() + HOUR_MS, reason="test", actor="test")
 
 
-def tell(*order_ids: str) -> Told:
+def tell(*order_ids: str) -> VoidReport:
     return hold_all(list(order_ids), actor="operator")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from base import fence, metrics
 from ops.jobs.run import run_job
 from ops.leadership import LeaseCandidate
-from ops.recovery.sweep import sweep_alone
+from ops.recovery.sweep import sweep_exclusively
 from tests.crashpoints.clock import clock
 from tests.crashpoints.process import Process
 
@@ -32,7 +32,7 @@ def _elected(process: Process) -> LeaseCandidate:
 
 
 def _sweep_under(term: int | None) -> None:
-    run_job("ops.sweep", lambda of_term: sweep_alone(of_term) is not None, term)
+    run_job("ops.sweep", lambda of_term: sweep_exclusively(of_term) is not None, term)
 
 
 def lead(process: Process) -> None:

@@ -204,14 +204,14 @@ def goes_on_though_held() -> None:
 @_found_in("people/retry_poison/done@1")
 def nobody_died() -> None:
     """Whoever goes silent counts as stopped: no order is ever a suspect."""
-    real = heartbeats.bury
+    real = heartbeats.mark_dead
 
-    def bury(name: str, *others: Any) -> bool:
-        buried = real(name, *others)
+    def mark_dead(name: str, *others: Any) -> bool:
+        marked = real(name, *others)
         db.call("UPDATE base_incarnation SET \"end\" = 'stopped' WHERE name = %s RETURNING name", [name])
-        return buried
+        return marked
 
-    _replace(heartbeats, "bury", bury)
+    _replace(heartbeats, "mark_dead", mark_dead)
 
 
 @_found_in("people/expired/done@1")

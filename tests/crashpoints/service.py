@@ -118,7 +118,7 @@ def be_a_worker() -> None:
     """Registers as the worker's first claim would, without the thread that beats: `beat` does
     it.
     """
-    incarnation.life()._heart = threading.Thread()  # never started
+    incarnation.registration()._heartbeat = threading.Thread()  # never started
 
 
 def run_message(queue: str, raw: bytes) -> None:
@@ -208,8 +208,8 @@ def recover(process: Process, again: Callable[[Process], None] | None) -> None:
         again(process)
     for pause in PAUSES:
         process.advance(pause)
-        if os.getpid() in incarnation._lives:
-            incarnation.life().beat()
+        if os.getpid() in incarnation._registrations:
+            incarnation.registration().beat()
         sweep(process)
         work(process)
         if pause and is_quiet(process):

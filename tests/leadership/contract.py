@@ -15,7 +15,8 @@ from base import fence
 from base.clock import ServiceNow
 from base.fence import TermOutdated, fence_of, fenced
 from base.models import LeaderTerm
-from ops.leadership import Candidate, new_name
+from base.process_name import new_name
+from ops.leadership import Candidate
 from tests.support.waiting import wait_until
 
 SESSION_SECONDS = 2.0

@@ -8,7 +8,7 @@ import pytest
 from base.fence import Current
 from ops.leadership import candidate as candidate_module
 from ops.leadership import terms
-from ops.leadership.candidate import ACT_SHARE, AWAY_SECONDS, Candidate
+from ops.leadership.candidate import ACT_SHARE, RETRY_ROUND_SECONDS, Candidate
 
 
 class Alone(Candidate):
@@ -143,7 +143,7 @@ class TestARoundThatFails:
         standing = Alone(now)
         monkeypatch.setattr(standing, "_stand", lambda: 1 / 0)
 
-        assert standing._round() == AWAY_SECONDS
+        assert standing._round() == RETRY_ROUND_SECONDS
 
 
 class TestResigning:

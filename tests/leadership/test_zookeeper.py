@@ -13,8 +13,9 @@ from django.db import connection
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError
 
+from base.process_name import new_name
 from base.zookeeper import ZooKeeperAddress, make_client, parse_address
-from ops.leadership import Candidate, ZooKeeperCandidate, new_name
+from ops.leadership import Candidate, ZooKeeperCandidate
 from stack.ports import LOOPBACK
 from stack.zookeeper import ZooKeeper, missing
 from tests.leadership.contract import SESSION_SECONDS, Field, LeadershipContract, each_end

@@ -19,7 +19,7 @@ django.setup()
 from base.fence import no_fence
 from clearing.models import Clearing
 from clearing.store import claims, recovery
-from ops.recovery.sweep import sweep_alone
+from ops.recovery.sweep import sweep_exclusively
 from tests.support.orders import World
 
 ORDERS = 60  # of CHUNK_ROWS 25: three transactions
@@ -60,7 +60,7 @@ def main() -> None:
     tell("ready")
     for _ in sys.stdin:
         try:
-            sweep_alone(no_fence)
+            sweep_exclusively(no_fence)
         except Exception:
             tell("failed")
         else:

@@ -24,7 +24,7 @@ from clearing.policy import backoff, error_policies
 from clearing.running import calls, runner
 from clearing.store import claims, interventions, recovery
 from ops.liveness import heartbeats
-from ops.liveness.heartbeats import Watch
+from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.recovery import probe, sweep
 from tests.simulation.attempts import UncountedAttempts
 from tests.simulation.broker import MemoryBroker
@@ -54,7 +54,7 @@ class Doors:
         self._scheduler = scheduler
         self._broker = memory
         self._random = random
-        self._watches: dict[Process, Watch] = {}
+        self._watches: dict[Process, HeartbeatMonitor] = {}
 
     # --- Time -------------------------------------------------------------------------------------
     def now_ms(self) -> int:
@@ -125,7 +125,7 @@ class Doors:
         """Each sweeping process watches by itself."""
         actor = self._scheduler.current
         assert actor is not None
-        return self._watches.setdefault(actor.process, Watch(12.0)).dead(beats, now, missing)
+        return self._watches.setdefault(actor.process, HeartbeatMonitor(12.0)).dead(beats, now, missing)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         *(
             (module, "call", doors.call_at_once) for module in (counterparty_state, error_policies)
         ),  # asked on the way to a call, where nobody else waits
-        (incarnation, "call", doors.call_at_once),  # a life's lock is held
+        (incarnation, "call", doors.call_at_once),  # a registration's lock is held
         (claims, "sleep", doors.sleep),
         *((module, "clock_gettime", doors.own_seconds) for module in (claims, calls, runner, metrics)),
         *((module, "monotonic", virtual) for module in (broker, circuit_breaker, pipeline, error_policies, sweep)),
@@ -148,7 +148,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         (broker, "client", lambda: memory),
         (pipeline, "_send", doors.publish),
         (backoff, "_random", random),
-        (heartbeats, "watch", SimpleNamespace(dead=doors.dead)),
+        (heartbeats, "monitor", SimpleNamespace(dead=doors.dead)),
     ]
     with ExitStack() as stack:
         for module, name, stand_in in places:

@@ -16,7 +16,7 @@ from django.db import OperationalError
 
 from base.db import DATABASE_UNAVAILABLE, call
 from base.fence import TermOutdated, current, fence_of
-from base.incarnation import Life, _survive
+from base.incarnation import Registration, heartbeat_errors_logged
 from clearing.dispatch.queues import ISOLATED_QUEUE
 from clearing.gateways import Counterparty
 from clearing.gateways.circuit_breaker import Guard
@@ -263,7 +263,7 @@ class World:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker process: its life, its slots, and the release that it is of."""
+    """A worker process: its registration, its slots, and the release that it is of."""
 
     world: World
     number: int
@@ -273,10 +273,10 @@ class Worker:
     left: int = SLOTS
 
     def __post_init__(self) -> None:
-        self.life = Life("worker")
-        self.life._heart = NO_HEART  # beats as an actor
+        self.registration = Registration("worker")
+        self.registration._heartbeat = NO_HEART  # beats as an actor
         self.gateways = self.world.counterparties.far_away(self.world.doors.pause, lambda: self.world.poison(self))
-        self.guard = Guard(lambda: self.life.name)
+        self.guard = Guard(lambda: self.registration.name)
         self.in_flight = InFlight()
 
     def start(self, after: float) -> None:
@@ -295,24 +295,25 @@ class Worker:
             queue, (clearing_id, epoch, _) = taken
             isolated = queue == ISOLATED_QUEUE
             runner = Runner(
-                lambda: self.life.name,
+                lambda: self.registration.name,
                 self.gateways,
                 lambda: self.stopping,
                 self.guard,
                 isolated,
                 in_flight=self.in_flight,
-                outlived=self.life.outlived,
+                outlived=self.registration.outlived,
             )
             with suppress(*DATABASE_UNAVAILABLE):
                 runner.run(clearing_id, epoch)
         self.left -= 1
         if not self.left:
-            self.life.end()
+            self.registration.end()
             self.world.worker_ended(self)
             self.process.dead = True
 
     def _beat(self) -> None:
         while True:
             self.world.scheduler.pause(1.0, "beat")
-            if self.life._name:
-                _survive(self.life.beat)
+            if self.registration._name:
+                with heartbeat_errors_logged():
+                    self.registration.beat()

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base import metrics
-from base.incarnation import life
+from base.incarnation import registration
 from base.signals import set_on_signal
 from base.slot import held
 from ops.liveness.stall import watched
@@ -54,7 +54,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"METRICS_PORT {settings.METRICS_PORT} can't be listened on ({error.strerror}): name a free one, or unset it"
             ) from error
-        life("consumer").start()
+        registration("consumer").start()
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
         rules, slot = Rules.from_settings(), f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
         with held(slot, stopping):  # what waits for its slot isn't stuck: a consumer's time runs from here on

@@ -25,11 +25,11 @@ from ops.audit.run import run_audit
 from ops.audit.sandbox import SandboxError
 from ops.audit.text import audit_lines
 from ops.demo.placing import Placing, UnreachableError, Users
-from ops.demo.progress import Watch, line, live_table, look, newest_clearing
+from ops.demo.progress import RecentSnapshots, line, live_table, look, newest_clearing
 
 USERS = 50
 RATE = 50.0
-LOOK_SECONDS = 0.5
+REFRESH_SECONDS = 0.5
 LINE_SECONDS = 2.0  # without a terminal
 SETTLE_SECONDS_MAX = 60.0  # after the last order was placed
 EXIT_FAILED = 1
@@ -86,26 +86,26 @@ class Command(BaseCommand):
         failures: list[BaseException] = []
         placer = threading.Thread(target=_place, args=(placing, failures), daemon=True)
         placer.start()
-        watch, settle_by = Watch(), float("inf")
+        recent, settle_by = RecentSnapshots(), float("inf")
         with self._screen(count) as show:
             while True:
                 now = time.monotonic()
-                watch.add(look(since, placed=placing.tally.placed, at=now))
-                show(watch)
+                recent.add(look(since, placed=placing.tally.placed, at=now))
+                show(recent)
                 if failures:
                     raise failures[0]
                 if not placer.is_alive():
                     settle_by = min(settle_by, now + SETTLE_SECONDS_MAX)
-                    if watch.looks[-1].cleared >= watch.looks[-1].placed or now >= settle_by:
+                    if recent.looks[-1].cleared >= recent.looks[-1].placed or now >= settle_by:
                         return
-                time.sleep(LOOK_SECONDS)
+                time.sleep(REFRESH_SECONDS)
 
     @contextmanager
     def _screen(self, count: int) -> Iterator[Any]:
         """What shows a look: a live table on a terminal, else a line now and then."""
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4) as live:
-                yield lambda watch: live.update(live_table(watch, count))
+                yield lambda recent: live.update(live_table(recent, count))
             return
         lines = _Lines(self.console, count)
         yield lines.show
@@ -128,17 +128,17 @@ class _Lines:
     def __init__(self, console: Console, count: int) -> None:
         self._console, self._count = console, count
         self._shown_at = float("-inf")
-        self._watch: Watch | None = None
+        self._recent: RecentSnapshots | None = None
 
-    def show(self, watch: Watch) -> None:
-        self._watch = watch
-        if watch.looks[-1].at - self._shown_at >= LINE_SECONDS:
+    def show(self, recent: RecentSnapshots) -> None:
+        self._recent = recent
+        if recent.looks[-1].at - self._shown_at >= LINE_SECONDS:
             self.end()
-            self._shown_at = watch.looks[-1].at
+            self._shown_at = recent.looks[-1].at
 
     def end(self) -> None:
-        if self._watch is not None:
-            self._console.print(line(self._watch, self._count), soft_wrap=True)
+        if self._recent is not None:
+            self._console.print(line(self._recent, self._count), soft_wrap=True)
 
 
 def _place(placing: Placing, failures: list[BaseException]) -> None:

@@ -18,7 +18,7 @@ from base import logs
 from base.db import call
 from clearing.store import recovery
 from ops.management.arguments import whole
-from ops.recovery.voided import Told, Unreadable, hold_all, read_list
+from ops.recovery.voided import Unreadable, VoidReport, hold_all, read_list
 
 EXIT_NOT_DONE: Final = 2
 WATCH_SECONDS: Final = 2.5  # a process that lost its connection comes back within
@@ -66,31 +66,31 @@ class Command(BaseCommand):
             order_ids = _listed(options["voided"])
             marks = _check(options)
             through_ms, marked = _mark(options["margin_minutes"], options["reason"]) if marks else (None, 0)
-            told = hold_all(order_ids, actor=_actor())
+            report = hold_all(order_ids, actor=_actor())
         except DatabaseError as error:
             fix = "repeat the command, which is harmless"
             raise CommandError(f"the database doesn't serve us: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
         if options["json"]:
             said = {"marked": marked, "through_ms": through_ms} if marks else {}
-            self.stdout.write(json.dumps(said | {"voided": asdict(told)}))
+            self.stdout.write(json.dumps(said | {"voided": asdict(report)}))
             return
         if marks:
             self.stdout.write(f"{marked:,} unfinished orders of the backup are asked for first, and so is every order made before now that comes in")
         if options["voided"] is not None:
-            self._print(told)
+            self._print(report)
         if marks:
             self.stdout.write("next: manage.py replay --from-time <the backup's time, and an hour before> --restored")
 
-    def _print(self, told: Told) -> None:
+    def _print(self, report: VoidReport) -> None:
         """Counts, and the ids of those that somebody has to look at."""
         self.stdout.write(
-            f"voided before: {len(told.held):,} held, {len(told.awaited):,} held when they come, {len(told.voided):,} voided in the backup"
+            f"voided before: {len(report.held):,} held, {len(report.awaited):,} held when they come, {len(report.voided):,} voided in the backup"
         )
-        for order_id in told.awaited:
+        for order_id in report.awaited:
             self.stdout.write(f"  {order_id}: not here yet")
-        for order_id in told.released:
+        for order_id in report.released:
             self.stdout.write(f"  {order_id}: two people released its hold since: left alone")
-        for order_id in told.cleared:
+        for order_id in report.cleared:
             self.stdout.write(
                 f"  {order_id}: cleared already, on top of what was booked by hand: its counterparties' people have to undo one of the two"
             )

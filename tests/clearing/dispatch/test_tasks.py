@@ -45,7 +45,7 @@ def dispatcher(monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
 def at(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """Tasks that call the world's counterparties."""
     monkeypatch.setattr(tasks, "gateways", world.counterparties.gateways)
-    monkeypatch.setattr(tasks, "life", lambda: SimpleNamespace(name="w", outlived=lambda _: False))
+    monkeypatch.setattr(tasks, "registration", lambda: SimpleNamespace(name="w", outlived=lambda _: False))
     return world
 
 

@@ -20,7 +20,7 @@ from clearing.opening import hold, open_clearings
 from clearing.store.claims import ClearingRef
 from clearing.store.interventions import NotPossible
 from ops.management.commands import mark_restored
-from ops.recovery.voided import Told
+from ops.recovery.voided import VoidReport
 from orders.backfill.gap_pass import interface_origin
 from orders.intake.classify import read_row
 from orders.intake.ingest import AcceptedOrder, ingest
@@ -54,7 +54,7 @@ class TestAnOrderThatComesAtTheSameMoment:
             storing.join(20)
             telling.join(20)
 
-        assert told == [Told(held=["O1"])]
+        assert told == [VoidReport(held=["O1"])]
         assert Clearing.objects.get().hold_code == HELD
 
 

@@ -172,7 +172,7 @@ class TestPoison:
 class TestTask:
     def test_knows_by_its_queue_that_it_runs_alone(self, world: World, suspect: Clearing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tasks, "gateways", world.counterparties.gateways)
-        monkeypatch.setattr(tasks, "life", lambda: SimpleNamespace(name="w", outlived=lambda _: False))
+        monkeypatch.setattr(tasks, "registration", lambda: SimpleNamespace(name="w", outlived=lambda _: False))
         request = SimpleNamespace(chain=[], queued_ms=5, delivery_info={"routing_key": ISOLATED_QUEUE})
 
         tasks.run_chain(cast("Any", SimpleNamespace(request=request)), 1, suspect.pk, suspect.epoch)

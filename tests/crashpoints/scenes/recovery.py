@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
-from base.incarnation import life
+from base.incarnation import registration
 from clearing.gateways import counterparty_state
 from clearing.models import Clearing, StatusChange
 from clearing.status import State
@@ -98,8 +98,8 @@ def _stop_with_a_claim(process: Process) -> None:
     with process.doors.paused():
         found = Clearing.objects.get(order__order_id="A1")
         process.ask("take")
-        claims.claim(found.pk, found.epoch, worker=lambda: life().name, gives_up=lambda: True)
-        life().end()
+        claims.claim(found.pk, found.epoch, worker=lambda: registration().name, gives_up=lambda: True)
+        registration().end()
 
 
 def _suspects() -> list[Scenario]:

@@ -70,7 +70,7 @@ class TestMix:
     def test_the_same_seed_wishes_the_same(self) -> None:
         one, other = (Users(9, direction="open", asset="mixed", seed=7) for _ in range(2))
 
-        assert [one.wish() for _ in range(50)] == [other.wish() for _ in range(50)]
+        assert [one.next_order() for _ in range(50)] == [other.next_order() for _ in range(50)]
 
     def test_closing_without_contracts_is_refused_and_counted(self, sandbox: SandboxServer) -> None:
         placing = Placing(sandbox.counter_url, Users(1, direction="close", asset="BTC", seed=1), count=400, rate=1_000)

@@ -28,7 +28,7 @@ from clearing.status import Breaker, State
 from clearing.store import claims
 from ops import tasks, wiring
 from ops.jobs import run
-from ops.jobs.exclusive import alone
+from ops.jobs.exclusive import exclusive
 from ops.jobs.run import run_job
 from ops.liveness import heartbeats
 from ops.recovery import probe, sweep
@@ -142,7 +142,7 @@ class Interrupted:
         Clearing.objects.filter(pk=first.pk).update(state=State.CLEARED, cleared_at=ServiceNow())
 
 
-class AlwaysDead(heartbeats.Watch):
+class AlwaysDead(heartbeats.HeartbeatMonitor):
     """Everybody has been silent for long."""
 
     def dead(self, beats: Any, now: float, missing: Any = ()) -> list[str]:
@@ -152,7 +152,7 @@ class AlwaysDead(heartbeats.Watch):
 class TestSweep:
     @pytest.mark.parametrize("kind", ["silent_worker", "expired_claim", "lost_message", "stalled_lane"])
     def test_of_an_old_term_leaves_everything_as_it_is(self, kind: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(heartbeats, "watch", AlwaysDead(unseen_seconds=1.0))
+        monkeypatch.setattr(heartbeats, "monitor", AlwaysDead(unseen_seconds=1.0))
         getattr(Interrupted(world), kind)()
         before = everything()
 
@@ -182,10 +182,10 @@ class TestSweep:
         with another_session() as cursor:
             cursor.execute("SET idle_session_timeout = 300")
             cursor.execute("SELECT pg_advisory_lock(%s)", [sweep.SWEEP_LOCK])
-            wait_until(lambda: sweep.sweep_alone(fence_of(CURRENT)) is not None)
+            wait_until(lambda: sweep.sweep_exclusively(fence_of(CURRENT)) is not None)
 
     def test_holds_its_session_to_a_limit_while_it_runs_and_no_longer(self, world: World) -> None:
-        with alone(sweep.SWEEP_LOCK, idle_seconds_max=5.0) as ours:
+        with exclusive(sweep.SWEEP_LOCK, idle_seconds_max=5.0) as ours:
             inside = setting("idle_session_timeout")
 
         assert (ours, inside, setting("idle_session_timeout")) == (True, "5s", "0")

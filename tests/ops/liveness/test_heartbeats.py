@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from base.clock import shift_clock
-from base.incarnation import Life
+from base.incarnation import Registration
 from base.models import Incarnation
 from clearing.dispatch import broker
 from clearing.models import Attempt, Clearing
 from clearing.status import State
 from clearing.store import claims
 from ops.liveness import heartbeats
-from ops.liveness.heartbeats import Watch
+from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.recovery.sweep import sweep
 from tests.support.orders import World
 
@@ -27,108 +27,108 @@ def later(seconds: float) -> datetime:
     return BEAT + timedelta(seconds=seconds)
 
 
-class TestWatch:
+class TestHeartbeatMonitor:
     def test_one_that_beats_is_alive(self) -> None:
-        watch = Watch(unseen_seconds=12)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
 
-        assert not any(watch.dead({"w": later(second)}, now=second) for second in range(20))
+        assert not any(monitor.dead({"w": later(second)}, now=second) for second in range(20))
 
     def test_one_that_was_seen_alive_is_dead_after_three_seconds_of_silence(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
-        watch.dead({"w": later(1)}, now=1)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
+        monitor.dead({"w": later(1)}, now=1)
 
-        found = [watch.dead({"w": later(1)}, now=second) for second in (2, 3, 4)]
+        found = [monitor.dead({"w": later(1)}, now=second) for second in (2, 3, 4)]
 
         assert found == [[], [], ["w"]]
 
     def test_one_that_is_missing_at_zookeeper_may_be_late_with_its_second_beat(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
-        watch.dead({"w": later(1)}, now=1.01)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
+        monitor.dead({"w": later(1)}, now=1.01)
 
-        found = [watch.dead({"w": later(1)}, now, missing={"w"}) for now in (2.0, 3.0, 3.45, 3.55)]
+        found = [monitor.dead({"w": later(1)}, now, missing={"w"}) for now in (2.0, 3.0, 3.45, 3.55)]
 
         assert found == [[], [], [], ["w"]]
 
     def test_one_that_was_never_seen_alive_has_a_claims_length(self) -> None:
-        watch = Watch(unseen_seconds=12)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
 
-        found = [bool(watch.dead({"w": BEAT}, now=second)) for second in range(14)]
+        found = [bool(monitor.dead({"w": BEAT}, now=second)) for second in range(14)]
 
         assert found.index(True) == 12
 
     def test_one_that_appeared_between_two_looks_was_alive_then(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({}, now=0)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({}, now=0)
 
-        found = [watch.dead({"w": BEAT}, now=second) for second in (1, 2, 3, 4)]
+        found = [monitor.dead({"w": BEAT}, now=second) for second in (1, 2, 3, 4)]
 
         assert found == [[], [], [], ["w"]]
 
     def test_one_that_appeared_while_nobody_could_look_has_its_silence_still_to_come(self) -> None:
         """As after an outage of PostgreSQL, or a pause of this machine."""
-        watch = Watch(unseen_seconds=12)
-        watch.dead({}, now=0)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({}, now=0)
 
-        assert watch.dead({"w": BEAT}, now=600) == []
-        assert watch.dead({"w": BEAT}, now=602) == []
+        assert monitor.dead({"w": BEAT}, now=600) == []
+        assert monitor.dead({"w": BEAT}, now=602) == []
 
     def test_a_gap_of_the_watchers_own_counts_for_little(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
-        watch.dead({"w": later(1)}, now=1)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
+        monitor.dead({"w": later(1)}, now=1)
 
-        assert watch.dead({"w": later(1)}, now=60) == []
-        assert watch.dead({"w": later(60)}, now=61) == []
+        assert monitor.dead({"w": later(1)}, now=60) == []
+        assert monitor.dead({"w": later(60)}, now=61) == []
 
     def test_after_an_outage_nobody_is_dead_before_a_claims_length(self) -> None:
-        watch = Watch(unseen_seconds=12)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
         for second in range(5):
-            watch.dead({"w": later(second)}, now=second)
-        watch.dead({"w": later(4)}, now=5)
-        watch.dead({"w": later(4)}, now=6)
+            monitor.dead({"w": later(second)}, now=second)
+        monitor.dead({"w": later(4)}, now=5)
+        monitor.dead({"w": later(4)}, now=6)
 
-        found = [bool(watch.dead({"w": later(4)}, now=26 + second, missing=["v"])) for second in range(14)]
+        found = [bool(monitor.dead({"w": later(4)}, now=26 + second, missing=["v"])) for second in range(14)]
 
         assert found.index(True) == 12
 
     def test_a_beat_of_just_before_an_outage_does_not_count_as_one_after_it(self) -> None:
-        watch = Watch(unseen_seconds=12)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
         for second in range(5):
-            watch.dead({"w": later(second)}, now=second)
+            monitor.dead({"w": later(second)}, now=second)
 
-        found = [bool(watch.dead({"w": later(4.1)}, now=14 + second)) for second in range(14)]
+        found = [bool(monitor.dead({"w": later(4.1)}, now=14 + second)) for second in range(14)]
 
         assert found.index(True) == 12
 
     def test_whoever_beats_again_after_an_outage_is_seen_alive(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
-        watch.dead({"w": BEAT}, now=20)
-        watch.dead({"w": later(21)}, now=21)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
+        monitor.dead({"w": BEAT}, now=20)
+        monitor.dead({"w": later(21)}, now=21)
 
-        found = [watch.dead({"w": later(21)}, now=second) for second in (22, 23, 24)]
+        found = [monitor.dead({"w": later(21)}, now=second) for second in (22, 23, 24)]
 
         assert found == [[], [], ["w"]]
 
     def test_passes_that_are_always_slow_find_the_dead_all_the_same(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
 
-        assert any(watch.dead({"w": BEAT}, now=second) for second in range(2, 30, 2))
+        assert any(monitor.dead({"w": BEAT}, now=second) for second in range(2, 30, 2))
 
     def test_a_clock_that_jumps_back_kills_nobody(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=100)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=100)
 
-        assert watch.dead({"w": BEAT}, now=0) == []
+        assert monitor.dead({"w": BEAT}, now=0) == []
 
 
 @pytest.fixture
 def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     broker.client().flushdb()
-    monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=0))
+    monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=0))
     yield World()
     shift_clock(0)
 
@@ -147,11 +147,11 @@ class TestTheDead:
         counts = sweep()
 
         clearing.refresh_from_db()
-        assert (counts["buried"], counts["was_running"], clearing.state) == (1, 1, State.QUEUED)
+        assert (counts["marked_dead"], counts["was_running"], clearing.state) == (1, 1, State.QUEUED)
         assert Incarnation.objects.get().end == "dead"
 
     def test_those_of_the_living_are_left_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=12))
+        monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=12))
         Incarnation.objects.create(name="slow-worker", role="worker", host="h", pid=1, version="1")
         clearing = claimed_by("slow-worker", world)
 
@@ -160,31 +160,31 @@ class TestTheDead:
         clearing.refresh_from_db()
         assert clearing.state == State.RUNNING
 
-    def test_one_that_beat_in_the_meantime_is_not_buried(self, world: World) -> None:
+    def test_one_that_beat_in_the_meantime_is_not_marked_dead(self, world: World) -> None:
         Incarnation.objects.create(name="w", role="worker", host="h", pid=1, version="1")
         beats = heartbeats.living()
         Incarnation.objects.update(beat_at=later(0))
 
-        assert not heartbeats.bury("w", beats["w"])
+        assert not heartbeats.mark_dead("w", beats["w"])
 
 
-class TestLife:
+class TestRegistration:
     def test_a_process_that_was_declared_dead_wakes_under_a_new_name(self, world: World) -> None:
-        life = Life("worker")
-        life._heart = NO_HEART
-        old = life.name
-        heartbeats.bury(old, heartbeats.living()[old])
+        registration = Registration("worker")
+        registration._heartbeat = NO_HEART
+        old = registration.name
+        heartbeats.mark_dead(old, heartbeats.living()[old])
 
-        life.beat()
+        registration.beat()
 
-        assert life.name != old
-        assert list(heartbeats.living()) == [life.name]
+        assert registration.name != old
+        assert list(heartbeats.living()) == [registration.name]
 
-    def test_nobody_claims_under_a_buried_name(self, world: World) -> None:
-        life = Life("worker")
-        life._heart = NO_HEART
-        old = life.name
-        heartbeats.bury(old, heartbeats.living()[old])
+    def test_nobody_claims_under_a_dead_name(self, world: World) -> None:
+        registration = Registration("worker")
+        registration._heartbeat = NO_HEART
+        old = registration.name
+        heartbeats.mark_dead(old, heartbeats.living()[old])
         clearing = world.accept()
 
         assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: old, gives_up=lambda: True) is None
@@ -192,24 +192,24 @@ class TestLife:
         assert clearing.state == State.QUEUED
 
     def test_a_worker_that_wakes_claims_at_once_under_its_new_name(self, world: World) -> None:
-        life = Life("worker")
-        life._heart = NO_HEART
-        old = life.name
-        heartbeats.bury(old, heartbeats.living()[old])
+        registration = Registration("worker")
+        registration._heartbeat = NO_HEART
+        old = registration.name
+        heartbeats.mark_dead(old, heartbeats.living()[old])
         clearing = world.accept()
 
-        replace(world.runner(), worker=lambda: life.name, outlived=life.outlived).run(clearing.pk, clearing.epoch)
+        replace(world.runner(), worker=lambda: registration.name, outlived=registration.outlived).run(clearing.pk, clearing.epoch)
 
         clearing.refresh_from_db()
         assert clearing.state == State.CLEARED
-        assert set(Attempt.objects.values_list("worker", flat=True)) == {life.name} != {old}
+        assert set(Attempt.objects.values_list("worker", flat=True)) == {registration.name} != {old}
 
     def test_a_process_that_stops_gives_its_claims_back_at_once(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=12))
-        life = Life("worker")
-        life._heart = NO_HEART
-        clearing = claimed_by(life.name, world)
-        life.end()
+        monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=12))
+        registration = Registration("worker")
+        registration._heartbeat = NO_HEART
+        clearing = claimed_by(registration.name, world)
+        registration.end()
 
         sweep()
 
@@ -217,11 +217,11 @@ class TestLife:
         assert clearing.state == State.QUEUED
 
     def test_a_beat_moves_on(self, world: World) -> None:
-        life = Life("worker")
-        life._heart = NO_HEART
-        name = life.name
+        registration = Registration("worker")
+        registration._heartbeat = NO_HEART
+        name = registration.name
         before = heartbeats.living()[name]
 
-        life.beat()
+        registration.beat()
 
         assert heartbeats.living()[name] > before

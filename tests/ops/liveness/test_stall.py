@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from base.fence import Fence
 from ops import tasks
-from ops.jobs.backoff import Patience
+from ops.jobs.backoff import Backoff
 from ops.liveness.stall import watched
 from ops.management.commands import consume_binlog
 from orders.backfill.gap_pass import SHARD_LIST, GapResult
@@ -106,7 +106,7 @@ class TestStandby:
             ("connect", connect),
             ("watched", partial(watched, end=ended.append)),
             ("set_on_signal", lambda *_: None),
-            ("life", lambda _: SimpleNamespace(start=lambda: None)),
+            ("registration", lambda _: SimpleNamespace(start=lambda: None)),
         ):
             monkeypatch.setattr(consume_binlog, name, stand_in)
         with pytest.raises(SystemExit) as stopped:
@@ -116,23 +116,23 @@ class TestStandby:
         assert (stopped.value.code, ended, opened) == (ExitCode.STOPPED, [], [] if told_to_stop else ["g"])
 
 
-class TestPatience:
+class TestBackoff:
     def test_grows_with_each_failure_and_ends_with_an_answer(self, settings: Settings) -> None:
         settings.GAP_PASS_SECONDS = 3.0
         now = [0.0]
-        patience = Patience(lambda: now[0])
+        backoff = Backoff(lambda: now[0])
         waited = []
         for _ in range(6):
-            patience.heard(answered=False)
+            backoff.record(success=False)
             began = now[0]
-            while not patience.may_ask():
+            while not backoff.may_ask():
                 now[0] += 1
             waited.append(now[0] - began)
 
-        patience.heard(answered=True)
+        backoff.record(success=True)
 
         assert waited == [3, 6, 12, 24, 30, 30]
-        assert patience.may_ask()
+        assert backoff.may_ask()
 
     @pytest.mark.django_db
     def test_keeps_the_periodic_pass_from_a_counter_that_is_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ class TestPatience:
             asked.append(now[0])
             return answers[min(len(asked), len(answers)) - 1]
 
-        monkeypatch.setattr(tasks, "counter_patience", Patience(lambda: now[0]))
+        monkeypatch.setattr(tasks, "counter_backoff", Backoff(lambda: now[0]))
         monkeypatch.setattr(tasks, "run_gap_pass", run_gap_pass)
 
         for second in range(14):

@@ -14,7 +14,7 @@ from clearing.status import State
 from clearing.store import claims
 from ops import tasks
 from ops.liveness import heartbeats, watcher
-from ops.liveness.heartbeats import Watch
+from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.liveness.watcher import Watcher, look
 from ops.recovery import sweep as sweeping
 from tests.support.orders import World
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def world(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     broker.client().flushdb()
-    monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=0))
+    monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=0))
     yield World()
     shift_clock(0)
 
@@ -38,7 +38,7 @@ class TestLook:
         clock = [0.0]
         for module in (watcher, sweeping):
             monkeypatch.setattr(module, "monotonic", lambda: clock[0])
-        monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=3.0))
+        monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=3.0))
         Incarnation.objects.create(name="dead-worker", role="worker", host="h", pid=1, version="1")
         clearing = world.accept()
         claims.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
@@ -52,7 +52,7 @@ class TestLook:
         assert Clearing.objects.get().state == State.QUEUED
 
     def test_nobody_sweeps_where_nobody_died(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(heartbeats, "watch", Watch(unseen_seconds=60.0))
+        monkeypatch.setattr(heartbeats, "monitor", HeartbeatMonitor(unseen_seconds=60.0))
         Incarnation.objects.create(name="worker", role="worker", host="h", pid=1, version="1")
         swept: list[bool] = []
 
@@ -112,7 +112,7 @@ class TestWatcher:
             if over.is_set():
                 threading.Event().wait()  # a daemon: it ends with the tests
 
-        monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(watcher, "HEARTBEAT_POLL_SECONDS", 0.01)
         monkeypatch.setattr(watcher, "look", count)
         ours = Watcher()
 

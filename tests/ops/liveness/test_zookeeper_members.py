@@ -5,7 +5,7 @@ while others stay.
 from datetime import UTC, datetime
 
 from base.membership import View
-from ops.liveness.heartbeats import Watch
+from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.liveness.zookeeper_members import Missing
 
 BEAT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -14,8 +14,8 @@ BEAT = datetime(2026, 1, 1, tzinfo=UTC)
 def missing(*views: View | None) -> list[list[str]]:
     """Who is missing at each of the looks."""
     left = list(views)
-    watch = Missing(lambda: left.pop(0))
-    return [sorted(watch.names()) for _ in views]
+    monitor = Missing(lambda: left.pop(0))
+    return [sorted(monitor.names()) for _ in views]
 
 
 def view(*names: str, session: int = 1) -> View:
@@ -41,14 +41,14 @@ class TestMissing:
 
 class TestSilenceOfTheMissing:
     def test_little_silence_is_enough(self) -> None:
-        watch = Watch(unseen_seconds=12)
-        watch.dead({"w": BEAT}, now=0)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
+        monitor.dead({"w": BEAT}, now=0)
 
-        found = [watch.dead({"w": BEAT}, now=second, missing={"w"}) for second in (1, 2, 3)]
+        found = [monitor.dead({"w": BEAT}, now=second, missing={"w"}) for second in (1, 2, 3)]
 
         assert found == [[], [], ["w"]]
 
     def test_one_that_beats_keeps_its_claims(self) -> None:
-        watch = Watch(unseen_seconds=12)
+        monitor = HeartbeatMonitor(unseen_seconds=12)
 
-        assert not any(watch.dead({"w": datetime.fromtimestamp(second, UTC)}, now=second, missing={"w"}) for second in range(60))
+        assert not any(monitor.dead({"w": datetime.fromtimestamp(second, UTC)}, now=second, missing={"w"}) for second in range(60))
