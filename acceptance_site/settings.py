@@ -1,134 +1,52 @@
 """All settings of the service, from the environment, grouped by topic.
 
-Development has safe defaults; `ENVIRONMENT=production` refuses to start without its secrets. In
+Development has safe defaults; `ENVIRONMENT=production` needs its secrets and addresses. In
 development, what the environment doesn't name is taken from `.run/stack.env`, which the embedded
-stack writes (`manage.py stack up`). README.md lists the variables.
+stack writes (`manage.py stack up`). docs/configuration.md lists the variables; whatever is wrong
+with them is printed at the end, and the process exits with 78 (acceptance_site/configuration.py).
 """
 
-import hashlib
-import json
-from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import dj_database_url
 import django_stubs_ext
-from django.core.exceptions import ImproperlyConfigured
-from environs import Env
 
+from acceptance_site import contradictions
+from acceptance_site.configuration import Configuration, are_servers, is_broker_address, is_web_address
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
 from base.kafka import KafkaSecurity, WrongSecurity
-from base.zookeeper import WrongAddress, ZooKeeperAddress, parse_address
+from base.zookeeper import SESSION_SECONDS, WrongAddress, parse_address
 
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = Env()
+config = Configuration()
+env = config.env
 
 # --- Where we are ---------------------------------------------------------------------------------
-ENVIRONMENT = env.str("ENVIRONMENT", "development")
-if ENVIRONMENT not in {"development", "production"}:
-    raise ImproperlyConfigured(f"ENVIRONMENT is {ENVIRONMENT!r}: set it to development or production")
-PRODUCTION = ENVIRONMENT == "production"
-RUN_DIR = Path(env.str("RUN_DIR", str(BASE_DIR / ".run")))
+ENVIRONMENT = config.one_of("ENVIRONMENT", "development", "production", other="production")  # a misspelt one must not start as development
+PRODUCTION = config.production = ENVIRONMENT == "production"
+RUN_DIR = Path(config.text("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
     env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
-VERSION = env.str("SERVICE_VERSION", "0.1.0")
-PROCESS_ROLE = env.str("PROCESS_ROLE", "")  # what this process is, for the list of nodes and PostgreSQL's of sessions
-
-
-def required_in_production(name: str, development: str) -> str:
-    """The variable's value; in production it must be set, elsewhere `development` stands in."""
-    value = env.str(name, "")
-    if value:
-        return value
-    if PRODUCTION:
-        raise ImproperlyConfigured(f"{name} is not set: production doesn't start without it (README.md, 'Configuration')")
-    return development
-
-
-def development_secret(name: str) -> str:
-    """A secret for development alone: differs from checkout to checkout, stays the same over
-    restarts.
-    """
-    return hashlib.sha256(f"{name}:{BASE_DIR}".encode()).hexdigest()
-
-
-def one_of(name: str, *choices: str) -> str:
-    """The variable's value, which must be one of the choices; the first is the default."""
-    value: str = env.str(name, choices[0])
-    if value not in choices:
-        raise ImproperlyConfigured(f"{name} is {value!r}: set it to one of {', '.join(choices)}")
-    return value
-
-
-def kafka_security(**variables: str) -> KafkaSecurity:
-    """What reaching Kafka takes."""
-    try:
-        return KafkaSecurity(**variables)
-    except WrongSecurity as error:
-        raise ImproperlyConfigured(str(error)) from None
-
-
-def zookeeper(**variables: Any) -> ZooKeeperAddress | None:
-    """Where leadership is settled; None: in PostgreSQL."""
-    try:
-        return parse_address(**variables)
-    except WrongAddress as error:
-        raise ImproperlyConfigured(str(error)) from None
-
-
-def columns(name: str) -> dict[str, str]:
-    """The variable, a JSON object of our column names and theirs."""
-    try:
-        found = json.loads(env.str(name, "{}"))
-    except ValueError as error:
-        raise ImproperlyConfigured(f'{name} is not JSON ({error}): write it as in {{"created_at": "gmt_create"}}') from None
-    ours = {"order_id", "user_id", "shard", "sequence", "kind", "contract_id", "direction", "asset"}
-    ours |= {"quantity", "quoted_usdt", "instrument", "created_at"}
-    if not isinstance(found, dict) or not all(isinstance(theirs, str) and theirs for theirs in found.values()) or found.keys() - ours:
-        raise ImproperlyConfigured(f"{name} is {found!r}: its keys are of {', '.join(sorted(ours))}, its values column names")
-    taken = {**{column: column for column in ours}, **found}
-    if len(set(taken.values())) < len(taken):
-        raise ImproperlyConfigured(f"{name} gives two of our columns the same one of theirs: {found!r}")
-    return found
-
-
-def at_least(name: str, default: float, *, least: float) -> float:
-    """The variable, a number that isn't smaller than `least`."""
-    value: float = env.float(name, default)
-    if value < least:
-        raise ImproperlyConfigured(f"{name} is {value:g}: set it to {least:g} or more")
-    return value
-
-
-def zone(name: str) -> ZoneInfo:
-    """The variable, a time zone by its IANA name; UTC by default."""
-    value = env.str(name, "UTC")
-    try:
-        return ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ImproperlyConfigured(f"{name} is {value!r}: set it to a time zone's name, as Asia/Shanghai") from None
-
-
-def is_web_address(text: str) -> bool:
-    """Whether signed calls can be made to it."""
-    parts = urlsplit(text)
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
-
+VERSION = config.text("SERVICE_VERSION", "0.1.0")
+PROCESS_ROLE = config.text("PROCESS_ROLE")  # what this process is, for the list of nodes and PostgreSQL's of sessions
 
 # --- Django ---------------------------------------------------------------------------------------
-SECRET_KEY = required_in_production("SECRET_KEY", development_secret("SECRET_KEY"))
-DEBUG = env.bool("DEBUG", False)
+SECRET_KEY = config.required("SECRET_KEY", config.development_secret("SECRET_KEY", BASE_DIR), form="a long random text")
+DEBUG = config.boolean("DEBUG", False)
 if DEBUG and PRODUCTION:
-    raise ImproperlyConfigured("DEBUG is on in production: unset it")
-ALLOWED_HOSTS = [host for host in required_in_production("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],testserver").split(",") if host]
-WEB_PORT = env.int("WEB_PORT", 8000)  # where the embedded stack serves the admin; the demo tells
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
+    config.problem("DEBUG", "DEBUG is on in production: unset it, since its pages show settings and source to everybody")
+ALLOWED_HOSTS = [
+    host.strip()
+    for host in config.required("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],testserver", form="admin.example,127.0.0.1").split(",")
+    if host.strip()
+]
+WEB_PORT = config.whole("WEB_PORT", 8000, least=1, most=65_535)  # where the embedded stack serves the admin; the demo tells
+CSRF_TRUSTED_ORIGINS = config.words("CSRF_TRUSTED_ORIGINS", [], pattern=r"https?://[^/\s]+", form="https://admin.example")
 INSTALLED_APPS = [
     "unfold",
     "django.contrib.admin",
@@ -181,8 +99,8 @@ FORMAT_MODULE_PATH = ["acceptance_site.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION  # no collectstatic in a checkout
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_TLS_PROXY", PRODUCTION) else None
-SECURE_SSL_REDIRECT = PRODUCTION and env.bool("SECURE_SSL_REDIRECT", True)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if config.boolean("BEHIND_TLS_PROXY", PRODUCTION) else None
+SECURE_SSL_REDIRECT = config.boolean("SECURE_SSL_REDIRECT", True) and PRODUCTION
 SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # probes come from inside, without TLS
 SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = PRODUCTION
@@ -193,20 +111,20 @@ CSRF_COOKIE_SECURE = PRODUCTION
 # --- PostgreSQL -----------------------------------------------------------------------------------
 # Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations
 # run with DATABASE_STATEMENT_MS_MAX=0.
-DATABASE_URL = required_in_production("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
-DATABASE_STATEMENT_MS_MAX = env.int("DATABASE_STATEMENT_MS_MAX", 10_000)
-DATABASE_ROLL_BACK = env.bool("DATABASE_ROLL_BACK", False)  # `migrate` of an older release installs its functions over a newer one's
+DATABASE_URL, _DATABASE = config.database("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
+DATABASE_STATEMENT_MS_MAX = config.whole("DATABASE_STATEMENT_MS_MAX", 10_000, least=0, most=3_600_000)
+DATABASE_ROLL_BACK = config.boolean("DATABASE_ROLL_BACK", False)  # `migrate` of an older release installs its functions over a newer one's
 DATABASE_SESSION = {
-    "lock_timeout": env.int("DATABASE_LOCK_MS_MAX", 3_000),
+    "lock_timeout": config.whole("DATABASE_LOCK_MS_MAX", 3_000, least=1, most=3_600_000),
     "statement_timeout": DATABASE_STATEMENT_MS_MAX,
     "transaction_timeout": 2 * DATABASE_STATEMENT_MS_MAX,
-    "idle_in_transaction_session_timeout": env.int("DATABASE_IDLE_MS_MAX", 5_000),
+    "idle_in_transaction_session_timeout": config.whole("DATABASE_IDLE_MS_MAX", 5_000, least=100, most=3_600_000),
     # Functions and foreign keys keep their plans for a session's life: one made while the tables
     # were empty would read them from end to end when they no longer are (measured: 9 ms of CPU an
     # order instead of 1.6, after a few thousand orders).
     "enable_seqscan": "off",
 }
-DATABASES: dict[str, Any] = {"default": dict(dj_database_url.parse(DATABASE_URL))}
+DATABASES: dict[str, Any] = {"default": _DATABASE}
 DATABASES["default"]["CONN_MAX_AGE"] = None
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # of the web; workers and the consumer heal theirs themselves (base/db.py)
 DATABASES["default"]["OPTIONS"] = {
@@ -221,128 +139,161 @@ DATABASES["default"]["OPTIONS"] = {
 }
 
 # --- Intake ---------------------------------------------------------------------------------------
-KAFKA_BOOTSTRAP_SERVERS = required_in_production("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").split(",")
-KAFKA_TOPIC = env.str("KAFKA_TOPIC", "counter.sync_order")
-KAFKA_SECURITY = kafka_security(
-    protocol=env.str("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT"),
-    mechanism=env.str("KAFKA_SASL_MECHANISM", ""),
-    username=env.str("KAFKA_SASL_USERNAME", ""),
-    password=env.str("KAFKA_SASL_PASSWORD", ""),
-    cafile=env.str("KAFKA_SSL_CAFILE", ""),
-    certfile=env.str("KAFKA_SSL_CERTFILE", ""),
-    keyfile=env.str("KAFKA_SSL_KEYFILE", ""),
-    key_password=env.str("KAFKA_SSL_KEY_PASSWORD", ""),
+KAFKA_BOOTSTRAP_SERVERS = [
+    server.strip() for server in config.required("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1", fits=are_servers, form="host:port,host:port").split(",")
+]
+KAFKA_TOPIC = config.text("KAFKA_TOPIC", "counter.sync_order", pattern=r"[\w.-]{1,249}", form="a topic's name")
+KAFKA_SECURITY = config.checked(
+    KafkaSecurity,
+    KafkaSecurity(),
+    WrongSecurity,
+    protocol=config.text("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT"),
+    mechanism=config.text("KAFKA_SASL_MECHANISM"),
+    username=config.text("KAFKA_SASL_USERNAME"),
+    password=config.text("KAFKA_SASL_PASSWORD"),
+    cafile=config.text("KAFKA_SSL_CAFILE"),
+    certfile=config.text("KAFKA_SSL_CERTFILE"),
+    keyfile=config.text("KAFKA_SSL_KEYFILE"),
+    key_password=config.text("KAFKA_SSL_KEY_PASSWORD"),
 )
-KAFKA_GROUP = env.str("KAFKA_GROUP", "acceptance")
-KAFKA_INSTANCE_ID = env.str("KAFKA_INSTANCE_ID", "")  # a stable id per slot makes the member static; empty: dynamic
+KAFKA_GROUP = config.text("KAFKA_GROUP", "acceptance")
+KAFKA_INSTANCE_ID = config.text(
+    "KAFKA_INSTANCE_ID", pattern=r"[\w.-]{1,249}", form="letters, digits, dots and dashes"
+)  # a stable id per slot makes the member static; empty: dynamic
 # For a broker that answers a fetch at once even if there is nothing (the emulator of the embedded
 # stack): how long to leave it alone then. A real Kafka waits for data itself; 0.
-KAFKA_IDLE_PAUSE_MS = env.int("KAFKA_IDLE_PAUSE_MS", 0)
+KAFKA_IDLE_SLEEP_MS = config.whole("KAFKA_IDLE_SLEEP_MS", 0, least=0, most=10_000, former="KAFKA_IDLE_PAUSE_MS")
 # How a group's members share the partitions: cooperative-sticky moves only what must move; the
 # emulator gives its second member nothing then.
-KAFKA_ASSIGNMENT = one_of("KAFKA_ASSIGNMENT", "cooperative-sticky", "range")
-CONSUMER_STALL_SECONDS_MIN = 2 * DATABASE_STATEMENT_MS_MAX / 1000 + 10  # longer than a transaction may take, and any wait that is progress
-CONSUMER_STALL_SECONDS_MAX = env.float("CONSUMER_STALL_SECONDS_MAX", 60.0)  # a consumer that is stuck in one call for so long ends itself
-if CONSUMER_STALL_SECONDS_MAX < CONSUMER_STALL_SECONDS_MIN:
-    raise ImproperlyConfigured(f"CONSUMER_STALL_SECONDS_MAX is {CONSUMER_STALL_SECONDS_MAX}: set it to {CONSUMER_STALL_SECONDS_MIN} or more")
-INTAKE_BATCH_ROWS_MAX = env.int("INTAKE_BATCH_ROWS_MAX", 500)  # 25 % faster than 200
-INTAKE_TABLE = env.str("INTAKE_TABLE", "counter.sync_order")  # database.table of the binlog
+KAFKA_ASSIGNMENT = config.one_of("KAFKA_ASSIGNMENT", "cooperative-sticky", "range")
+# A consumer that is stuck in one call for so long ends itself.
+CONSUMER_STALL_SECONDS_MAX = config.number("CONSUMER_STALL_SECONDS_MAX", 60.0, least=10, most=86_400)
+INTAKE_BATCH_ROWS_MAX = config.whole("INTAKE_BATCH_ROWS_MAX", 500, least=1, most=10_000)  # 25 % faster than 200
+INTAKE_TABLE = config.text("INTAKE_TABLE", "counter.sync_order", pattern=r"[^.\s]+\.[^.\s]+", form="database.table")  # database.table of the binlog
 # Our names of the sync-order table's columns: theirs, as JSON, where they differ; and the zone of a
 # created_at that names none.
-INTAKE_COLUMNS = columns("INTAKE_COLUMNS")
-INTAKE_ZONE = zone("INTAKE_ZONE")
-INTAKE_EXCHANGE_KINDS = env.list("INTAKE_EXCHANGE_KINDS", ["EXCHANGE"])  # what else comes is filtered and counted
+INTAKE_COLUMNS = config.columns(
+    "INTAKE_COLUMNS",
+    {
+        *("order_id", "user_id", "shard", "sequence", "kind", "contract_id", "direction", "asset"),
+        *("quantity", "quoted_usdt", "instrument", "created_at"),
+    },
+)
+INTAKE_ZONE = config.zone("INTAKE_ZONE")
+INTAKE_EXCHANGE_KINDS = config.words(
+    "INTAKE_EXCHANGE_KINDS", ["EXCHANGE"], form="kinds, separated by commas"
+)  # what else comes is filtered and counted
 # Orders created before this moment are filtered and counted, from whatever source (design, rule 2):
 # a first start doesn't clear the past again.
-INTAKE_SINCE = datetime.fromisoformat(required_in_production("INTAKE_SINCE", "2020-01-01T00:00:00+00:00"))
-if INTAKE_SINCE.tzinfo is None:
-    INTAKE_SINCE = INTAKE_SINCE.replace(tzinfo=UTC)
-GAP_PASS_SECONDS = env.float("GAP_PASS_SECONDS", 3.0)
-GAP_OVERLAP_MS = env.int("GAP_OVERLAP_MS", 30_000)
-GAP_PAGE_ROWS = env.int("GAP_PAGE_ROWS", 500)
-RECONCILE_SECONDS = env.float("RECONCILE_SECONDS", 600.0)
-RECONCILE_HOURS = env.float("RECONCILE_HOURS", 24.0)
-RECONCILE_SETTLE_MS = env.int("RECONCILE_SETTLE_MS", 60_000)  # orders younger than this are left to the stream and the gap pass
+INTAKE_SINCE = config.moment("INTAKE_SINCE", "2020-01-01T00:00:00+00:00")
+GAP_PASS_SECONDS = config.number("GAP_PASS_SECONDS", 3.0, least=0.1, most=86_400)
+GAP_OVERLAP_MS = config.whole("GAP_OVERLAP_MS", 30_000, least=0, most=3_600_000)
+GAP_PAGE_ROWS = config.whole("GAP_PAGE_ROWS", 500, least=1, most=1_000)
+RECONCILE_SECONDS = config.number("RECONCILE_SECONDS", 600.0, least=1, most=86_400)
+RECONCILE_HOURS = config.number("RECONCILE_HOURS", 24.0, least=0.1, most=8_760)
+RECONCILE_SETTLE_MS = config.whole(
+    "RECONCILE_SETTLE_MS", 60_000, least=0, most=3_600_000
+)  # orders younger than this are left to the stream and the gap pass
 
 # --- Counterparties -------------------------------------------------------------------------------
+COUNTERPARTIES = ("counter", "fund", "trading")
+WEB_ADDRESS = "http(s)://host[:port][/path], without query, user or password"
 COUNTERPARTY_URLS = {
-    name: required_in_production(f"{name.upper()}_URL", f"http://127.0.0.1:1/{name}").rstrip("/") for name in ("counter", "fund", "trading")
+    name: config.required(f"{name.upper()}_URL", f"http://127.0.0.1:1/{name}", fits=is_web_address, form=WEB_ADDRESS).rstrip("/")
+    for name in COUNTERPARTIES
 }
 COUNTERPARTY_KEYS = {
-    name: required_in_production(f"{name.upper()}_KEY", development_secret(f"{name.upper()}_KEY")) for name in ("counter", "fund", "trading")
+    name: config.required(f"{name.upper()}_KEY", config.development_secret(f"{name.upper()}_KEY", BASE_DIR), form="the secret shared with it")
+    for name in COUNTERPARTIES
 }
-GATEWAY_KIND = env.str("GATEWAY_KIND", "http")  # "http", or the dotted path of a factory (benchmarks and tests bring one of their own)
-GATEWAY_DEADLINE_MS = env.int("GATEWAY_DEADLINE_MS", 5_000)  # of one call in total, connecting included
-GATEWAY_CALLS_MAX = env.int("GATEWAY_CALLS_MAX", 12)  # in flight per counterparty and process; below a worker's threads
-GATEWAY_SLOT_WAIT_MS = env.int("GATEWAY_SLOT_WAIT_MS", 50)
+# "http", or the dotted path of a factory (benchmarks and tests bring one of their own)
+GATEWAY_KIND = config.text("GATEWAY_KIND", "http", pattern=r"\w+(\.\w+)+", form="http or the dotted path of a factory")
+GATEWAY_DEADLINE_MS = config.whole("GATEWAY_DEADLINE_MS", 5_000, least=1, most=300_000)  # of one call in total, connecting included
+GATEWAY_CALLS_MAX = config.whole("GATEWAY_CALLS_MAX", 12, least=1, most=1_000)  # in flight per counterparty and process; below a worker's threads
+GATEWAY_SLOT_WAIT_MS = config.whole("GATEWAY_SLOT_WAIT_MS", 50, least=0, most=60_000)
 # Calls a second to each counterparty, of all processes together; 0: no limit.
-COUNTERPARTY_RATES = {name: env.float(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0) for name in ("counter", "fund", "trading")}
+COUNTERPARTY_RATES = {name: config.number(f"{name.upper()}_CALLS_PER_SECOND_MAX", 0.0, least=0, most=1_000_000) for name in COUNTERPARTIES}
 # A breaker opens when so many calls of one process failed within the window, and half of all, or
 # one after another; fewer would open it by chance.
-BREAKER_FAILURES_MIN = env.int("BREAKER_FAILURES_MIN", 5)
-BREAKER_WINDOW_SECONDS = env.float("BREAKER_WINDOW_SECONDS", 10.0)  # longer than a deadline, so that timeouts add up
+BREAKER_FAILURES_MIN = config.whole("BREAKER_FAILURES_MIN", 5, least=1, most=10_000)
+BREAKER_WINDOW_SECONDS = config.number("BREAKER_WINDOW_SECONDS", 10.0, least=0.1, most=3_600)  # longer than a deadline, so that timeouts add up
 
 # --- Clearing -------------------------------------------------------------------------------------
-CLEARING_LANES = env.int("CLEARING_LANES", 16)
-CLEARING_CONTINUE_IN_PLACE = env.bool("CLEARING_CONTINUE_IN_PLACE", True)  # False: the plain chain, a broker trip a step, to compare
-CLEARING_CLAIM_SECONDS = env.float("CLEARING_CLAIM_SECONDS", 2 * GATEWAY_DEADLINE_MS / 1000 + 2)  # a question, a call, and the writing
-CLEARING_NEXT_IN_PLACE_MAX = env.int("CLEARING_NEXT_IN_PLACE_MAX", 20)  # orders of one user that a thread runs before it lets others in
+CLEARING_LANES = config.whole("CLEARING_LANES", 16, least=1, most=1_024)
+# False: the plain chain, a broker trip a step, to compare.
+CLEARING_RUN_STEPS_INLINE = config.boolean("CLEARING_RUN_STEPS_INLINE", True, former="CLEARING_CONTINUE_IN_PLACE")
+# A status query, a call, and the writing.
+CLEARING_CLAIM_SECONDS = config.number("CLEARING_CLAIM_SECONDS", 2 * GATEWAY_DEADLINE_MS / 1000 + 2, least=0.1, most=3_600)
+CLEARING_NEXT_IN_PLACE_MAX = config.whole(
+    "CLEARING_NEXT_IN_PLACE_MAX", 20, least=0, most=10_000
+)  # orders of one user that a thread runs before it lets others in
 # Sure failures of one operation before the order parks: some two hours of a counterparty that
 # refuses connections, not a short outage, which would park the order of every user after one
 # another.
-CLEARING_ATTEMPTS_MAX = env.int("CLEARING_ATTEMPTS_MAX", 500)
-CLEARING_DUST_SHARE_MAX = env.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"))  # of an order; more below the market's minimum lot parks it
+CLEARING_ATTEMPTS_MAX = config.whole("CLEARING_ATTEMPTS_MAX", 500, least=1, most=1_000_000)
+# Of an order; more below the market's minimum lot parks it.
+CLEARING_DUST_SHARE_MAX = config.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"), least=Decimal(0), most=Decimal(1))
 # An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the
 # quote parks the order before step 4; 0: off.
-CLEARING_MAX_SLIPPAGE_BPS = env.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0))
+CLEARING_MAX_SLIPPAGE_BPS = config.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0), least=Decimal(0), most=Decimal(1_000_000))
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
-RETRY_BASE_MS = env.int("RETRY_BASE_MS", 200)
-RETRY_CAP_MS = env.int("RETRY_CAP_MS", 30_000)
+RETRY_BASE_MS = config.whole("RETRY_BASE_MS", 200, least=1, most=3_600_000)
+RETRY_CAP_MS = config.whole("RETRY_CAP_MS", 30_000, least=1, most=86_400_000)
 # After a claim's end no counterparty applies a request any more when this has passed (design, rule
 # 7): its signature's validity (contracts, 2.2), the difference of the clocks, and a call's
 # deadline.
-SIGNATURE_VALIDITY_SECONDS = env.float("SIGNATURE_VALIDITY_SECONDS", 30.0)
-CLOCK_SKEW_SECONDS_MAX = env.float("CLOCK_SKEW_SECONDS_MAX", 10.0)
+SIGNATURE_VALIDITY_SECONDS = config.number("SIGNATURE_VALIDITY_SECONDS", 30.0, least=1, most=86_400)
+CLOCK_SKEW_SECONDS_MAX = config.number("CLOCK_SKEW_SECONDS_MAX", 10.0, least=0, most=3_600)
 REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + GATEWAY_DEADLINE_MS / 1000
 # A key older than this isn't sent again: a day less than the contract's (docs/contracts/README.md).
 # An order that parks for it steps aside, so that its last request must have been applied by then,
 # or never.
-KEY_RETENTION_SECONDS = int(at_least("KEY_RETENTION_SECONDS", 6 * 24 * 3600, least=CLEARING_CLAIM_SECONDS + REQUEST_TRANSIT_SECONDS))
-INTERVENTION_HOURS = env.float("INTERVENTION_HOURS", 24.0)  # an intervention that nobody approves for so long expires
-PARKED_REMINDER_SECONDS = env.float("PARKED_REMINDER_SECONDS", 900.0)  # an order that waits for a person for so long raises its alarm again
-SWEEP_SECONDS = env.float("SWEEP_SECONDS", 1.0)
-SWEEP_ROWS_MAX = env.int("SWEEP_ROWS_MAX", 200)
-SWEEP_GONE_SECONDS = env.float("SWEEP_GONE_SECONDS", 2.0)  # a queued clearing that nobody claims for so long may have lost its message
+KEY_RETENTION_SECONDS = int(config.number("KEY_RETENTION_SECONDS", 6 * 24 * 3600, least=1, most=3_153_600_000))
+# An intervention that nobody approves for so long expires.
+INTERVENTION_HOURS = config.number("INTERVENTION_HOURS", 24.0, least=0.01, most=8_760)
+# An order that waits for an operator for so long raises its alarm again.
+PARKED_REMINDER_SECONDS = config.number("PARKED_REMINDER_SECONDS", 900.0, least=1, most=604_800)
+SWEEP_SECONDS = config.number("SWEEP_SECONDS", 1.0, least=0.1, most=3_600)
+SWEEP_ROWS_MAX = config.whole("SWEEP_ROWS_MAX", 200, least=1, most=100_000)
+# A queued clearing that nobody claims for so long may have lost its message.
+SWEEP_UNCLAIMED_AFTER_SECONDS = config.number("SWEEP_UNCLAIMED_AFTER_SECONDS", 2.0, least=0.1, most=3_600, former="SWEEP_GONE_SECONDS")
 ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to them, downwards
 
 # --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with ---
-BROKER_URL = required_in_production("BROKER_URL", "redis://127.0.0.1:1/0")
+BROKER_URL = config.required("BROKER_URL", "redis://127.0.0.1:1/0", fits=is_broker_address, form="redis://user:password@host:6379/0")
 
 # --- Leadership -----------------------------------------------------------------------------------
 # Unset: a lease in PostgreSQL, which needs no further server.
-LEADERSHIP = zookeeper(
-    url=env.str("LEADERSHIP_URL", ""),
-    session_seconds=env.float("ZOOKEEPER_SESSION_SECONDS", 4.0),
-    username=env.str("ZOOKEEPER_USER", ""),
-    password=env.str("ZOOKEEPER_PASSWORD", ""),
+LEADERSHIP = config.checked(
+    parse_address,
+    None,
+    WrongAddress,
+    url=config.text("LEADERSHIP_URL"),
+    session_seconds=config.number("ZOOKEEPER_SESSION_SECONDS", 4.0, least=SESSION_SECONDS[0], most=SESSION_SECONDS[1]),
+    username=config.text("ZOOKEEPER_USER"),
+    password=config.text("ZOOKEEPER_PASSWORD"),
 )
-LEADER_LEASE_SECONDS = at_least("LEADER_LEASE_SECONDS", 4.0, least=1.0)  # of silence, until another takes over
-FENCE_MS_MAX = int(at_least("FENCE_MS_MAX", 3_000, least=500))  # of a transaction under a term: a frozen leader's keeps the next waiting no longer
+LEADER_LEASE_SECONDS = config.number("LEADER_LEASE_SECONDS", 4.0, least=1, most=60)  # of silence, until another takes over
+# Of a transaction under a term: a frozen leader's keeps the next waiting no longer.
+FENCE_MS_MAX = config.whole("FENCE_MS_MAX", 3_000, least=500, most=60_000)
 
 # --- Logs -----------------------------------------------------------------------------------------
-LOG_LEVEL = env.str("LOG_LEVEL", "INFO")
-LOG_FORMAT = env.str("LOG_FORMAT", "json")  # or "console"
+LOG_LEVEL = config.one_of("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL", upper=True)
+LOG_FORMAT = config.one_of("LOG_FORMAT", *logs.FORMATS)
 LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
 
 # --- Alarms: base/alarms.py -----------------------------------------------------------------------
-ALARM_WEBHOOK_URL = env.str("ALARM_WEBHOOK_URL", "")  # empty: log and metric alone
-ALARM_WEBHOOK_KEY = env.str("ALARM_WEBHOOK_KEY", "")
-ALARM_REPEAT_SECONDS = env.float("ALARM_REPEAT_SECONDS", 60.0)  # the same alarm about the same order isn't sent again sooner
-if ALARM_WEBHOOK_URL and not is_web_address(ALARM_WEBHOOK_URL):
-    raise ImproperlyConfigured(f"ALARM_WEBHOOK_URL is {ALARM_WEBHOOK_URL!r}: set it to http(s)://host[:port]/path, without user or password")
-if ALARM_WEBHOOK_URL and not ALARM_WEBHOOK_KEY:
-    raise ImproperlyConfigured("ALARM_WEBHOOK_KEY is not set: alarms are signed with it, so that the receiver knows them to be ours")
+# Empty: log and metric alone.
+ALARM_WEBHOOK_URL = config.optional(
+    "ALARM_WEBHOOK_URL", fits=partial(is_web_address, query=True), form="http(s)://host[:port]/path, without user or password"
+)
+ALARM_WEBHOOK_KEY = config.text("ALARM_WEBHOOK_KEY")
+# The same alarm about the same order isn't sent again sooner.
+ALARM_REPEAT_SECONDS = config.number("ALARM_REPEAT_SECONDS", 60.0, least=0, most=86_400)
 
 # --- Metrics --------------------------------------------------------------------------------------
-METRICS_DIR = env.str("METRICS_DIR", "")  # a folder that the processes of one machine share; empty: each process has its own
-METRICS_PORT = env.int("METRICS_PORT", 0)  # where a process without HTTP of its own shows them; 0: nowhere
+METRICS_DIR = config.text("METRICS_DIR")  # a folder that the processes of one machine share; empty: each process has its own
+METRICS_PORT = config.whole("METRICS_PORT", 0, least=0, most=65_535)  # where a process without HTTP of its own shows them; 0: nowhere
+
+contradictions.check(config, globals())
+config.finish()

@@ -2,6 +2,7 @@
 where the settings are read.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 class WrongSecurity(ValueError):  # noqa: N818 - named by what it tells
-    """The settings don't go together: which, and what to do."""
+    """The settings don't go together: `args` has a text for each problem, with what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,9 @@ class KafkaSecurity:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise WrongSecurity(f"KAFKA_SECURITY_PROTOCOL is {self.protocol!r}: set it to one of {', '.join(PROTOCOLS)}")
-        self._check_sasl()
-        self._check_ssl()
+        problems = [*self._sasl_problems(), *self._ssl_problems()]
+        if problems:
+            raise WrongSecurity(*problems)
 
     @property
     def encrypted(self) -> bool:
@@ -53,22 +55,27 @@ class KafkaSecurity:
             options |= {name: value or None for name, value in files.items()}
         return options
 
-    def _check_sasl(self) -> None:
+    def _sasl_problems(self) -> Iterator[str]:
         given = {"KAFKA_SASL_MECHANISM": self.mechanism, "KAFKA_SASL_USERNAME": self.username, "KAFKA_SASL_PASSWORD": self.password}
         missing = [name for name, value in given.items() if not value]
         if self.authenticated and missing:
-            raise WrongSecurity(f"KAFKA_SECURITY_PROTOCOL is {self.protocol}: set {', '.join(missing)}, too")
+            yield f"KAFKA_SECURITY_PROTOCOL is {self.protocol}: set {', '.join(missing)}, too"
         if not self.authenticated and len(missing) < len(given):
-            raise WrongSecurity(f"KAFKA_SASL_… is set, but KAFKA_SECURITY_PROTOCOL is {self.protocol}: it sends no credentials; set it to SASL_SSL")
+            yield f"{_which(given)}, but KAFKA_SECURITY_PROTOCOL is {self.protocol}: it sends no credentials; set it to SASL_SSL"
         if self.mechanism and self.mechanism not in MECHANISMS:
-            raise WrongSecurity(f"KAFKA_SASL_MECHANISM is {self.mechanism!r}: set it to one of {', '.join(MECHANISMS)}")
+            yield f"KAFKA_SASL_MECHANISM is {self.mechanism!r}: set it to one of {', '.join(MECHANISMS)}"
 
-    def _check_ssl(self) -> None:
+    def _ssl_problems(self) -> Iterator[str]:
         files = {"KAFKA_SSL_CAFILE": self.cafile, "KAFKA_SSL_CERTFILE": self.certfile, "KAFKA_SSL_KEYFILE": self.keyfile}
         if not self.encrypted and any(files.values()):
-            raise WrongSecurity(f"KAFKA_SSL_… is set, but KAFKA_SECURITY_PROTOCOL is {self.protocol}: it encrypts nothing; set it to SSL or SASL_SSL")
+            yield f"{_which(files)}, but KAFKA_SECURITY_PROTOCOL is {self.protocol}: it encrypts nothing; set it to SSL or SASL_SSL"
         for name, path in files.items():
             if path and not Path(path).is_file():
-                raise WrongSecurity(f"{name} is {path!r}: there is no such file")
+                yield f"{name} is {path!r}: there is no such file"
         if self.keyfile and not self.certfile:
-            raise WrongSecurity("KAFKA_SSL_KEYFILE is set: set KAFKA_SSL_CERTFILE, too")
+            yield "KAFKA_SSL_KEYFILE is set: set KAFKA_SSL_CERTFILE, too"
+
+
+def _which(variables: dict[str, str]) -> str:
+    names = [name for name, value in variables.items() if value]
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} set"

@@ -7,6 +7,7 @@ belongs to the process that started it.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,11 +23,13 @@ RETRIES: Final = {"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": 1.0
 
 
 class WrongAddress(ValueError):  # noqa: N818 - named by what it tells
-    """The settings can't be understood, or don't go together: which, and what to do."""
+    """The settings can't be read, or don't go together: `args` has a text for each problem, with
+    what to do.
+    """
 
 
 class OtherProcess(RuntimeError):  # noqa: N818 - named by what it tells
-    """A client was started before a fork and used after it: a mistake of ours."""
+    """A client was started before a fork and used after it: an error in our code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +45,19 @@ class ZooKeeperAddress:
     password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise WrongAddress(*problems)
+
+    def _problems(self) -> Iterator[str]:
         low, high = SESSION_SECONDS
         if not low <= self.session_seconds <= high:
-            raise WrongAddress(f"ZOOKEEPER_SESSION_SECONDS is {self.session_seconds}: set it to a number from {low:.0f} to {high:.0f}")
+            yield f"ZOOKEEPER_SESSION_SECONDS is {self.session_seconds}: set it to a number from {low:.0f} to {high:.0f}"
         if bool(self.username) != bool(self.password):
-            raise WrongAddress("of ZOOKEEPER_USER and ZOOKEEPER_PASSWORD only one is set: set both, or none")
+            missing, given = ("ZOOKEEPER_PASSWORD", "ZOOKEEPER_USER") if self.username else ("ZOOKEEPER_USER", "ZOOKEEPER_PASSWORD")
+            yield f"{missing} is not set, but {given} is: set both, or none"
         if ":" in self.username:
-            raise WrongAddress("ZOOKEEPER_USER has a colon in it, which ZooKeeper takes for the end of the name: choose another name")
+            yield "ZOOKEEPER_USER has a colon in it, which ZooKeeper takes for the end of the name: choose another name"
 
     def path(self, *names: str) -> str:
         """The path of a node of ours."""

@@ -90,7 +90,7 @@ class Runner:
             publish.publish([following], queue=RESUME_QUEUE if self.stopping() else None)
 
     def _continues(self) -> bool:
-        return bool(settings.CLEARING_CONTINUE_IN_PLACE) and not self.stopping() and not self.isolated
+        return bool(settings.CLEARING_RUN_STEPS_INLINE) and not self.stopping() and not self.isolated
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
         """Claims and runs one clearing, unless another thread is at it. Returns its user's next

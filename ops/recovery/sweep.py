@@ -163,7 +163,7 @@ def suppress_logged(row: object) -> Iterator[None]:
 
 
 def _send_gone(generation: str, fence: Fence) -> Counter[str]:
-    unclaimed = recovery.unclaimed(generation, gone_seconds=settings.SWEEP_GONE_SECONDS, limit=settings.SWEEP_ROWS_MAX)
+    unclaimed = recovery.unclaimed(generation, gone_seconds=settings.SWEEP_UNCLAIMED_AFTER_SECONDS, limit=settings.SWEEP_ROWS_MAX)
     gone = [(clearing.id, clearing.epoch) for clearing in _gone(unclaimed, generation)]
     return _in_chunks(gone, SENT_ROWS, lambda chunk: _send(partial(recovery.resend, chunk, generation=generation), "sent_again", fence))
 

@@ -37,7 +37,7 @@ from orders.stream.stop_rule import StopRule
 log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
-SHORT_POLL_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_PAUSE_MS): time for one answer
+SHORT_POLL_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_SLEEP_MS): time for one answer
 COMMIT_SECONDS: Final = 0.1  # offsets are committed no oftener: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
@@ -188,7 +188,7 @@ class BinlogConsumer:
             self._commit(consumer)
         if not polled:
             self._idle(bool(consumer.assignment()))
-            self._stopping.wait(settings.KAFKA_IDLE_PAUSE_MS / 1000)
+            self._stopping.wait(settings.KAFKA_IDLE_SLEEP_MS / 1000)
             return
         self._last_data = time.monotonic()
         try:
@@ -225,7 +225,7 @@ class BinlogConsumer:
         another in vain.
         """
         settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
-        return SHORT_POLL_MS if settings.KAFKA_IDLE_PAUSE_MS and settled else POLL_MS
+        return SHORT_POLL_MS if settings.KAFKA_IDLE_SLEEP_MS and settled else POLL_MS
 
     def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
         """Takes the items in, however long the database is away. None: we were told to stop before

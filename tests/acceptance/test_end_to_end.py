@@ -171,7 +171,7 @@ class TestFaults:
 
 class TestPlainChain:
     def test_the_comparison_setting_clears_as_well(self) -> None:
-        with live_service(CHECKOUT / ".run" / "acceptance-plain", CLEARING_CONTINUE_IN_PLACE="false") as service:
+        with live_service(CHECKOUT / ".run" / "acceptance-plain", CLEARING_RUN_STEPS_INLINE="false") as service:
             service.place(50, users=10)
 
             assert service.audit()["cleared"] == 50

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from base.zookeeper import OtherProcess, WrongAddress, ZooKeeperAddress, make_client, parse_address
-from tests.base.test_settings import COMPLETE, started_with
+from tests.support.settings import COMPLETE, started_with
 
 
 def address(url: str = "zk://one:2181,[::1]:2182/acceptance", **others: str) -> ZooKeeperAddress | None:

@@ -99,7 +99,7 @@ CLOSING = Order("A1", "1001", 1, direction="CLOSE", asset="ETH")
 PAIR: Final = (A1, A2)
 TRIO: Final = (A1, A2, A3)
 ONE_A_MESSAGE: Final = {"CLEARING_NEXT_IN_PLACE_MAX": 1}
-PLAIN_CHAIN: Final = {"CLEARING_CONTINUE_IN_PLACE": False}
+PLAIN_CHAIN: Final = {"CLEARING_RUN_STEPS_INLINE": False}
 WORKED: Final = (Life(service.consume), Life(service.work_one))
 
 

@@ -31,7 +31,7 @@ from stack.services import Services
 from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
-NEVER_SECONDS: Final = "86400"
+NEVER_SECONDS: Final = "43200"
 RATE_MAX: Final = 80.0  # orders a second, unless told otherwise
 PLACING_SECONDS_MORE: Final = 60
 USERS: Final = 400

@@ -45,7 +45,7 @@ def topic(broker: Broker, settings: Settings) -> Topic:
     """
     settings.KAFKA_BOOTSTRAP_SERVERS = [broker.address()]
     settings.KAFKA_TOPIC = settings.KAFKA_GROUP = f"orders-{uuid.uuid4().hex[:12]}"
-    settings.KAFKA_ASSIGNMENT, settings.KAFKA_IDLE_PAUSE_MS, settings.KAFKA_INSTANCE_ID = "cooperative-sticky", 0, ""
+    settings.KAFKA_ASSIGNMENT, settings.KAFKA_IDLE_SLEEP_MS, settings.KAFKA_INSTANCE_ID = "cooperative-sticky", 0, ""
     create(broker, settings.KAFKA_TOPIC)
     return Topic(broker.address(), settings.KAFKA_TOPIC)
 
@@ -53,7 +53,7 @@ def topic(broker: Broker, settings: Settings) -> Topic:
 @pytest.fixture
 def real_environment(topic: Topic, environment: dict[str, str]) -> dict[str, str]:  # noqa: F811
     """Of a process of the service."""
-    return {**environment, "KAFKA_ASSIGNMENT": "cooperative-sticky", "KAFKA_IDLE_PAUSE_MS": "0"}
+    return {**environment, "KAFKA_ASSIGNMENT": "cooperative-sticky", "KAFKA_IDLE_SLEEP_MS": "0"}
 
 
 def create(broker: Broker, name: str) -> None:

@@ -88,13 +88,13 @@ def simulate(orders: int, seed: int, progressed: Callable[[int], None] = lambda 
     prepare()
     started = time.monotonic()
     world = World(orders, seed, progressed)
-    in_place, retention = settings.CLEARING_CONTINUE_IN_PLACE, settings.KEY_RETENTION_SECONDS
+    in_place, retention = settings.CLEARING_RUN_STEPS_INLINE, settings.KEY_RETENTION_SECONDS
     settings.KEY_RETENTION_SECONDS = RETENTION_SECONDS
     try:
         with open_doors(world.doors, world.broker, Random(seed)):
             world.run()
     finally:
-        settings.CLEARING_CONTINUE_IN_PLACE, settings.KEY_RETENTION_SECONDS = in_place, retention
+        settings.CLEARING_RUN_STEPS_INLINE, settings.KEY_RETENTION_SECONDS = in_place, retention
     result = judged(world)
     seconds = time.monotonic() - started
     return Found(world, result, seconds, [] if result.passed else shortest_history(world, result.broken))

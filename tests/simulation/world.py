@@ -117,7 +117,7 @@ class World:
 
     def _take_turn(self, actor: Actor) -> None:
         if actor.process.in_place is not self._in_place:
-            settings.CLEARING_CONTINUE_IN_PLACE = self._in_place = actor.process.in_place
+            settings.CLEARING_RUN_STEPS_INLINE = self._in_place = actor.process.in_place
 
     def _again(self, name: str, act: Callable[[], None]) -> None:
         """A process that died is started again."""

@@ -82,7 +82,7 @@ class TestGoodRun:
 
 class TestPlainChain:
     def test_each_step_goes_through_the_broker(self, world: World, settings: Settings) -> None:
-        settings.CLEARING_CONTINUE_IN_PLACE = False
+        settings.CLEARING_RUN_STEPS_INLINE = False
         clearing = world.accept()
 
         world.run(clearing)
@@ -91,7 +91,7 @@ class TestPlainChain:
         assert broker.length(lane_queue(clearing.lane)) == 1
 
     def test_it_clears_like_the_other(self, world: World, settings: Settings) -> None:
-        settings.CLEARING_CONTINUE_IN_PLACE = False
+        settings.CLEARING_RUN_STEPS_INLINE = False
         clearing = world.accept()
 
         for _ in range(4):

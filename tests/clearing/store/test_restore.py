@@ -29,7 +29,7 @@ class TestAnOrderThatTheBackupDoesNotHold:
     @pytest.mark.parametrize("direction", ["OPEN", "CLOSE"])
     @pytest.mark.parametrize("in_place", [True, False])
     def test_was_cleared_and_is_only_asked_for(self, world: World, settings: Settings, direction: str, in_place: bool) -> None:
-        settings.CLEARING_CONTINUE_IN_PLACE = in_place
+        settings.CLEARING_RUN_STEPS_INLINE = in_place
         created_ms = now_ms()
         with forgotten():
             assert to_the_end(world, world.accept(direction=direction, number=NUMBER, created_ms=created_ms)).state == State.CLEARED

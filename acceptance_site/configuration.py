@@ -1,0 +1,291 @@
+"""Reads settings from the environment and collects everything that is wrong with them, so that a
+process that can't start says all of it at once.
+
+Each reader returns the variable's value, or its default after noting the problem; `at_least` and
+`at_most` hold two settings against each other. `finish` prints one line for each problem and ends
+the process with exit code 78, whichever way it was started. A new setting needs one call of a
+reader; a new contradiction one call in acceptance_site/contradictions.py. Values of secrets and
+addresses, which may hold a password, are never shown.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import dj_database_url
+from environs import Env, EnvError, validate
+
+EXIT_CONFIGURATION: Final = 78  # EX_CONFIG: supervisors don't start the process again
+SHOWN_CHARACTERS_MAX: Final = 60
+TRUE_OR_FALSE: Final = "true or false"
+Number = TypeVar("Number", int, float, Decimal)
+Made = TypeVar("Made")
+
+
+def is_web_address(text: str, *, query: bool = False) -> bool:
+    """Whether signed calls can be made to it: http(s)://host[:port][/path], without user, password
+    and fragment.
+    """
+    parts = _split(text)
+    return bool(
+        parts
+        and parts.scheme in {"http", "https"}
+        and parts.hostname
+        and "@" not in parts.netloc
+        and not parts.fragment
+        and (query or not parts.query)
+        and not re.search(r"\s", text)
+    )
+
+
+def _split(text: str) -> Any:
+    """The parts of an address; None where it or its port can't be read."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - raises where it is no port
+    except ValueError:
+        return None
+    return parts
+
+
+class Configuration:
+    """The environment's variables, and the problems with them.
+
+    An empty value counts as not set. `former` is a variable's name in the release before: it is
+    still read, with a notice.
+    """
+
+    def __init__(self) -> None:
+        self.env = Env()
+        self.production = False  # as soon as ENVIRONMENT was read
+        self.problems: list[str] = []
+        self.notices: list[str] = []
+        self._wrong: set[str] = set()
+
+    # --- what is wrong ----------------------------------------------------------------------------
+    def problem(self, name: str, text: str) -> None:
+        """Notes what is wrong with a variable. Contradictions that it is part of aren't looked
+        for.
+        """
+        self._wrong.add(name)
+        self.problems.append(text)
+
+    def at_least(self, name: str, value: float, least: float, why: str, *others: str) -> None:
+        """Notes a contradiction with the variables `others` if the value is smaller."""
+        if value < least and not self._wrong & {name, *others}:
+            self.problem(name, f"{name} is {_plain(value)}: set it to {_plain(least)} or more ({why})")
+
+    def at_most(self, name: str, value: float, most: float, why: str, *others: str) -> None:
+        """Notes a contradiction with the variables `others` if the value is greater."""
+        if value > most and not self._wrong & {name, *others}:
+            self.problem(name, f"{name} is {_plain(value)}: set it to {_plain(most)} or less ({why})")
+
+    def finish(self) -> None:
+        """Prints notices; and the problems, if there are any: then raises SystemExit(78)."""
+        for notice in self.notices:
+            sys.stderr.write(f"configuration: {notice}\n")
+        if self.problems:
+            count = f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
+            lines = [f"configuration: {count}, nothing is started (docs/configuration.md explains each variable)", *self.problems]
+            sys.stderr.write("\n".join(lines) + "\n")
+            sys.stderr.flush()
+            raise SystemExit(EXIT_CONFIGURATION)
+
+    # --- readers ----------------------------------------------------------------------------------
+    def text(self, name: str, default: str = "", *, pattern: str = "", form: str = "") -> str:
+        """A text; with `pattern`, one that matches it as a whole. `form` says in words what to
+        set.
+        """
+        value: str = self.env.str(name, "") or default
+        if pattern and value != default and not re.fullmatch(pattern, value):
+            self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
+            return default
+        return value
+
+    def required(self, name: str, development: str, *, fits: Callable[[str], bool] = bool, form: str = "its value") -> str:
+        """A text that production must set; elsewhere `development` is its default. The value, which
+        may be secret, isn't shown.
+        """
+        value: str = self.env.str(name, "")
+        if not value:
+            if self.production:
+                self.problem(name, f"{name} is not set: production needs it; set it to {form}")
+            return development
+        if not fits(value):
+            self.problem(name, f"{name} can't be used as it is: set it to {form}")
+            return development
+        return value
+
+    def development_secret(self, name: str, folder: Path) -> str:
+        """A secret for development alone: differs from checkout to checkout, stays the same over
+        restarts.
+        """
+        return hashlib.sha256(f"{name}:{folder}".encode()).hexdigest()
+
+    def optional(self, name: str, *, fits: Callable[[str], bool], form: str) -> str:
+        """A text that may be empty; its value, which may be secret, isn't shown."""
+        value: str = self.env.str(name, "")
+        if value and not fits(value):
+            self.problem(name, f"{name} can't be used as it is: set it to {form}")
+            return ""
+        return value
+
+    def checked(self, make: Callable[..., Made], default: Made, wrong: type[ValueError], /, **variables: Any) -> Made:
+        """What `make` makes of several variables. It raises `wrong` with one message for each
+        problem.
+        """
+        try:
+            return make(**variables)
+        except wrong as error:
+            for text in error.args:
+                self.problem(text.partition(" ")[0], text)
+            return default
+
+    def one_of(self, name: str, *choices: str, upper: bool = False, other: str = "") -> str:
+        """One of the choices; the first is the default. Anything else counts as `other`."""
+        value: str = self.env.str(name, "") or choices[0]
+        value = value.upper() if upper else value
+        if value not in choices:
+            self.problem(name, f"{name} is {_quoted(value)}: set it to one of {', '.join(choices)}")
+            return other or choices[0]
+        return value
+
+    def boolean(self, name: str, default: bool, *, former: str = "") -> bool:
+        """A truth value as environs reads it: true, false, 1, 0, yes, no, on, off."""
+        source, value = self._source(name, former)
+        if not value:
+            return default
+        try:
+            return bool(self.env.bool(source))
+        except EnvError:
+            self.problem(name, f"{source} is {_quoted(value)}: set {'it' if source == name else name} to {TRUE_OR_FALSE}")
+            return default
+
+    def whole(self, name: str, default: int, *, least: int, most: int, former: str = "") -> int:
+        """A whole number within its limits."""
+        return self._number(self.env.int, "a whole number", name, default, (least, most), former)
+
+    def number(self, name: str, default: float, *, least: float, most: float, former: str = "") -> float:
+        """A number within its limits."""
+        return self._number(self.env.float, "a number", name, default, (least, most), former)
+
+    def decimal(self, name: str, default: Decimal, *, least: Decimal, most: Decimal) -> Decimal:
+        """An exact number within its limits."""
+        return self._number(self.env.decimal, "a number", name, default, (least, most))
+
+    def words(self, name: str, default: list[str], *, pattern: str = ".+", form: str = "") -> list[str]:
+        """A list, separated by commas, of words that match the pattern."""
+        value: str = self.env.str(name, "")
+        if not value:
+            return default
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        if not words or not all(re.fullmatch(pattern, word) for word in words):
+            self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
+            return default
+        return words
+
+    def moment(self, name: str, development: str) -> datetime:
+        """A moment that production must set; UTC where it names no zone."""
+        form = "a moment as in 2026-01-31T00:00:00+00:00"
+        value = self.required(name, development, form=form)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
+            moment = datetime.fromisoformat(development)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    def zone(self, name: str) -> ZoneInfo:
+        """A time zone by its IANA name; UTC by default."""
+        value: str = self.env.str(name, "") or "UTC"
+        try:
+            return ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            self.problem(name, f"{name} is {_quoted(value)}: set it to a time zone's name, as Asia/Shanghai")
+            return ZoneInfo("UTC")
+
+    def columns(self, name: str, ours: set[str]) -> dict[str, str]:
+        """A JSON object of our column names and the table's."""
+        value: str = self.env.str(name, "") or "{}"
+        form = f'JSON as in {{"created_at": "gmt_create"}}, with keys of {", ".join(sorted(ours))}'
+        try:
+            names = json.loads(value)
+        except ValueError:
+            names = None
+        if not isinstance(names, dict) or names.keys() - ours or not all(isinstance(theirs, str) and theirs for theirs in names.values()):
+            self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
+            return {}
+        if len(set({**{column: column for column in ours}, **names}.values())) < len(ours):
+            self.problem(name, f"{name} is {_quoted(value)}: two of our columns get the same one of theirs; set each to one of its own")
+            return {}
+        return names
+
+    def database(self, name: str, development: str) -> tuple[str, dict[str, Any]]:
+        """PostgreSQL's address, and Django's settings of it."""
+        form = "postgresql://user:password@host:5432/name"
+        value = self.required(name, development, fits=_is_postgresql, form=form)
+        return value, dict(dj_database_url.parse(value))
+
+    def _source(self, name: str, former: str) -> tuple[str, str]:
+        """The name under which the variable is set, and its text. Notes the use of its former
+        name.
+        """
+        value: str = self.env.str(name, "")
+        old: str = self.env.str(former, "") if former else ""
+        if not old:
+            return name, value
+        if value and value != old:
+            self.problem(name, f"{name} and {former}, its former name, are set to different values: unset {former}")
+            return name, ""
+        self.notices.append(f"{former} is now called {name}: set that instead; the next release doesn't read {former} any more")
+        return (name, value) if value else (former, old)
+
+    def _number(self, parse: Callable[..., Number], kind: str, name: str, default: Number, limits: tuple[Number, Number], former: str = "") -> Number:
+        source, value = self._source(name, former)
+        if not value:
+            return default
+        try:
+            return parse(source, validate=validate.Range(*limits))
+        except EnvError:
+            shown = value if re.fullmatch(r"[-+]?[\d.]+", value) else _quoted(value)
+            form = f"{kind} from {_plain(limits[0])} to {_plain(limits[1])}"
+            self.problem(name, f"{source} is {shown}: set {'it' if source == name else name} to {form}")
+            return default
+
+
+def is_broker_address(text: str) -> bool:
+    """Whether Celery and our own client understand it: redis(s)://[[user]:password@]host[:port][/number]."""
+    parts = _split(text)
+    return bool(parts and parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path))
+
+
+def are_servers(text: str) -> bool:
+    """Whether it is host:port,host:port."""
+    return all(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}", server.strip()) for server in text.split(","))
+
+
+def _is_postgresql(text: str) -> bool:
+    parts = _split(text)
+    if not parts or parts.scheme not in {"postgres", "postgresql"}:
+        return False
+    try:
+        return bool(dj_database_url.parse(text).get("NAME"))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _quoted(value: str) -> str:
+    return repr(value if len(value) <= SHOWN_CHARACTERS_MAX else value[:SHOWN_CHARACTERS_MAX] + "…")
+
+
+def _plain(value: float | Decimal) -> str:
+    """A limit as one writes it: 0.5, 3600, 518400."""
+    return f"{value:.10f}".rstrip("0").rstrip(".")
