@@ -1,5 +1,5 @@
 """The sandbox's own pages, unsigned: faults, and what the audit reads. Long reads run on a thread,
-with a database reader of their own.
+each in one snapshot of the database.
 """
 
 from collections import defaultdict
@@ -69,14 +69,14 @@ class AuditPages:
 
     def orders(self, request: Request) -> Response:
         after_id, limit = _position(request)
-        with self._storage.reader() as reader:
+        with self._storage.snapshot() as reader:
             found = reader.execute("SELECT * FROM placed_order WHERE id > ? ORDER BY id LIMIT ?", (after_id, limit))
             rows = [dict(row) | {"id": str(row["id"]), "sequence": str(row["sequence"])} for row in found]
         return _page(rows, limit)
 
     def operations(self, request: Request) -> Response:
         after_id, limit = _position(request)
-        with self._storage.reader() as reader:
+        with self._storage.snapshot() as reader:
             found = reader.execute(
                 "SELECT effect.*, placed_order.user_id FROM effect LEFT JOIN placed_order USING (order_id)"
                 " WHERE effect.id > ? ORDER BY effect.id LIMIT ?",
@@ -89,13 +89,13 @@ class AuditPages:
         order_id = request.query_params.get("order_id")
         if not order_id:
             raise Problem(400, "invalid_request", "name the order: /sandbox/ledger?order_id=…")
-        with self._storage.reader() as reader:
+        with self._storage.snapshot() as reader:
             found = reader.execute("SELECT account, asset, amount, key, at_ms FROM posting WHERE order_id = ? ORDER BY id", (order_id,))
             return respond(ok({"postings": [dict(row) for row in found]}))
 
     def residues(self, request: Request) -> Response:
         after, limit = request.query_params.get("after", ""), _limit(request)
-        with self._storage.reader() as reader:
+        with self._storage.snapshot() as reader:
             orders = _orders_after(reader, after, limit)
             sums = _sums(reader, [order["order_id"] for order in orders])
         rows = [_residue(order, sums[order["order_id"]]) for order in orders]
@@ -104,7 +104,7 @@ class AuditPages:
     def balance(self, request: Request) -> Response:
         """Sums every posting there is, so that a balance that was moved without one would show."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
-        with self._storage.reader() as reader:
+        with self._storage.snapshot() as reader:
             postings = _totals(reader.execute("SELECT account, asset, amount FROM posting"))
             balances = {(row["account"], row["asset"]): Decimal(row["amount"]) for row in reader.execute("SELECT * FROM balance")}
         for (_, asset), amount in postings.items():

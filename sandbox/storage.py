@@ -3,7 +3,8 @@ sync-order table's changes.
 
 SQLite in WAL mode with `synchronous=NORMAL`: what was committed survives a killed process. One
 connection writes, under a lock, so that the event loop and the publisher's thread take turns;
-whoever only reads much opens a `reader()` of its own and never holds up a writer.
+whoever only reads much opens a `reader()` of its own and never holds up a writer, or a `snapshot()`
+where several statements must agree.
 """
 
 import sqlite3
@@ -156,6 +157,15 @@ class Storage:
             yield connection
         finally:
             connection.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A `reader()` whose statements all see the database as of the first one, whatever is
+        written meanwhile.
+        """
+        with self.reader() as connection:
+            connection.execute("BEGIN")
+            yield connection
 
     def _one(self, sql: str, *arguments: Any) -> Any:
         return self._connection.execute(sql, arguments).fetchone()

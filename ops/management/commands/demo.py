@@ -26,6 +26,7 @@ from ops.audit.sandbox import SandboxError
 from ops.audit.text import audit_lines
 from ops.demo.placing import Placing, UnreachableError, Users
 from ops.demo.progress import RecentSnapshots, line, live_table, look, newest_clearing
+from ops.management.development import refuse_in_production
 
 USERS = 50
 RATE = 50.0
@@ -51,8 +52,7 @@ class Command(BaseCommand):
         parser.add_argument("--count", type=int, default=500, help="how many orders (%(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if settings.PRODUCTION:
-            raise CommandError("the demo places orders and makes an admin user: not in production")
+        refuse_in_production("demo", "places orders and makes an admin user with a known name")
         logs.leave_stdout()
         self.console = Console(highlight=False)
         try:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from base import logs
 from ops.demo.placing import Placing, Tally, UnreachableError, Users
+from ops.management.development import refuse_in_production
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 2
@@ -27,7 +28,7 @@ exit code: 0 all were placed; {EXIT_REFUSED} the counter refused some, or didn't
 
 
 class Command(BaseCommand):
-    help = "Places orders at the sandbox's counter, as its users would, at an even rate."
+    help = "Places orders at the sandbox's counter, as its users would, at an even rate. Development only."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog = EPILOG
@@ -37,10 +38,11 @@ class Command(BaseCommand):
         parser.add_argument("--rate", type=_positive, default=50.0, metavar="PER_SECOND", help="orders a second (%(default)s)")
         parser.add_argument("--direction", choices=DIRECTIONS, default="mixed", help="(%(default)s)")
         parser.add_argument("--asset", choices=ASSETS, default="mixed", help="(%(default)s)")
-        parser.add_argument("--seed", type=int, help="draws the same wishes again")
+        parser.add_argument("--seed", type=int, help="draws the same orders again")
         parser.add_argument("--json", action="store_true", help="print what was placed as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        refuse_in_production("place_orders", "places users' orders at the counter")
         logs.leave_stdout()
         users = Users(options["users"], direction=options["direction"], asset=options["asset"], seed=options["seed"])
         placing = Placing(settings.COUNTERPARTY_URLS["counter"], users, count=options["count"], rate=options["rate"])

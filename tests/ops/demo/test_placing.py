@@ -160,14 +160,20 @@ class TestAudit:
         assert "PASSED: 0 orders cleared" in text
 
 
-@pytest.mark.django_db
-class TestDemo:
-    def test_it_refuses_production(self, settings: Settings) -> None:
+@pytest.mark.parametrize("command", [("demo", "--once"), ("place_orders", "--count", "1")])
+def test_commands_for_development_refuse_production(tmp_path: Path, settings: Settings, command: tuple[str, ...]) -> None:
+    with running_sandbox(tmp_path) as sandbox:
+        settings.COUNTERPARTY_URLS = {"counter": sandbox.counter_url}
         settings.PRODUCTION = True
 
-        with pytest.raises(CommandError, match="not in production"):
-            call_command("demo", "--once")
+        with pytest.raises(CommandError, match=f"{command[0]} .* doesn't run in production"):
+            call_command(*command)
 
+        assert sandbox.open_page("/sandbox/orders")["rows"] == []
+
+
+@pytest.mark.django_db
+class TestDemo:
     def test_its_admin_gets_a_new_password_each_time(self, django_user_model: Any) -> None:
         first, second = demo.reset_admin(), demo.reset_admin()
 
