@@ -44,7 +44,7 @@ class IntakeResult(StrEnum):
     KNOWN = "known"  # the same order again, with the same contents
     FILTERED = "filtered"  # not an exchange order, older than INTAKE_SINCE, or another table's
     REFUSED = "refused"  # readable, but not a valid order: quarantined too
-    QUARANTINED = "quarantined"  # kept whole, for people
+    QUARANTINED = "quarantined"  # kept whole, for operators
 
 
 # Rows that came in, by where from (kafka, gap, replay, restore) and what became of them.
@@ -59,8 +59,8 @@ INTAKE_LAG = Gauge("acceptance_intake_lag_messages", "Messages not yet read.", [
 # exchange), a status query (action ask), and a call that a dead worker may have made (outcome lost,
 # counted by the sweep). Counted once the row is known to be written: a row whose commit nobody was
 # told of, since the database or the process failed, isn't counted.
-ATTEMPTS = Counter("acceptance_attempts_total", "Tries of calls.", ["counterparty", "action", "outcome"], registry=REGISTRY)
-# Claims that were gone: at_claim, a message for a clearing that somebody else has (harmless);
+ATTEMPTS = Counter("acceptance_attempts_total", "Attempts written down.", ["counterparty", "action", "outcome"], registry=REGISTRY)
+# Claims that were gone: at_claim, a message for a clearing that another worker has (harmless);
 # at_record, after the call.
 CLAIMS_LOST = Counter("acceptance_claims_lost_total", "Claims that were gone.", ["when"], registry=REGISTRY)
 # Clearings whose message the broker didn't take; the sweep sends them again.
@@ -108,7 +108,7 @@ class JobResult(StrEnum):
     DONE = "done"
     FAILED = "failed"
     OUTDATED = "outdated"  # of a term that is over: it wrote nothing, or nothing more
-    BUSY = "busy"  # left out: the one before is still under way
+    BUSY = "busy"  # left out: the one before still runs
 
 
 # Periodic jobs that a worker took from the queue.
@@ -163,8 +163,8 @@ RECONCILE_AGE: Final = Scraped("acceptance_reconcile_age_seconds", "Age of the l
 # 1 for the state that each counterparty's breaker is in (closed, half_open, open), 0 for the
 # others.
 BREAKER: Final = Scraped("acceptance_counterparty_breaker", "State of a counterparty's breaker.", ("counterparty", "state"))
-# 1 where people have paused a counterparty (step "all") or one step of it.
-PAUSED: Final = Scraped("acceptance_counterparty_paused", "Whether people have paused it.", ("counterparty", "step"))
+# 1 where operators have paused a counterparty (step "all") or one step of it.
+PAUSED: Final = Scraped("acceptance_counterparty_paused", "Whether operators have paused it.", ("counterparty", "step"))
 # Messages that wait in each of the broker's queues.
 QUEUE_MESSAGES: Final = Scraped("acceptance_broker_queue_messages", "Messages in a queue.", ("queue",))
 # 1 where what is read at the scrape could be read, 0 where it couldn't (its metrics are then

@@ -1,9 +1,7 @@
-"""The four step tasks: thin. Each loads nothing and decides nothing; it hands (clearing id, epoch)
-to the steps.
+"""The four step tasks. Each is thin: it hands (clearing id, epoch) to a `Runner`.
 
-A step task that has finished continues in place. The chain stays what is queued and recovered: what
-a task runs itself, or hands back, it takes off `request.chain`, because Celery's tracer would
-otherwise publish it after the body returns.
+A task whose step is done continues with the next one in place. It takes what it runs itself, or
+hands back, off `request.chain`: Celery's tracer would publish that after the body returns.
 """
 
 import os
@@ -85,8 +83,7 @@ def run_chain(task: "Task[Any, Any]", step: int, clearing_id: int, epoch: int) -
     events.finish()
 
 
-# Arguments that the release after this one may add are left alone: a message is a hint, and what it
-# hints at stands in the row.
+# Arguments that the next release may add are ignored: a message is a hint, and the row decides.
 @shared_task(name="clearing.step_1", bind=True)
 def step_1(self: "Task[Any, Any]", /, *, clearing_id: int, epoch: int, **_: object) -> None:
     """Counter: adjust the system account."""

@@ -1,8 +1,7 @@
-"""The second door of a clearing: every call to a counterparty (design, section 7).
+"""The boundary to the counterparties: every call goes through here.
 
-`errors` draws the tree of what a call may end with, `ports` says what each counterparty can be
-asked for, `http` is the real thing and `fake` the counterparties in memory. `gateways()` hands out
-the process's own.
+`errors` draws the tree of what a call may end with, `ports` has the protocol of each counterparty,
+`http` calls the real ones, and `fake` keeps them in memory. `gateways()` returns the process's own.
 """
 
 import os

@@ -1,15 +1,15 @@
-"""What this process knows of the counterparties: asked before each call, told of each answer,
-without a round trip for either.
+"""The guard of the counterparties: it permits each call and records each answer, without a round
+trip for either.
 
     closed ──5 failures in 10 s,──▶ open ──a probe is──▶ half open ──a call──▶ closed
              half of all calls,     ▲      answered      │           succeeds
              or 5 in a row          └────── it fails ────┘
 
-The state is everybody's and lies in PostgreSQL (`clearing/gateways/counterparty_state.py`);
-failures are counted here, since a counterparty that is down fails in every process. A refused
-signature opens the breaker at once; a request that isn't allowed does when it happens to three
-operations and no call goes well in between, otherwise it is that order's alone, and counts for it.
-What is blocked costs the order nothing: it waits, and the sweep sends it on when the way is free.
+All processes share the state in PostgreSQL (`clearing/gateways/counterparty_state.py`). Each counts
+failures by itself, since a counterparty that is down fails in every process. A refused signature
+opens the breaker at once. A forbidden request opens it when three operations in a row are forbidden
+and no call succeeds in between; otherwise it counts against its own order. A blocked call costs the
+order nothing: the order waits, and the sweep queues it when the counterparty may be called again.
 """
 
 import threading
@@ -33,12 +33,12 @@ from clearing.policy.outcomes import Health
 from clearing.status import Breaker
 
 log = structlog.get_logger(__name__)
-READ_SECONDS: Final = 0.5  # how long a process believes what it read
+READ_SECONDS: Final = 0.5  # how long a process uses what it read
 LEASE_SECONDS: Final = 0.1  # worth of calls that a process takes at once of a rate limit
 LEASE_KEPT_SECONDS: Final = 1.0
 FAILING_SHARE: Final = 0.5  # of the window's calls
 FORBIDDEN_SECONDS: Final = 60.0  # how long one counts towards that: longer than an order's pause between two tries
-FAILING_KEYS_MIN: Final = 3  # operations that failed: one order that a counterparty stumbles over is no outage
+FAILING_KEYS_MIN: Final = 3  # operations that failed: a counterparty that fails for one order isn't down
 BUSY: Final = "counterparty_busy"
 PAUSED: Final = "counterparty_paused"
 DOWN: Final = "counterparty_down"
@@ -52,7 +52,7 @@ class _Window:
     calls: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=1000))
     since: float = float("-inf")  # calls made before this moment say nothing of the breaker's present state
     forbidden: dict[str, float] = field(default_factory=dict)  # operations that weren't allowed, and when, since the last call that went well
-    failing_since: float = float("inf")  # when the first failure after the last good call was heard of
+    failing_since: float = float("inf")  # when the first failure after the last good call was recorded
 
     def add(self, made_at: float, now: float, failed_key: str) -> bool:
         """Whether the breaker has to open."""
@@ -64,13 +64,13 @@ class _Window:
         if not failed_key:
             self.failing_since = float("inf")
             return False
-        still = made_at >= self.failing_since  # otherwise we may have stood still ourselves, and all calls in flight failed for that
+        still = made_at >= self.failing_since  # otherwise this process may have been suspended, and all its calls in flight failed for that
         self.failing_since = min(self.failing_since, now)
         failures = [key for _, key in self.calls if key]
         return self._is_outage(failures, of=len(self.calls)) or (still and self._is_outage(self._latest_failures()))
 
     def forbid(self, key: str, now: float) -> bool:
-        """Whether it isn't that operation alone any more: we have no rights there."""
+        """Whether more than that operation is forbidden by now: we have no rights there."""
         self.forbidden = {one: at for one, at in self.forbidden.items() if at > now - FORBIDDEN_SECONDS} | {key: now}
         return len(self.forbidden) >= FAILING_KEYS_MIN
 
@@ -111,7 +111,7 @@ class _Lease:
 
 
 class Guard:
-    """One process's. Safe in threads. `actor` stands in the changes that it makes."""
+    """Of one process; safe in threads. `actor` is written into the changes that it makes."""
 
     def __init__(self, actor: Callable[[], str]) -> None:
         self.policies = Policies()

@@ -1,5 +1,5 @@
-"""How the counterparties stand with all of us: their breakers, pauses and wishes, kept in
-PostgreSQL (docs/decisions/0011-breaker.md).
+"""The state of each counterparty, shared by all processes through PostgreSQL: breaker, pauses,
+Retry-After (docs/decisions/0011-breaker.md).
 
 Every process reads it at most once in READ_SECONDS (`clearing/gateways/circuit_breaker.py`), and
 writes only when something changes. Times are the database's; what is read comes as milliseconds
@@ -21,7 +21,7 @@ from clearing.status import Breaker
 
 log = structlog.get_logger(__name__)
 PROBE_SECONDS: Final = 1.0  # so soon after its return a counterparty is found
-REFUSED_PROBE_SECONDS: Final = 10.0  # nothing but people mend that
+REFUSED_PROBE_SECONDS: Final = 10.0  # only operators can mend that
 BUSY_SECONDS: Final = 3.0  # how long one worker's finding no slot holds for the sweep
 _READ: Final = """
     SELECT s.name, s.breaker, s.refuses, clearing_if_near(s.quiet_until, service_now()) > service_now(),
@@ -43,7 +43,7 @@ _PUT_OFF: Final = """
 
 @dataclass(frozen=True, slots=True)
 class StateSnapshot:
-    """How they stand, at one moment. What isn't named stands well."""
+    """The state of all counterparties at one moment. One that isn't named is healthy."""
 
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
     refusing: frozenset[str] = frozenset()
@@ -57,12 +57,12 @@ class StateSnapshot:
         return self.breakers.get(counterparty, Breaker.CLOSED)
 
     def is_paused(self, counterparty: str, step: int) -> bool:
-        """Whether a person has paused it, or this step of it."""
+        """Whether operators have paused it, or this step of it."""
         return (counterparty, 0) in self.paused or (counterparty, step) in self.paused
 
 
 def read() -> StateSnapshot:
-    """How they stand now. Raises OperationalError while PostgreSQL is away."""
+    """The state now. Raises OperationalError while PostgreSQL is unavailable."""
     rows = call(_READ, [])
     states = [row for row in rows if row[7] is None]
     return StateSnapshot(
@@ -88,8 +88,8 @@ def _move(counterparty: str, from_: list[Breaker], to: Breaker, cause: str, *, r
 
 
 def open_breaker(counterparty: str, cause: str, *, refuses: bool, actor: str) -> None:
-    """Nobody calls it any more until a probe is answered. The first to say so raises the alarm, and
-    the first who is refused.
+    """No process calls it any more until a probe is answered. The first process that finds it down
+    raises the alarm, and so does the first that is refused.
     """
     moved = _move(counterparty, [Breaker.CLOSED, Breaker.HALF_OPEN], Breaker.OPEN, cause, refuses=refuses, actor=actor)
     if moved is None:
@@ -113,7 +113,7 @@ def half_open(counterparty: str, *, actor: str) -> bool:
 
 
 def close(counterparty: str, *, actor: str) -> None:
-    """A trial went well: everybody calls it again."""
+    """A trial went well: all processes call it again."""
     _move(counterparty, [Breaker.HALF_OPEN], Breaker.CLOSED, "", actor=actor)
 
 
@@ -123,7 +123,7 @@ def note_busy(counterparty: str) -> None:
 
 
 def note_quiet(counterparty: str, quiet_ms: int) -> None:
-    """It wants no calls for so long."""
+    """It asked for no calls for so long (Retry-After)."""
     call("SELECT clearing_standing_note(%s, NULL, %s)", [counterparty, quiet_ms])
 
 
@@ -143,8 +143,8 @@ class Probe:
 
 
 def take_probes(seconds_max: float) -> list[Probe]:
-    """Whom to probe now. Nobody else is given them until `seconds_max` have passed, or `put_off`
-    says when.
+    """The counterparties to probe now. No other process is given them until `seconds_max` have
+    passed, or until the time that `put_off` sets.
     """
     return [Probe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
 
@@ -157,8 +157,8 @@ def put_off(probe: Probe, cause: str, *, refuses: bool) -> None:
 
 
 def set_pause(counterparty: str, step: int, *, paused: bool, reason: str, actor: str) -> bool:
-    """A person pauses a counterparty (step 0) or one of its steps, or ends that. False: it was so
-    already.
+    """An operator pauses a counterparty (step 0) or one of its steps, or ends the pause. Returns
+    whether that changed anything.
     """
     changed: bool = call("SELECT clearing_pause_set(%s, %s, %s, %s, %s)", [counterparty, step, paused, reason, actor])[0][0]
     if changed:
@@ -176,7 +176,7 @@ _WORKERS: Final = "SELECT count(*) FROM base_incarnation WHERE ended_at IS NULL 
 
 
 def in_flight() -> dict[str, int]:
-    """Orders under way at each counterparty: being called, or about to be."""
+    """Orders in flight at each counterparty: being called, or about to be."""
     taken: dict[str, int] = {}
     for counterparty, count in call(_TAKEN, []):
         taken[counterparty] = taken.get(counterparty, 0) + count

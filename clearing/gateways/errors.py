@@ -3,14 +3,14 @@
     GatewayError
     ├── Retryable        surely not applied: send the same bytes again, later
     │   └── Blocked      nothing was sent: the counterparty is paused, down, limited or full
-    ├── Rejected         finally refused, and kept under the key: a person decides
+    ├── Rejected         finally refused, and kept under the key: an operator decides
     ├── UnknownOutcome   it may have been applied: query the key, resend only if it is unknown
-    ├── StillPending     accepted and being worked on: ask for the key, later
+    ├── StillPending     accepted and being worked on: query the key, later
     ├── KeyReused        the key is known there with other bytes: alarm, and park
     └── ClaimEnded       our claim is over, nothing was signed: drop the work
 
-The order of doubt: an answer that isn't exactly as the contract has it (docs/contracts/) is an
-`UnknownOutcome`. Which answer is which stands in `clearing/policy/outcomes.py`.
+When in doubt: any response outside the contract (docs/contracts/) is `UnknownOutcome`. The table of
+answers is in `clearing/policy/outcomes.py`.
 """
 
 from clearing.policy.outcomes import Health
@@ -62,9 +62,7 @@ class Rejected(GatewayError):  # noqa: N818
 
 
 class UnknownOutcome(GatewayError):  # noqa: N818
-    """It may have been applied. `retry_after_ms`: the counterparty wished not to be called
-    sooner.
-    """
+    """It may have been applied. `retry_after_ms`: how long the counterparty asked to wait."""
 
     def __init__(self, code: str, detail: str = "", *, retry_after_ms: int | None = None) -> None:
         super().__init__(code, detail)
@@ -72,7 +70,9 @@ class UnknownOutcome(GatewayError):  # noqa: N818
 
 
 class StillPending(GatewayError):  # noqa: N818
-    """The counterparty is at it. `retry_after_ms`: when it wants to be asked."""
+    """The counterparty is still working on it. `retry_after_ms`: how long it asked to wait before
+    the next status query.
+    """
 
     def __init__(self, retry_after_ms: int | None = None) -> None:
         super().__init__("in_progress")

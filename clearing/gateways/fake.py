@@ -1,5 +1,5 @@
 """The three counterparties in memory, for tests and benchmarks: the contract's keys, stored
-answers, questions and faults, without a socket.
+answers, status queries and faults, without a socket.
 
 They stand in for the connection, not for the gateways: what is classified and read is what comes
 over HTTP, too. A `Fault` makes the next calls go wrong; its kinds are those of the sandbox, and
@@ -112,7 +112,7 @@ class FakeCounterparties:
         return None
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, not a mistake
+class _Refused(Exception):  # noqa: N818 - an answer, not an error
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
         self.answer = _problem(status, code)
@@ -232,7 +232,7 @@ def _spoil(fault: Fault, answer: HttpAnswer) -> HttpAnswer:
 
 
 def _late(fault: Fault, act: Callable[[], HttpAnswer], deadline_ms: int) -> HttpAnswer:
-    """The call is handled even when nobody waits for its answer any more."""
+    """The call is handled even when its caller no longer waits for the answer."""
     time.sleep(min(fault.latency_ms, deadline_ms) / 1000)
     answer = act()
     if fault.latency_ms >= deadline_ms:

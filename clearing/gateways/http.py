@@ -95,7 +95,7 @@ class _HttpGateway(Generic[R]):
         raise error_of(stored, answer)
 
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[R] | None:
-        """Asks for the key. None: not known, as of now. Raises Rejected, StillPending,
+        """Queries the status of the key. None: not known, as of now. Raises Rejected, StillPending,
         UnknownOutcome, Blocked or ClaimEnded.
         """
         try:
@@ -136,7 +136,7 @@ class _HttpGateway(Generic[R]):
             left_ms = self._limits.deadline_ms - int((time.monotonic() - started) * 1000)
             if left_ms >= 1 and not answer.sent_twice:
                 return send(left_ms)
-        # of a worker that stood still, say: no fresh signature was refused
+        # no fresh signature was refused: the worker may have been suspended, for example
         raise UnknownOutcome(STALE) if answer.sent_twice else Retryable(STALE, counted=False)
 
     @contextmanager
@@ -213,8 +213,8 @@ def _error(rule: Rule, code: str, detail: str, *, retry_after_ms: int | None = N
 
 
 def _unanswered(code: str, detail: str, health: Health, *, retry_after_ms: int | None = None) -> UnknownOutcome:
-    """Whatever became of a question, it says nothing about the operation; of the counterparty it
-    does.
+    """A query without a usable answer says nothing about the operation, but something about the
+    counterparty.
     """
     error = UnknownOutcome(code, detail, retry_after_ms=retry_after_ms)
     error.health = health

@@ -1,4 +1,4 @@
-"""The door to each counterparty, and the three together."""
+"""The protocol of each counterparty's gateway, and the three together."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,16 +8,16 @@ from clearing.gateways.types import Action, Adjusted, Done, Exchanged, Result, S
 
 class CounterGateway(Protocol):
     def adjust(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted]:
-        """Sends the stored bytes once, within one total deadline. Raises a GatewayError; each says
-        what it demands.
+        """Sends the stored bytes once, within one total deadline. Raises a GatewayError, whose
+        class is named by the reaction that it demands.
         """
         ...
 
     def status(self, stored: StoredRequest, clock: SigningClock) -> Done[Adjusted] | None:
-        """Asks for the key. None: not known, as of now.
+        """Queries the status of the key. None: the counterparty doesn't know it, as of now.
 
-        Raises Rejected, StillPending, Blocked or ClaimEnded, and UnknownOutcome when the question
-        got no usable answer, whatever the reason.
+        Raises Rejected, StillPending, Blocked or ClaimEnded, and UnknownOutcome when the query got
+        no usable answer, whatever the reason.
         """
         ...
 
@@ -61,8 +61,8 @@ class Gateways:
                 return self.trading.exchange(stored, clock)
 
     def query(self, stored: StoredRequest, clock: SigningClock) -> Done[Result] | None:
-        """What the counterparty knows of the key. None: nothing, as of now. Raises a GatewayError
-        but Retryable (Blocked it may).
+        """Queries the status of the key. None: the counterparty doesn't know it, as of now. Raises
+        a GatewayError, but of the Retryable ones only Blocked.
         """
         match stored.action:
             case Action.ADJUST:

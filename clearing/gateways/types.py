@@ -1,4 +1,4 @@
-"""What is asked of the counterparties and what they answer, as values; and the bytes of a request.
+"""Requests to the counterparties and their results, as values; and the bytes of a request.
 
 Amounts are decimal strings in the bytes, `Decimal` everywhere else.
 """

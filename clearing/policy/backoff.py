@@ -1,5 +1,5 @@
-"""When to try again: a pure value from an outcome and what has been tried. Full jitter, capped, on
-the database's clock.
+"""When to try again: a pure function of the outcome and of the tries so far. Capped exponential
+backoff with jitter, on the database's clock.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ RETRY_AFTER_MS_MAX = 300_000
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """The delay before try n is uniform over base / 2 … min(cap, base · 2ⁿ), in milliseconds, and
-    not below the counterparty's own wish, which is heard up to RETRY_AFTER_MS_MAX: nobody may send
-    an order to sleep for weeks.
+    not below the counterparty's Retry-After, which is capped at RETRY_AFTER_MS_MAX: no counterparty
+    may delay an order for weeks.
     """
 
     base_ms: int
@@ -29,7 +29,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What an attempt that isn't done makes of the clearing and of its operation."""
+    """The states that an attempt other than done leaves the clearing and its operation in."""
 
     state: State
     operation_state: OperationState
@@ -40,8 +40,8 @@ BLOCKED_MS = (100.0, 1_000.0)  # the sweep holds what is blocked, whatever its t
 
 
 def deferral(operation_state: OperationState, wait_ms: int | None) -> Reaction:
-    """What a call that something stood in the way of makes of its clearing: nothing new. It is due
-    soon, and the sweep knows when it may go on.
+    """The reaction to a call that was blocked: the operation keeps its state, and the clearing is
+    due soon. The sweep queues it when the counterparty may be called again.
     """
     delay = max(_random.uniform(*BLOCKED_MS), min(wait_ms or 0, RETRY_AFTER_MS_MAX))
     match operation_state:
@@ -60,7 +60,7 @@ def react(
     sure failures that count, this one included.
 
     A sure failure is tried again until its attempts are used up, then parks. Pending and unknown
-    are asked for as long as it takes: nothing but evidence or people end them (design, rule 7).
+    are queried as long as it takes: only evidence or operators end them (design, rule 7).
     `overdue`, by a policy's deadline, parks them too; but as what they are.
     """
     delay = backoff.delay_ms(tries, retry_after_ms=retry_after_ms)

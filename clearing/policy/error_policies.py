@@ -1,5 +1,5 @@
-"""What people decided about single errors, on top of the table of outcomes: read from
-`ErrorPolicy`, believed for a few seconds.
+"""Operators' decisions about single errors, on top of the table of outcomes: read from
+`ErrorPolicy`, cached for a few seconds.
 
 A policy may make an outcome less certain, never more (design, rule 7). The admin refuses anything
 else; so does reading, whoever wrote the row; and `soften` couldn't do it even then.
@@ -21,14 +21,14 @@ from clearing.status import Outcome
 
 log = structlog.get_logger(__name__)
 POLICY_OUTCOMES: Final = (Outcome.UNKNOWN, Outcome.PENDING, Outcome.RETRYABLE, Outcome.REJECTED)
-READ_SECONDS: Final = 3.0  # how long a process believes what it read
+READ_SECONDS: Final = 3.0  # how long a process uses what it read
 MS_MAX: Final = 24 * 3_600_000
 _SQL: Final = "SELECT counterparty, code, outcome, attempts_max, backoff_base_ms, backoff_cap_ms, deadline_seconds FROM clearing_errorpolicy"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """None: as everywhere."""
+    """A field that is None: the default."""
 
     outcome: Outcome | None = None
     attempts_max: int | None = None
@@ -99,7 +99,9 @@ class Policies:
         self._read_at = float("-inf")
 
     def of(self, counterparty: str, code: str) -> Policy:
-        """The policy for an error of a counterparty. While PostgreSQL is away, as last known."""
+        """The policy for an error of a counterparty; the last known one while PostgreSQL is
+        unavailable.
+        """
         if monotonic() - self._read_at > READ_SECONDS:
             self._read_at = monotonic()  # first, so that one thread asks and the others go on with what is known
             self._read()

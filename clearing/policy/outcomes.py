@@ -1,5 +1,4 @@
-"""What each answer of a counterparty is evidence of (design, rule 7): one table, read from the top
-of a column to its bottom.
+"""What each answer of a counterparty is evidence of, in one table (design, rule 7).
 
 A policy (`clearing/policy/error_policies.py`) may make an outcome less certain, never more:
 MAY_BECOME is all that it may do.
@@ -18,15 +17,15 @@ class Health(StrEnum):
 
     WELL = "well"
     FAILING = "failing"  # counts towards opening its breaker
-    REFUSING = "refusing"  # our signature or our rights: no call helps until people have mended that
-    FORBIDDING = "forbidding"  # this request: its order's alone, as long as others go well
+    REFUSING = "refusing"  # our signature or our rights: no call helps until operators have mended that
+    FORBIDDING = "forbidding"  # this request: it counts against its order only, as long as other orders' calls succeed
     LIMITING = "limiting"  # wants fewer calls
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`counted`: it costs the order an attempt. `parks`: at once and with an alarm, since nothing
-    that we could do by ourselves would be right.
+    """`counted`: it costs the order an attempt. `parks`: the order parks at once, with an alarm,
+    since no automatic reaction would be safe.
     """
 
     outcome: Outcome
@@ -35,8 +34,8 @@ class Rule:
     parks: bool = False
 
 
-UNSENT: Final = "unsent"  # nothing of the request has left us
-LOST: Final = "lost"  # it has, or may have, and no answer came
+UNSENT: Final = "unsent"  # no byte of the request was sent
+LOST: Final = "lost"  # it was sent, or may have been, and no answer came
 ANY: Final = "*"
 STALE: Final = "signature_stale"
 UNKNOWN_KEY: Final = "unknown_key"
@@ -44,7 +43,7 @@ KEY_REUSED: Final = "key_reused"
 KEY_EXPIRED: Final = "key_expired"  # older than its counterparty keeps keys: sending it again could do it twice
 
 _SURELY_NOT: Final = Rule(Outcome.RETRYABLE, counted=True, health=Health.FAILING)
-_NOBODY_KNOWS: Final = Rule(Outcome.UNKNOWN, health=Health.FAILING)
+_NOT_KNOWN: Final = Rule(Outcome.UNKNOWN, health=Health.FAILING)
 _REFUSED: Final = Rule(Outcome.REJECTED)
 _TURNED_AWAY: Final = Rule(Outcome.RETRYABLE, health=Health.REFUSING)
 
@@ -54,10 +53,10 @@ TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     (UNSENT, "connect_timeout"): _SURELY_NOT,
     (UNSENT, "name_not_found"): _SURELY_NOT,
     (UNSENT, "tls_failed"): _SURELY_NOT,
-    (UNSENT, "request_unsendable"): Rule(Outcome.RETRYABLE, counted=True),  # our own fault
-    (LOST, "timeout"): _NOBODY_KNOWS,
-    (LOST, "connection_lost"): _NOBODY_KNOWS,
-    (LOST, "transfer_failed"): _NOBODY_KNOWS,
+    (UNSENT, "request_unsendable"): Rule(Outcome.RETRYABLE, counted=True),  # an internal error
+    (LOST, "timeout"): _NOT_KNOWN,
+    (LOST, "connection_lost"): _NOT_KNOWN,
+    (LOST, "transfer_failed"): _NOT_KNOWN,
     (LOST, "unreadable_body"): Rule(Outcome.UNKNOWN),
     (200, ""): Rule(Outcome.DONE),  # if it can be read
     (202, "in_progress"): Rule(Outcome.PENDING),
@@ -71,12 +70,12 @@ TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     (410, "contract_closed"): _REFUSED,
     (401, STALE): _TURNED_AWAY,  # signed anew, once, in place; what is refused then is a clock
     (401, ANY): _TURNED_AWAY,
-    (403, ANY): Rule(Outcome.RETRYABLE, health=Health.FORBIDDING),  # counted by the guard, where it is the order's alone
+    (403, ANY): Rule(Outcome.RETRYABLE, health=Health.FORBIDDING),  # counted by the guard, where only this order is forbidden
     (422, KEY_REUSED): Rule(Outcome.UNKNOWN, parks=True),
     (429, ANY): Rule(Outcome.RETRYABLE, health=Health.LIMITING),
 }
 UNANSWERED: Final = frozenset(code for (came, code), rule in TABLE.items() if came in {UNSENT, LOST} and rule.health == Health.FAILING)
-NO_EVIDENCE: Final = Rule(Outcome.UNKNOWN)  # whatever the contract doesn't have: the question for the key tells
+NO_EVIDENCE: Final = Rule(Outcome.UNKNOWN)  # outside the contract: the status query tells
 
 MAY_BECOME: Final[dict[Outcome, frozenset[Outcome]]] = {
     Outcome.REJECTED: frozenset({Outcome.UNKNOWN}),  # not retryable: its key gives the same rejection again, for ever
@@ -95,7 +94,7 @@ def rule_of(came: int | str, code: str) -> Rule:
     if rule is not None:
         return rule
     server_failed = came == LOST or (isinstance(came, int) and came >= HTTPStatus.INTERNAL_SERVER_ERROR)
-    return _NOBODY_KNOWS if server_failed else NO_EVIDENCE
+    return _NOT_KNOWN if server_failed else NO_EVIDENCE
 
 
 def outcomes_of(code: str) -> frozenset[Outcome]:

@@ -1,9 +1,8 @@
-"""Running the steps of one clearing: claim, call, record, and on to the next in place (design,
-section 5).
+"""Runs the steps of one clearing: claim, call, record, and on to the next step in place.
 
-The order of effects is what keeps an order whole wherever the process dies: the operation with its
-bytes is in the database before the call; the result, the history and the next operation are one
-commit; only then comes the next call, or the publish.
+The sequence keeps an order whole wherever the process dies: the operation with its bytes is in the
+database before the call; the result, the history and the next operation are one commit; only then
+comes the next call, or the publish.
 """
 
 from collections.abc import Callable
@@ -46,21 +45,21 @@ log = structlog.get_logger(__name__)
 INTERNAL_ERROR = "internal_error"
 FLOW_UNKNOWN = "flow_unknown"
 FORBIDDEN_ATTEMPTS_MAX = 10
-FORBIDDEN_SECONDS_MIN = 600.0  # since its first try: time enough for people to allow it
+FORBIDDEN_SECONDS_MIN = 600.0  # since its first try: time enough for operators to allow it
 
 
 def _nothing(_step: int) -> None:
-    """Nobody listens to the steps."""
+    """The default of `on_step`: no listener."""
 
 
 def _never(_name: str) -> bool:
-    """A worker that has one name as long as it lives."""
+    """The default of `outlived`: a worker that keeps one name as long as it runs."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A worker as the steps see it.
+    """A worker, as running a clearing needs it.
 
     `worker` names its incarnation, asked at every claim, and `outlived` says whether that one has
     ended and the worker goes on as another; `stopping` ends continuing; `on_step` is told of each
@@ -93,8 +92,8 @@ class Runner:
         return bool(settings.CLEARING_RUN_STEPS_INLINE) and not self.stopping() and not self.isolated
 
     def _run_clearing(self, clearing_id: int, epoch: int, on_step: Callable[[int], None]) -> ClearingRef | None:
-        """Claims and runs one clearing, unless another thread is at it. Returns its user's next
-        order, once this one is out of its way.
+        """Claims and runs one clearing, unless another thread runs it. Returns its user's next
+        order, once this one has left the lane.
         """
         with self.in_flight.claim(clearing_id, epoch) as is_first:
             work = self._claim(clearing_id, epoch, is_first)
@@ -103,7 +102,7 @@ class Runner:
     def _claim(self, clearing_id: int, epoch: int, is_first: bool) -> Work | None:
         try:
             work = self._claimed(clearing_id, epoch) if is_first else None
-        except claims.FlowUnknown as newer:  # one of that release's workers will get it
+        except claims.FlowUnknown as newer:  # a worker of that release will get it
             _defer(newer.claimed, Blocked(FLOW_UNKNOWN))
             return None
         if work is None:
@@ -203,8 +202,8 @@ def _park_internal_error(work: Work) -> Recorded:
 
 
 def _finish_confirmed(work: Work) -> Recorded:
-    """People confirmed the last step, and the order's turn has come: it is cleared without a call.
-    What follows other steps was written down then.
+    """Operators confirmed the last step, and the order's turn has come: it is cleared without a
+    call. After another step the next operation was written down at the confirmation.
     """
     finished = after(work.flow, work.order, work.step, work.exchanges, part=work.part)
     assert isinstance(finished, Finished), f"step {work.step} is done, and nothing follows it"
@@ -221,7 +220,7 @@ def _cleared(work: Work, recorded: Recorded) -> Recorded:
 
 
 def _defer(work: Claimed, blocked: Blocked) -> Recorded:
-    """Nothing was tried, and nothing counted: the order waits until the way is free."""
+    """Nothing was sent and nothing is counted: the order waits until it isn't blocked any more."""
     reaction = deferral(work.operation_state, blocked.retry_after_ms)
     log.debug("blocked", code=blocked.code)
     return claims.defer_blocked(work, blocked.code, reaction, generation=publish.generation())
@@ -234,8 +233,8 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
         # makes a rejection final.
         return Reaction(State.PARKED, OperationState.UNKNOWN)
     retry_after_ms = error.retry_after_ms if isinstance(error, (Retryable, StillPending, UnknownOutcome)) else None
-    # a question that isn't allowed would be asked for ever, and nobody told
-    unheard = isinstance(error, UnknownOutcome) and error.only_this_order and _is_worn_out(work, work.tries + 1)
+    # a query that is forbidden would be repeated for ever, without an alarm
+    query_forbidden = isinstance(error, UnknownOutcome) and error.only_this_order and _is_worn_out(work, work.tries + 1)
     return react(
         outcome_of(error),
         tries=work.tries,
@@ -243,13 +242,13 @@ def _reaction(work: Work, error: GatewayError, policy: Policy, *, counted: bool,
         attempts_max=_attempts_max(work, error, policy) if counted else 2**31,
         backoff=policy.backoff(),
         retry_after_ms=retry_after_ms,
-        overdue=unheard or (policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds),
+        overdue=query_forbidden or (policy.deadline_seconds is not None and work.tried_seconds() >= policy.deadline_seconds),
     )
 
 
 def _attempts_max(work: Work, error: GatewayError, policy: Policy) -> int:
-    """What isn't allowed to one order alone isn't tried hundreds of times, unless people want
-    that.
+    """A call that is forbidden to one order only isn't tried hundreds of times, unless a policy of
+    the operators says so.
     """
     if error.health != Health.FORBIDDING or policy.attempts_max or not _is_worn_out(work, work.attempts + 1):
         return policy.attempts()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 POLL_SECONDS: Final = 0.5
 ANSWER_SECONDS_MAX: Final = 2.0
-LATENCY_MS: Final = 150  # of every call: orders are under way for long enough to be hit
+LATENCY_MS: Final = 150  # of every call: orders are in flight for long enough to be hit
 EVERYWHERE: Final = {"counterparty": "*", "operation": "*"}
 FAULTY: Final[dict[str, dict[str, Any]]] = {
     "slow": {"kind": "latency", "latency_ms": 2_000},

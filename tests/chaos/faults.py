@@ -169,7 +169,7 @@ class Faults:
             self.replay = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
 
     def _fivefold(self, planned: Planned) -> None:
-        """The chains of all orders under way, five times each at once."""
+        """The chains of all orders in flight, five times each at once."""
         from clearing.dispatch import publish
         from clearing.store.claims import ClearingRef
 

@@ -60,7 +60,7 @@ def probe_is_due(counterparty: str = "fund") -> None:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
-    """Of a function of `standing`: each of its calls from now on."""
+    """Each call, from now on, of a function of `counterparty_state`."""
     calls: list[object] = []
     real = getattr(counterparty_state, name)
 

@@ -313,7 +313,7 @@ class TestQuestion:
         with pytest.raises(UnknownOutcome):
             gateways(Scripted(answer)).query(STORED, NOW)
 
-    def test_passes_on_the_wish_not_to_be_asked_so_soon(self) -> None:
+    def test_passes_on_retry_after_of_a_status_query(self) -> None:
         with pytest.raises(UnknownOutcome) as unknown:
             gateways(Scripted(problem(429, "too_many_requests", retry_after_s=2))).query(STORED, NOW)
 

@@ -181,7 +181,7 @@ class TestRateLimit:
 
         assert (clearing.state, clearing.error_code, clearing.attempts) == (State.PARKED, "connection_refused", 3)
 
-    def test_a_wish_for_quiet_is_everybodys(self, world: World) -> None:
+    def test_retry_after_holds_for_every_worker(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
         world.counterparties.script(Action.TRANSFER, quiet)
 

@@ -120,7 +120,7 @@ class TestHostileAnswers:
         assert clearing.state == State.UNKNOWN
         assert Attempt.objects.get().detail == "a\ufffdb"
 
-    def test_a_wish_to_wait_for_weeks_is_cut(self) -> None:
+    def test_a_retry_after_of_weeks_is_capped(self) -> None:
         assert Backoff(200, 30_000).delay_ms(1, retry_after_ms=10**18) == RETRY_AFTER_MS_MAX
 
     def test_amounts_beyond_an_assets_scale_are_cut(self, world: World) -> None:

@@ -234,9 +234,9 @@ class TestSureFailure:
 
         assert (clearing.state, clearing.attempts) == (State.RETRYING, 0)
 
-    def test_a_counterpartys_wish_to_wait_is_heard(self, world: World) -> None:
-        wish = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
-        world.counterparties.script(Action.ADJUST, wish)
+    def test_a_counterpartys_retry_after_is_obeyed(self, world: World) -> None:
+        fault = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
+        world.counterparties.script(Action.ADJUST, fault)
 
         clearing = world.run(world.accept())
 
