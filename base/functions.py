@@ -1,15 +1,17 @@
-"""Database functions that are code: an app's `sql/*.sql`, installed by `migrate` whenever their
-text is another than what is installed.
+"""Database functions that are code: an app's `sql/*.sql`, and what its configuration generates
+(`generated_functions`, run first), installed by `migrate` whenever their text differs from what is
+installed.
 
-A migration would run them once and never again. Here every release brings its own, in one
-transaction, after the last migration; what stands in the files must therefore be repeatable
-(`CREATE OR REPLACE FUNCTION`; types and tables are schema, and belong into migrations), and serve
-the release before as well, whose processes still run: docs/architecture.md, "Two releases side by
-side", has the rules. An older release's `migrate` doesn't put its own back: it knows the database
-as a newer one's by migrations that it hasn't got.
+A migration would run them once and never again. Here each release installs its own in one
+transaction, after the last migration. So the files must be repeatable (`CREATE OR REPLACE
+FUNCTION`, a trigger only where it is missing; types and tables are schema and belong in
+migrations), and must serve the release before as well, whose processes still run:
+`clearing/sql/90_release_before.sql` and docs/architecture.md, "Two releases side by side", have the
+rules. An older release's `migrate` doesn't restore its functions: migrations that it hasn't got
+tell it that a newer release is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,14 @@ OURS = ("base", "orders", "clearing", "ops")  # the apps whose migrations tell r
 
 
 def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_: Any) -> None:
-    """A receiver of `post_migrate`. Installs the app's functions unless they are there already, or
-    migrations are missing that they may need.
+    """A receiver of `post_migrate`. Installs the app's functions, unless they are installed already
+    or a migration that they may need is missing.
 
-    Raises CommandError where a newer release has migrated the database: its processes run on its
-    functions.
+    Raises CommandError where a newer release has migrated the database, since that release's
+    processes call its functions.
     """
-    files = sorted(Path(app_config.path, "sql").glob("*.sql"))
-    scripts = [file.read_text() for file in files]
+    generated: Callable[[], list[str]] = getattr(app_config, "generated_functions", list)
+    scripts = [*generated(), *(file.read_text() for file in sorted(Path(app_config.path, "sql").glob("*.sql")))]
     version = sha256("\0".join(scripts).encode()).hexdigest()
     name = f"{app_config.label}_functions_version"
     connection = connections[using]
@@ -45,8 +47,8 @@ def install_functions(app_config: AppConfig, using: str, verbosity: int = 1, **_
 
 
 def installed_version(connection: BaseDatabaseWrapper, name: str) -> str:
-    """What is installed: the hash of the files' text. It is kept as a function, so that neither a
-    flush nor a dump loses it.
+    """The hash of the installed functions' text, "" where none are. It is stored as a function, so
+    that neither a flush nor a dump loses it.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regproc(%s)", [name])
@@ -57,8 +59,8 @@ def installed_version(connection: BaseDatabaseWrapper, name: str) -> str:
 
 
 def _install(connection: BaseDatabaseWrapper, name: str, version: str, scripts: Sequence[str]) -> bool:
-    """Whether there was something to install: what stands in the way is looked for under the lock,
-    when no other `migrate` is at it.
+    """Returns whether it installed anything. Looks again under the lock, since another `migrate`
+    may have installed them meanwhile.
     """
     marker = f"CREATE OR REPLACE FUNCTION {connection.ops.quote_name(name)}() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '{version}' $$"
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:

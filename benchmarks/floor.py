@@ -39,6 +39,8 @@ class Floor:
             statements.ACCEPT,
             orders=[pk for pk, _ in batch],
             lanes=[0 for _ in batch],
+            counterparties=[first.counterparty for first in firsts],
+            actions=[first.action for first in firsts],
             keys=[first.key for first in firsts],
             requests=[first.request for first in firsts],
             flow=CURRENT_FLOW,
@@ -76,7 +78,7 @@ class Floor:
             )
             operation = row["operation_id"]
         await asyncio.sleep(CALL_MS / 1000)
-        [row] = await self._fetch(statements.FINISH, **done, operation=operation, slippage=Decimal(0))
+        [row] = await self._fetch(statements.FINISH, **done, step=LAST_STEP, operation=operation, slippage=Decimal(0))
         return row["next_id"], row["next_epoch"]
 
     async def _fetch(self, statement: str, **arguments: object) -> list[Any]:

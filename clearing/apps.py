@@ -10,3 +10,10 @@ class ClearingConfig(AppConfig):
 
     def ready(self) -> None:
         post_migrate.connect(install_functions, sender=self)
+
+    @staticmethod
+    def generated_functions() -> list[str]:
+        """SQL that `install_functions` runs before `sql/*.sql`."""
+        from clearing.store.state_machine import generated_functions  # noqa: PLC0415 - models are ready only now
+
+        return generated_functions()

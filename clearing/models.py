@@ -34,7 +34,7 @@ class Clearing(models.Model):
     step = models.SmallIntegerField(default=1, db_default=1)
     epoch = models.IntegerField(default=0, db_default=0, help_text="Raised at every transition into queued; a claim inherits it.")
     restored = models.BooleanField(
-        default=False, db_default=False, help_text="It may have been run before a restore of the database: each step is asked for first."
+        default=False, db_default=False, help_text="It may have been run before a restore of the database: each step starts with a status query, and is sent only if the counterparty doesn't know its key."
     )
     lane = models.SmallIntegerField(help_text="The number of the queue that its user is folded onto.")
     broker_generation = models.CharField(max_length=32, blank=True, default="", db_default="")

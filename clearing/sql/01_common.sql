@@ -31,16 +31,14 @@ CREATE OR REPLACE FUNCTION clearing_moment(p_ms bigint) RETURNS timestamptz LANG
     SELECT timestamptz 'epoch' + p_ms * interval '1 millisecond'
 $$;
 
--- The queue of a clearing: its lane's, or -1 for one that was being run when its worker died, three
--- times: it runs alone.
+-- The queue of a clearing: its lane's, or -1 for a poison candidate, which runs isolated.
 CREATE OR REPLACE FUNCTION clearing_route(p_deaths int, p_lane int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN p_deaths >= 3 THEN -1 ELSE p_lane END
+    SELECT CASE WHEN p_deaths >= clearing_isolated_after_deaths() THEN -1 ELSE p_lane END
 $$;
 
--- Whether so many deaths are the order's own doing: three of workers that ran others beside it, and
--- two of one that ran nothing else.
+-- Whether so many deaths are the order's own doing.
 CREATE OR REPLACE FUNCTION clearing_is_poison(p_deaths int) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
-    SELECT p_deaths >= 5
+    SELECT p_deaths >= clearing_poison_after_deaths()
 $$;
 
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard,
@@ -50,7 +48,7 @@ DECLARE
     v clearing_clearing;
     v_now timestamptz := service_now();
 BEGIN
-    PERFORM 1 FROM clearing_clearing WHERE user_id = p_user AND state IN ('queued', 'running', 'retrying', 'pending', 'unknown');
+    PERFORM 1 FROM clearing_clearing WHERE user_id = p_user AND state = ANY (clearing_active_states());
     IF FOUND THEN
         RETURN;
     END IF;

@@ -1,11 +1,14 @@
 -- Opens a clearing for each accepted order, with its first operation written down, and queues the
 -- heads of the lanes. Runs in the transaction that inserted the orders. Returns what is to be
--- published after the commit. Where the database was restored from a backup, an order from before
--- that may have been run already, whatever brings it now (p_restored: the caller knows it for each
--- of these): it is marked, and its operations are written down as unknown, sent when the order was
--- made: they are asked for first.
+-- published after the commit. The arrays have one element an order.
+--
+-- Reconcile before resend: where the database was restored from a backup, an order from before the
+-- restore may have been run already (p_restored: the caller knows that each of these may have been).
+-- Such an order is marked, and its operations are written down as unknown, sent when the order was
+-- made, so that each step starts with a status query.
 CREATE OR REPLACE FUNCTION clearing_accept(
-    p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text, p_restored boolean
+    p_orders bigint[], p_lanes int[], p_counterparties text[], p_actions text[], p_keys text[], p_requests bytea[], p_flow int,
+    p_actor text, p_generation text, p_restored boolean
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
     v_user text;
@@ -22,12 +25,13 @@ BEGIN
     -- accepting costs. Each question is a subquery of its own: whatever the statistics were when
     -- this was planned, it is answered from its partial index.
     WITH found AS (
-        SELECT o.*, a.lane, a.key, a.request, p_restored OR coalesce(o.created_ms <= v_restored_through, false) AS restored,
+        SELECT o.*, a.lane, a.counterparty, a.action, a.key, a.request, p_restored OR coalesce(o.created_ms <= v_restored_through, false) AS restored,
             (SELECT true FROM clearing_clearing c
-                WHERE c.user_id = o.user_id AND c.state IN ('queued', 'running', 'retrying', 'pending', 'unknown') LIMIT 1) IS NOT NULL AS is_active,
+                WHERE c.user_id = o.user_id AND c.state = ANY (clearing_active_states()) LIMIT 1) IS NOT NULL AS is_active,
             (SELECT true FROM clearing_clearing c WHERE c.user_id = o.user_id AND c.state = 'waiting' LIMIT 1) IS NOT NULL
                 OR (SELECT true FROM clearing_clearing c WHERE c.user_id = o.user_id AND c.state = 'parked' LIMIT 1) IS NOT NULL AS is_behind
-        FROM unnest(p_orders, p_lanes, p_keys, p_requests) AS a (id, lane, key, request) JOIN orders_syncorder o ON o.id = a.id
+        FROM unnest(p_orders, p_lanes, p_counterparties, p_actions, p_keys, p_requests) AS a (id, lane, counterparty, action, key, request)
+            JOIN orders_syncorder o ON o.id = a.id
     ), placed AS (
         SELECT *, NOT is_active AND NOT is_behind AND row_number() OVER (PARTITION BY user_id ORDER BY created_ms, shard, sequence, id) = 1 AS is_head
         FROM found
@@ -40,12 +44,13 @@ BEGIN
         RETURNING id, order_id, created_ms, restored, state, epoch, step, lane
     ), planned AS (
         INSERT INTO clearing_operation (clearing_id, step, counterparty, action, key, request, state, first_sent_at)
-        SELECT c.id, 1, 'counter', 'adjust', a.key, a.request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
+        SELECT c.id, c.step, a.counterparty, a.action, a.key, a.request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
             CASE WHEN c.restored THEN clearing_moment(c.created_ms) END
         FROM opened c JOIN found a ON a.id = c.order_id
     ), noted AS (
         INSERT INTO clearing_statuschange (clearing_id, from_state, to_state, step, epoch, actor)
-        SELECT id, '', 'waiting', 1, 0, p_actor FROM opened UNION ALL SELECT id, 'waiting', 'queued', 1, 1, p_actor FROM opened WHERE state = 'queued'
+        SELECT id, '', 'waiting', step, 0, p_actor FROM opened
+            UNION ALL SELECT id, 'waiting', 'queued', step, 1, p_actor FROM opened WHERE state = 'queued'
     )
     SELECT (SELECT array_agg(ROW(id, epoch, step, lane, clearing_ms(v_now))::clearing_ref) FROM opened WHERE state = 'queued'),
         ARRAY(SELECT DISTINCT user_id FROM placed WHERE is_behind AND NOT is_active ORDER BY user_id)
@@ -71,9 +76,9 @@ BEGIN
 END
 $$;
 
--- Sets a hold on the clearing of an order, known by the counter's id. Waiting, queued and retrying
--- ones park at once; what may be under way parks before its next step. Returns the state that it
--- was found in (null: no such order), and whom to publish next.
+-- Sets a hold on the clearing of an order, given by the counter's id. A waiting, queued or retrying
+-- one parks at once; one whose operation may have been sent parks before its next step. Returns the
+-- state before the hold (no row: no such order), and what to publish next.
 CREATE OR REPLACE FUNCTION clearing_hold(p_order text, p_code text, p_actor text, p_generation text)
 RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -93,7 +98,7 @@ BEGIN
     IF v.state IN ('waiting', 'queued', 'retrying') AND (SELECT o.state = 'planned' FROM clearing_operation o
             WHERE o.clearing_id = v.id AND o.step = v.step ORDER BY o.part DESC, o.revision DESC LIMIT 1) THEN
         UPDATE clearing_clearing SET state = 'parked', error_code = p_code, due_at = NULL, changed_at = v_now WHERE id = v.id;
-        PERFORM clearing_note(v.id, v.state, 'parked', v.step, v.epoch, p_code, p_actor); -- from: waiting queued retrying
+        PERFORM clearing_note(v.id, v.state, 'parked', v.step, v.epoch, p_code, p_actor);
         SELECT * INTO v_next FROM clearing_promote(v.user_id, p_actor, p_generation);
     END IF;
     RETURN QUERY SELECT v.state::text, v_next;

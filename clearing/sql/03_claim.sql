@@ -1,14 +1,12 @@
--- What running a claimed clearing's current operation takes, as of p_now.
+-- All that a worker needs to run a claimed clearing's current operation, as of p_now.
 CREATE OR REPLACE FUNCTION clearing_work_of(c clearing_clearing, o clearing_operation, p_now timestamptz)
 RETURNS clearing_work_2 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s orders_syncorder;
     v_exchanges bytea[];
 BEGIN
-    IF c.step >= 3 THEN
-        SELECT array_agg(response ORDER BY part) INTO v_exchanges FROM clearing_operation
-            WHERE clearing_id = c.id AND step = 3 AND state = 'done';
-    END IF;
+    SELECT array_agg(e.response ORDER BY e.step, e.part) INTO v_exchanges FROM clearing_operation e
+        WHERE e.clearing_id = c.id AND e.action = 'exchange' AND e.state = 'done';
     SELECT * INTO STRICT s FROM orders_syncorder WHERE id = c.order_id;
     RETURN ROW(c.id, c.epoch, c.step, o.part, o.id, o.state, o.counterparty, o.action,
         o.key, o.request, extract(epoch FROM p_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(p_now), clearing_ms(c.claimed_until),
@@ -18,10 +16,11 @@ BEGIN
 END
 $$;
 
--- Takes the claim of a queued clearing and opens its current operation. No row: somebody else has
--- it, or it is elsewhere by now; or it is one that runs alone, and the worker (p_alone) isn't the
--- one for that; or the worker's incarnation has ended: the next sweep would take the claim back
--- from a process that lives.
+-- Takes the claim of a queued clearing and opens its current operation. Returns no row where
+-- 1. another worker has it, or it is no longer queued under this epoch;
+-- 2. it is a poison candidate, and the worker isn't the isolated one (p_alone);
+-- 3. the worker's incarnation has ended: the next sweep would take the claim back from a process
+--    that lives.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
 RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
 DECLARE
@@ -47,9 +46,9 @@ BEGIN
 END
 $$;
 
--- The claim that the worker took by a call whose answer was lost. Only for who is alone at it in
--- its process: nothing else tells two of a worker's threads apart. What the claim opened may have
--- been sent by now, for all that this knows: it is asked for first.
+-- The claim that the worker took by a call whose answer was lost. Only for a caller that knows that
+-- no other thread of its process runs this epoch: nothing else tells two threads apart. The operation
+-- that the claim opened may have been sent, so it starts with a status query.
 CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c clearing_clearing;

@@ -109,10 +109,10 @@ BEGIN
 END
 $$;
 
--- The last operation is confirmed: the order is cleared and the user's next one queued, in one
--- transaction under the lane's lock.
+-- The operation of p_step, the flow's last, is confirmed: the order is cleared and the user's next
+-- one queued, in one transaction under the lane's lock.
 CREATE OR REPLACE FUNCTION clearing_finish(
-    p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
+    p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_slippage numeric, p_generation text
 ) RETURNS TABLE (outcome text, hold_code text, now_ms bigint, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -124,7 +124,7 @@ BEGIN
     v_now := service_now();
     UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, cleared_at = v_now, changed_at = v_now, claimed_until = NULL,
             claimed_by = '', error_code = '', attempts = 0, tries = 0, deaths = 0
-        WHERE c.id = p_id AND c.state = 'running' AND c.step = 4 AND c.epoch = p_epoch
+        WHERE c.id = p_id AND c.state = 'running' AND c.step = p_step AND c.epoch = p_epoch
         RETURNING c.hold_code INTO v_hold;
     IF NOT FOUND THEN
         SELECT c.hold_code INTO v_hold FROM clearing_clearing c WHERE c.id = p_id AND c.state = 'cleared' AND c.epoch = p_epoch;
@@ -141,7 +141,7 @@ BEGIN
     UPDATE clearing_operation SET state = 'done', done_at = v_now, response = p_response, error_code = '',
             first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
         WHERE id = p_operation;
-    PERFORM clearing_note(p_id, 'running', 'cleared', 4, p_epoch, '', p_worker);
+    PERFORM clearing_note(p_id, 'running', 'cleared', p_step, p_epoch, '', p_worker);
     SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     RETURN QUERY SELECT 'cleared', v_hold, clearing_ms(v_now), v_next;
 END
@@ -208,7 +208,7 @@ BEGIN
             done_at = CASE WHEN v_operation_state = 'done' THEN v_now END,
             first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked AND p_outcome IS NOT NULL THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
         WHERE id = p_operation;
-    PERFORM clearing_note(p_id, 'running', v_state, c.step, p_epoch, p_code, p_worker); -- to: retrying pending unknown parked
+    PERFORM clearing_note(p_id, 'running', v_state, c.step, p_epoch, p_code, p_worker);
     IF v_state = 'parked' THEN
         SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     END IF;

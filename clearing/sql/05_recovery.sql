@@ -1,6 +1,6 @@
--- Orders whose backoff has outlasted their counterparty's outage are due now: those that got no
--- answer before its breaker closed, the last one a short while ago. No lane's lock: nothing but the
--- time changes; a row that somebody else holds is being seen to.
+-- Makes orders due now whose backoff has outlasted their counterparty's outage: those that got no
+-- answer before its breaker closed, a moment ago. Takes no lane's lock, since only the time changes,
+-- and skips rows that another session has locked.
 CREATE OR REPLACE FUNCTION clearing_bring_forward(p_ids bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -11,14 +11,19 @@ BEGIN
 END
 $$;
 
--- Takes back expired claims and queues what is due; also what was written while the clock was
--- ahead, since its times are: a claim of a minute and more from now, and whatever waits. The caller
--- picked the candidates without locks; here lane locks come first, then each row's conditional
--- UPDATE. A taken-over operation may have been sent by the dead worker: an attempt `lost` says so,
--- and it is asked for first. What is held parks instead, unless something may still be under way. A
--- death of the worker counts against the clearing that it was running; after three it runs alone,
--- and two more there park it as poison: one may be an accident of that worker's own. Returns the
--- state that each was found in, and whom to publish; for one that parks also its order and why.
+-- What the sweep does to each of the candidates, which the caller picked without locks. Lane locks
+-- come first, then each row's conditional UPDATE.
+-- 1. An expired claim, or one whose worker's incarnation has ended, is taken back: queued again.
+-- 2. What is retrying, pending or unknown and due is queued again.
+-- 3. A clock that ran ahead and was put back leaves times in the future: a claim from a minute and
+--    more from now, and whatever waits since a future time, counts as expired, or due.
+-- 4. An operation that is taken over may have been sent by the dead worker: an attempt `lost` says
+--    so, the operation becomes unknown, and the next worker starts with a status query.
+-- 5. A death of the worker counts against the clearing that it was running. After
+--    clearing_isolated_after_deaths() it is a poison candidate and runs isolated; after
+--    clearing_poison_after_deaths() it parks as poison: one death there may be the worker's own.
+-- 6. What is held parks instead, unless something of it may still be in flight.
+-- Returns the state that each was in, and what to publish; for one that parks, its order and why.
 CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
 RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -53,7 +58,7 @@ BEGIN
             WHERE id = c.id AND epoch = c.epoch AND state = c.state
                 AND ((state = 'running' AND (claimed_until < v_now OR changed_at > v_now + interval '1 minute' OR EXISTS (
                         SELECT FROM base_incarnation i WHERE i.name = claimed_by AND i.ended_at IS NOT NULL)))
-                    OR (state IN ('retrying', 'pending', 'unknown') AND (due_at <= v_now OR changed_at > v_now)));
+                    OR (state = ANY (clearing_due_states()) AND (due_at <= v_now OR changed_at > v_now)));
         CONTINUE WHEN NOT FOUND;
         IF c.state = 'running' AND o.state IN ('open', 'pending', 'unknown') THEN
             -- sent, if it was, at any time since the claim or the last step; the earliest counts
@@ -63,20 +68,20 @@ BEGIN
             UPDATE clearing_operation SET state = 'unknown' WHERE id = o.id AND state IN ('open', 'pending', 'unknown');
         END IF;
         IF v_parks <> '' THEN
-            PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_parks, p_actor); -- from: running retrying
+            PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_parks, p_actor);
             SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
             RETURN QUERY SELECT c.state::text, s.order_id::text, v_parks, v_next FROM orders_syncorder s WHERE s.id = c.order_id;
             CONTINUE;
         END IF;
-        PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1, -- from: running retrying pending unknown
+        PERFORM clearing_note(c.id, c.state, 'queued', c.step, c.epoch + 1,
             CASE WHEN c.state <> 'running' THEN 'due' WHEN v_died THEN 'worker died' ELSE 'claim lost' END, p_actor);
         RETURN QUERY SELECT c.state::text, '', '', ROW(c.id, c.epoch + 1, c.step, clearing_route(v_deaths, c.lane), clearing_ms(v_now))::clearing_ref;
     END LOOP;
 END
 $$;
 
--- Marks queued clearings whose message is gone as sent again: same epoch, spaced further apart each
--- time by the caller's choice of candidates.
+-- Marks queued clearings whose message is gone as sent again, under the same epoch. The caller picks
+-- the candidates, and waits longer each time.
 CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -90,8 +95,8 @@ BEGIN
 END
 $$;
 
--- Lanes with waiting orders and no active one: nothing should ever make one, since promotion is
--- part of every transaction that ends an order.
+-- Queues the next order of each lane that has waiting orders and no active one. No transaction
+-- should leave such a lane, since each one that ends an order promotes the next.
 CREATE OR REPLACE FUNCTION clearing_promote_lanes(p_users text[], p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
 DECLARE
     v_user text;

@@ -180,6 +180,8 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
             {
                 "orders": [pk for pk, _ in orders],
                 "lanes": [lane_of(facts.user_id) for _, facts in orders],
+                "counterparties": [first.counterparty for first in firsts],
+                "actions": [first.action for first in firsts],
                 "keys": [first.key for first in firsts],
                 "requests": [first.request for first in firsts],
                 "flow": CURRENT_FLOW,
@@ -373,7 +375,8 @@ def of_planned(planned: Planned) -> dict[str, object]:
 
 def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    row = _recorded_attempt(statements.FINISH, work, evidence, lambda: {"slippage": slippage_usdt, "generation": generation})
+    more = {"step": work.step, "slippage": slippage_usdt, "generation": generation}
+    row = _recorded_attempt(statements.FINISH, work, evidence, lambda: more)
     return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 

@@ -14,7 +14,7 @@ from django.db import OperationalError
 
 from base.db import Row, call, gave_up_waiting
 from clearing.flow.bookings import Booking
-from clearing.flow.flows import Planned
+from clearing.flow.flows import LAST_STEP, Planned
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store import statements
 from clearing.store.claims import ClearingRef, Recorded, Work, of_claim, of_planned, read_ref, recorded
@@ -181,7 +181,7 @@ def confirm_not_done(intervention_id: int, *, person: Person, response: bytes, c
 def void(intervention_id: int, *, person: Person, bookings: Sequence[Booking], generation: str) -> Decided:
     """The order is closed; the bookings are kept with the intervention."""
     plain = [{"account": booking.account, "asset": booking.asset, "amount": booking.signed} for booking in bookings]
-    more = {**_in_transit(), "bookings": msgspec.json.encode(plain).decode(), "generation": generation}
+    more = {**_in_transit(), "last_step": LAST_STEP, "bookings": msgspec.json.encode(plain).decode(), "generation": generation}
     return _decided(statements.VOID, intervention_id, person, **more)
 
 
@@ -197,7 +197,9 @@ def _decided(statement: str, intervention_id: int, person: Person, **more: objec
 
 def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> Recorded:
     """Operators confirmed the last operation: cleared, and the user's next order queued."""
-    row = recorded(statements.FINISH_CONFIRMED, work, lambda: {**of_claim(work), "slippage": slippage_usdt, "generation": generation})
+    row = recorded(
+        statements.FINISH_CONFIRMED, work, lambda: {**of_claim(work), "step": work.step, "slippage": slippage_usdt, "generation": generation}
+    )
     return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 

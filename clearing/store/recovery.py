@@ -119,9 +119,9 @@ def orphaned(limit: int) -> list[int]:
 _DUE: Final = """
     SELECT c.waits_for, c.id FROM unnest(%s::text[]) AS d (name), LATERAL (
         (SELECT id, waits_for, due_at FROM clearing_clearing
-            WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at <= (SELECT service_now()) ORDER BY due_at LIMIT %s)
+            WHERE state = ANY (clearing_due_states()) AND waits_for = d.name AND due_at <= (SELECT service_now()) ORDER BY due_at LIMIT %s)
         UNION ALL (SELECT id, waits_for, due_at FROM (SELECT id, waits_for, due_at, changed_at FROM clearing_clearing
-                WHERE state IN ('retrying', 'pending', 'unknown') AND waits_for = d.name AND due_at > (SELECT service_now())
+                WHERE state = ANY (clearing_due_states()) AND waits_for = d.name AND due_at > (SELECT service_now())
                 ORDER BY due_at DESC LIMIT %s) far
             WHERE changed_at > (SELECT service_now()))) c
     ORDER BY c.due_at
@@ -217,7 +217,7 @@ def stalled_lanes(after: str, limit: int) -> tuple[list[str], str]:
     rows = call(
         f"{_WAITING_USERS} SELECT u.user_id,"
         " NOT EXISTS (SELECT FROM clearing_clearing a WHERE a.user_id = u.user_id"
-        "  AND a.state IN ('queued', 'running', 'retrying', 'pending', 'unknown'))"
+        "  AND a.state = ANY (clearing_active_states()))"
         " AND EXISTS (SELECT FROM clearing_clearing w WHERE w.user_id = u.user_id AND w.state = 'waiting' AND NOT EXISTS ("
         "  SELECT FROM clearing_clearing p WHERE p.user_id = w.user_id AND p.contract_id = w.contract_id AND p.state = 'parked'"
         "  AND (p.started_at IS NOT NULL OR (p.created_ms, p.shard, p.sequence) < (w.created_ms, w.shard, w.sequence))))"

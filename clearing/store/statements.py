@@ -45,7 +45,10 @@ _IN_TRANSIT: Final = ("claim_seconds", "transit_seconds")
 _DECIDED: Final = f"outcome, not_before, {ref_columns('next')}"
 
 # Intake, and what every order passes through.
-ACCEPT: Final = function_call("clearing_accept", *("orders", "lanes", "keys", "requests::bytea[]", "flow", "actor", "generation", "restored"))
+ACCEPT: Final = function_call(
+    "clearing_accept",
+    *("orders", "lanes", "counterparties::text[]", "actions::text[]", "keys", "requests::bytea[]", "flow", "actor", "generation", "restored"),
+)
 HOLD: Final = function_call("clearing_hold", "order", "code", "actor", "generation", columns=f"found_state, {ref_columns('next')}")
 CLAIM: Final = function_call("clearing_claim", "id", "epoch", "worker", "claim_seconds", "alone")
 CLAIM_AGAIN: Final = function_call("clearing_claim_again", "id", "epoch", "worker")
@@ -59,7 +62,7 @@ STEP_DONE: Final = function_call(
     columns=f"outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {ref_columns('ref')}, {ref_columns('next')}",
 )
 FINISH: Final = function_call(
-    "clearing_finish", *(*_CLAIM, "response", "slippage", "generation"), columns=f"outcome, hold_code, {ref_columns('next')}"
+    "clearing_finish", *(*_CLAIM, "step", "response", "slippage", "generation"), columns=f"outcome, hold_code, {ref_columns('next')}"
 )
 SETTLE: Final = function_call(
     "clearing_settle",
@@ -83,10 +86,10 @@ CONFIRM_DONE: Final = function_call(
     columns=_DECIDED,
 )
 CONFIRM_NOT_DONE: Final = function_call("clearing_confirm_not_done", *_OPERATOR, *_IN_TRANSIT, "response", "code", columns=_DECIDED)
-VOID: Final = function_call("clearing_void", *_OPERATOR, *_IN_TRANSIT, "bookings::jsonb", "generation", columns=_DECIDED)
+VOID: Final = function_call("clearing_void", *_OPERATOR, *_IN_TRANSIT, "last_step", "bookings::jsonb", "generation", columns=_DECIDED)
 FINISH_CONFIRMED: Final = function_call(
     "clearing_finish_confirmed",
-    *("id", "epoch", "user", "worker", "slippage", "generation"),
+    *("id", "epoch", "step", "user", "worker", "slippage", "generation"),
     columns=f"outcome, hold_code, {ref_columns('next')}",
 )
 PARK_CONFIRMED: Final = function_call(

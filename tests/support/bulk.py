@@ -4,6 +4,8 @@ history, and a few in every other state.
 
 from django.db import connection, transaction
 
+from tests.support.states import any_transition
+
 ORDERS_SQL = """
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument, created_ms,
                                   source, topic, partition, "offset", canonical_hash)
@@ -79,8 +81,9 @@ def create_orders(count: int, *, users: int = 200) -> None:
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)")
-        for sql in STATEMENTS:
-            cursor.execute(sql, {"count": count, "users": users})
+        with any_transition():
+            for sql in STATEMENTS:
+                cursor.execute(sql, {"count": count, "users": users})
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         for table in TABLES:
             cursor.execute(f"ANALYZE {table}")

@@ -21,6 +21,7 @@ from clearing.store.claims import Evidence, Recorded
 from clearing.store.recovery import Requeued
 from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, history, interrupted, outcomes
+from tests.support.states import any_transition
 from tests.support.waiting import wait_until
 
 
@@ -127,7 +128,8 @@ class TestAcceptedTogether:
         parked = world.accept("1", contract_id="P", created_ms=1_000)
         park(parked)
         waiting = world.accept("1", contract_id="P", created_ms=2_000)
-        Clearing.objects.filter(pk=parked.pk).update(state=State.CLEARED)  # its wake-up lost, as nothing should lose it
+        with any_transition():
+            Clearing.objects.filter(pk=parked.pk).update(state=State.CLEARED)  # its wake-up lost, as nothing should lose it
 
         (new,), refs = world.accept_together(("1", "A", 3_000))
 

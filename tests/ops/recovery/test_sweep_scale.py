@@ -17,6 +17,7 @@ from clearing.gateways import counterparty_state
 from clearing.models import Clearing
 from clearing.store import interventions, recovery
 from ops.recovery.sweep import sweep
+from tests.support.states import any_transition
 
 ORDERS = 100_000
 LANES = 16
@@ -50,7 +51,8 @@ def create(state: str) -> str:
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', '0', true), set_config('transaction_timeout', '0', true)")
         cursor.execute(ORDERS_SQL, [ORDERS])
-        cursor.execute(CLEARINGS_SQL.format(lanes=LANES, state=state), [generation])
+        with any_transition():
+            cursor.execute(CLEARINGS_SQL.format(lanes=LANES, state=state), [generation])
         cursor.execute("ANALYZE clearing_clearing")
     return generation
 
@@ -151,7 +153,7 @@ class SimulatedQueues:
             upto = max(self.taken[lane] - self.held, 0)
             done += [pk for pk, _ in queue[self.claimed[lane] : upto]]
             self.claimed[lane] = max(upto, self.claimed[lane])
-        with connection.cursor() as cursor:
+        with connection.cursor() as cursor, any_transition():
             cursor.execute("UPDATE clearing_clearing SET state = 'cleared', cleared_at = service_now() WHERE id = ANY (%s)", [done])
 
     def length(self, queue: str) -> int:

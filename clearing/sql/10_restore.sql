@@ -6,11 +6,11 @@
 CREATE OR REPLACE FUNCTION clearing_mark_restored(p_after bigint, p_limit int) RETURNS TABLE (marked int, last_id bigint) LANGUAGE plpgsql AS $$
 DECLARE
     c clearing_clearing;
-    v_ids bigint[] := ARRAY(SELECT id FROM clearing_clearing WHERE state NOT IN ('cleared', 'voided') AND id > p_after ORDER BY id LIMIT p_limit);
+    v_ids bigint[] := ARRAY(SELECT id FROM clearing_clearing WHERE state <> ALL (clearing_final_states()) AND id > p_after ORDER BY id LIMIT p_limit);
 BEGIN
     marked := 0;
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = ANY (v_ids)));
-    FOR c IN UPDATE clearing_clearing SET restored = true WHERE id = ANY (v_ids) AND state NOT IN ('cleared', 'voided') RETURNING * LOOP
+    FOR c IN UPDATE clearing_clearing SET restored = true WHERE id = ANY (v_ids) AND state <> ALL (clearing_final_states()) RETURNING * LOOP
         UPDATE clearing_operation SET state = 'unknown', first_sent_at = coalesce(first_sent_at, clearing_moment(c.created_ms))
             WHERE clearing_id = c.id AND state IN ('planned', 'open', 'pending', 'unknown');
         marked := marked + 1;
@@ -82,8 +82,8 @@ BEGIN
     PERFORM clearing_lock_lanes(ARRAY[c.user_id]);
     v_now := service_now();
     SELECT * INTO c FROM clearing_clearing WHERE id = c.id FOR UPDATE;
-    IF c.state IN ('cleared', 'voided') OR c.hold_code = v_code OR NOT clearing_voided_before(c.id) THEN
-        RETURN QUERY SELECT CASE WHEN c.state IN ('cleared', 'voided') THEN c.state WHEN c.hold_code = v_code THEN 'held' ELSE 'released' END::text,
+    IF c.state = ANY (clearing_final_states()) OR c.hold_code = v_code OR NOT clearing_voided_before(c.id) THEN
+        RETURN QUERY SELECT CASE WHEN c.state = ANY (clearing_final_states()) THEN c.state WHEN c.hold_code = v_code THEN 'held' ELSE 'released' END::text,
             NULL::clearing_ref;
         RETURN;
     END IF;
@@ -93,7 +93,7 @@ BEGIN
         WHERE l.id = c.id AND (l.hold_code = '' OR l.held_at < (SELECT m.at FROM clearing_voidedbefore m WHERE m.order_id = p_order));
     IF c.state NOT IN ('running', 'parked') THEN
         UPDATE clearing_clearing l SET state = 'parked', error_code = l.hold_code, due_at = NULL, waits_for = '', changed_at = v_now WHERE l.id = c.id;
-        PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_code, p_actor); -- from: waiting queued retrying pending unknown
+        PERFORM clearing_note(c.id, c.state, 'parked', c.step, c.epoch, v_code, p_actor);
         SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
     END IF;
     RETURN QUERY SELECT c.state::text, v_next;

@@ -1,0 +1,192 @@
+-- What an operator does or asks for, and what must be known for it.
+--
+-- All interventions take the lane's lock, then the clearing's row, then the intervention's. What the
+-- operator saw (epoch, state, current operation and its state, the hold) is part of every condition:
+-- where it has changed meanwhile, nothing is done.
+
+-- The clearing's current operation.
+CREATE OR REPLACE FUNCTION clearing_current(p_id bigint, p_step int) RETURNS clearing_operation LANGUAGE sql STABLE AS $$
+    SELECT o FROM clearing_operation o WHERE o.clearing_id = p_id AND o.step = p_step ORDER BY o.part DESC, o.revision DESC LIMIT 1
+$$;
+
+-- Until when a request of an operation that isn't confirmed may still be on its way and be applied:
+-- nobody signs after the end of a claim, which ended at the latest p_claim_seconds after the
+-- attempt was sent, or when its result was written; and p_transit_seconds (the signature's
+-- validity, the clocks' difference, a call's deadline) later no counterparty takes it any more
+-- (design, rule 7). Null: none is. After a restore, the attempts of the forgotten time count as
+-- made at the restore.
+CREATE OR REPLACE FUNCTION clearing_on_its_way_until(p_id bigint, p_claim_seconds float8, p_transit_seconds float8)
+RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT p_transit_seconds * interval '1 second' + greatest(
+        (SELECT max(greatest(a.answered_at, a.sent_at + p_claim_seconds * interval '1 second'))
+            FROM clearing_attempt a JOIN clearing_operation o ON o.id = a.operation_id
+            WHERE o.clearing_id = p_id AND o.state <> 'done' AND NOT a.asked AND a.outcome IN ('unknown', 'lost', 'pending', 'done')),
+        (SELECT max(r.at) FROM clearing_restorepoint r WHERE EXISTS (
+            SELECT FROM clearing_clearing c JOIN clearing_operation o ON o.clearing_id = c.id
+            WHERE c.id = p_id AND c.restored AND o.state NOT IN ('done', 'planned'))))
+$$;
+
+-- Whether an answer has come that says "done" of an operation that isn't confirmed: from a worker
+-- that had lost its claim, after people said otherwise. Such evidence stands against them.
+CREATE OR REPLACE FUNCTION clearing_says_done(p_id bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM clearing_attempt a JOIN clearing_operation o ON o.id = a.operation_id
+        WHERE o.clearing_id = p_id AND o.state <> 'done' AND a.outcome = 'done')
+$$;
+
+-- Whether two people have confirmed since the last restore that the current operation of a restored
+-- order was not done, under whatever key: then nothing of it or of what follows can be in the
+-- forgotten time, and the mark of the restore ends with the retry.
+CREATE OR REPLACE FUNCTION clearing_not_done_since_restore(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM clearing_clearing c JOIN clearing_intervention i ON i.clearing_id = c.id
+        WHERE c.id = p_id AND c.restored AND i.kind = 'confirm_not_done' AND i.state = 'executed'
+            AND i.operation_id = (clearing_current(c.id, c.step)).id AND i.decided_at > (SELECT max(r.at) FROM clearing_restorepoint r));
+END
+$$;
+
+-- Whether a retry may have been done in the time that a restore has forgotten, under a key that we
+-- don't hold: the current operation is at its end (rejected, or a part that leaves a rest), and
+-- only the question for the key that a retry would use next can tell.
+CREATE OR REPLACE FUNCTION clearing_is_forgotten(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c clearing_clearing;
+    o clearing_operation;
+BEGIN
+    SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
+    o := clearing_current(p_id, c.step);
+    RETURN c.restored AND (o.state = 'rejected' OR (o.state = 'done' AND 'partial_execution' IN (o.error_code, c.error_code)))
+        AND NOT clearing_not_done_since_restore(p_id);
+END
+$$;
+
+-- A person's retry. A parked order goes back to waiting and its lane's next one is queued; a
+-- retrying one is queued at once. p_key and the rest describe an operation that takes the current
+-- one's place (a raised revision after a final rejection, a further part); null keeps it. `outcome`
+-- is waiting, queued, changed or says_done.
+CREATE OR REPLACE FUNCTION clearing_retry(
+    p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
+    p_part int, p_revision int, p_key text, p_request bytea, p_generation text
+) RETURNS TABLE (outcome text, ref clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    v_now timestamptz;
+    v_restored boolean; -- still to be asked for first
+BEGIN
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
+    v_now := service_now();
+    v_restored := NOT clearing_not_done_since_restore(p_id);
+    IF p_key IS NOT NULL AND p_operation_state = 'rejected' AND clearing_says_done(p_id) THEN
+        RETURN QUERY SELECT 'says_done', NULL::clearing_ref;
+        RETURN;
+    END IF;
+    UPDATE clearing_clearing SET attempts = 0, tries = 0, error_code = '', due_at = NULL, changed_at = v_now,
+            state = CASE p_state WHEN 'parked' THEN 'waiting' ELSE 'queued' END,
+            epoch = CASE p_state WHEN 'parked' THEN epoch ELSE epoch + 1 END,
+            queued_at = CASE p_state WHEN 'parked' THEN queued_at ELSE v_now END, sends = 0,
+            broker_generation = p_generation, restored = restored AND v_restored
+        WHERE id = p_id AND epoch = p_epoch AND state = p_state AND p_state IN ('parked', 'retrying') AND hold_code = ''
+            AND EXISTS (SELECT FROM clearing_current(p_id, step) o WHERE o.id = p_operation AND o.state = p_operation_state)
+        RETURNING * INTO c;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT 'changed', NULL::clearing_ref;
+        RETURN;
+    END IF;
+    IF p_key IS NOT NULL THEN
+        INSERT INTO clearing_operation (clearing_id, step, part, revision, counterparty, action, key, request, state, first_sent_at)
+        SELECT c.id, c.step, p_part, p_revision, o.counterparty, o.action, p_key, p_request, CASE WHEN c.restored THEN 'unknown' ELSE 'planned' END,
+            CASE WHEN c.restored THEN clearing_moment(c.created_ms) END
+        FROM clearing_operation o WHERE o.id = p_operation;
+    END IF;
+    INSERT INTO clearing_intervention (clearing_id, kind, state, epoch, operation_id, operation_state, reason, asked_by, asked_by_id, expires_at,
+            decided_at, outcome, bookings)
+        VALUES (p_id, 'retry', 'executed', p_epoch, p_operation, p_operation_state, p_reason, p_actor, p_actor_id, v_now, v_now,
+            CASE WHEN p_key IS NULL THEN 'goes on with the same key' ELSE 'goes on with the key ' || p_key END, '[]');
+    IF p_state = 'parked' THEN
+        PERFORM clearing_note(c.id, 'parked', 'waiting', c.step, c.epoch, p_reason, p_actor);
+        RETURN QUERY SELECT 'waiting', p FROM clearing_promote(c.user_id, p_actor, p_generation) p;
+        IF NOT FOUND THEN
+            RETURN QUERY SELECT 'waiting', NULL::clearing_ref;
+        END IF;
+    ELSE
+        PERFORM clearing_note(c.id, 'retrying', 'queued', c.step, c.epoch, p_reason, p_actor);
+        RETURN QUERY SELECT 'queued', ROW(c.id, c.epoch, c.step, clearing_route(c.deaths, c.lane), clearing_ms(v_now))::clearing_ref;
+    END IF;
+END
+$$;
+
+-- A person's retry that only asks, of an order that may have been retried in the time that a
+-- restore has forgotten: the next key is asked for, and not sent, since a hold stands before it. A
+-- hold that was there stays. Returns as clearing_retry does; changed also where nothing is
+-- forgotten.
+CREATE OR REPLACE FUNCTION clearing_ask_next(
+    p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
+    p_part int, p_revision int, p_key text, p_request bytea, p_generation text
+) RETURNS TABLE (outcome text, ref clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    r record;
+BEGIN
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
+    SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id FOR UPDATE;
+    IF p_state <> 'parked' OR NOT clearing_is_forgotten(p_id) THEN
+        RETURN QUERY SELECT 'changed', NULL::clearing_ref;
+        RETURN;
+    END IF;
+    UPDATE clearing_clearing SET hold_code = '' WHERE id = p_id;
+    SELECT * INTO r FROM clearing_retry(p_id, p_epoch, p_state, p_operation, p_operation_state, p_actor, p_actor_id, p_reason,
+        p_part, p_revision, p_key, p_request, p_generation);
+    UPDATE clearing_clearing SET hold_code = CASE WHEN c.hold_code <> '' OR r.outcome <> 'waiting' THEN c.hold_code ELSE 'only_asked' END,
+            held_at = CASE WHEN c.hold_code <> '' OR r.outcome <> 'waiting' THEN c.held_at ELSE service_now() END
+        WHERE id = p_id;
+    RETURN QUERY SELECT r.outcome, r.ref;
+END
+$$;
+
+-- Writes down what a person asks for, to be approved by another one. What is pending or unknown
+-- parks with it: otherwise it would go on being asked for and sent, and its state at the approval
+-- would never be the one that it was asked for in. What waited for approval before, and was
+-- overtaken, has failed. `outcome` is asked, changed or waiting (another one waits).
+CREATE OR REPLACE FUNCTION clearing_ask(
+    p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_held_at timestamptz, p_kind text, p_reason text,
+    p_reference text, p_amount numeric, p_bought numeric, p_min_lot numeric, p_document text, p_actor text, p_actor_id bigint,
+    p_hours float8, p_generation text
+) RETURNS TABLE (outcome text, intervention bigint, next clearing_ref) LANGUAGE plpgsql AS $$
+DECLARE
+    c clearing_clearing;
+    o clearing_operation;
+    v_now timestamptz;
+    v_id bigint;
+    v_next clearing_ref;
+BEGIN
+    PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
+    v_now := service_now();
+    SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id FOR UPDATE;
+    o := clearing_current(p_id, c.step);
+    IF (c.epoch, c.state, o.id, o.state) IS DISTINCT FROM (p_epoch, p_state, p_operation, p_operation_state)
+            OR c.held_at IS DISTINCT FROM p_held_at OR c.state NOT IN ('parked', 'pending', 'unknown') THEN
+        RETURN QUERY SELECT 'changed', NULL::bigint, NULL::clearing_ref;
+        RETURN;
+    END IF;
+    UPDATE clearing_intervention i SET state = CASE WHEN expires_at <= v_now THEN 'expired' ELSE 'failed' END, decided_at = v_now,
+            outcome = CASE WHEN expires_at <= v_now THEN 'nobody approved it in time' ELSE 'the order changed meanwhile' END
+        WHERE i.clearing_id = p_id AND i.state = 'requested' AND (i.expires_at <= v_now
+            OR (i.epoch, i.operation_id, i.operation_state) <> (c.epoch, o.id, o.state) OR i.held_at IS DISTINCT FROM c.held_at);
+    INSERT INTO clearing_intervention (clearing_id, kind, state, epoch, operation_id, operation_state, held_at, reason, reference, amount, bought,
+            min_lot, document, asked_by, asked_by_id, asked_at, expires_at, bookings)
+        VALUES (p_id, p_kind, 'requested', c.epoch, o.id, o.state, c.held_at, p_reason, p_reference, p_amount, p_bought,
+            p_min_lot, p_document, p_actor, p_actor_id, v_now, v_now + p_hours * interval '1 hour', '[]')
+        ON CONFLICT (clearing_id) WHERE state = 'requested' DO NOTHING RETURNING id INTO v_id;
+    IF v_id IS NULL THEN
+        RETURN QUERY SELECT 'waiting', NULL::bigint, NULL::clearing_ref;
+        RETURN;
+    END IF;
+    IF c.state IN ('pending', 'unknown') THEN
+        UPDATE clearing_clearing SET state = 'parked', error_code = CASE error_code WHEN '' THEN c.state ELSE error_code END, due_at = NULL,
+                changed_at = v_now
+            WHERE id = p_id AND state = c.state AND epoch = c.epoch;
+        PERFORM clearing_note(p_id, c.state, 'parked', c.step, c.epoch, p_reason, p_actor);
+        SELECT * INTO v_next FROM clearing_promote(c.user_id, p_actor, p_generation);
+    END IF;
+    RETURN QUERY SELECT 'asked', v_id, v_next;
+END
+$$;

@@ -1,0 +1,73 @@
+-- Orders that operators are reminded of. Each pass marks what it returns, so that two sweeps at once
+-- share them, and looks at no more than p_window rows, so that its cost doesn't grow with the table.
+
+-- Orders that have waited for a person for longer than p_seconds, and since the last reminder;
+-- first a CLOSE, or an order that a CLOSE of its contract waits behind: a user isn't paid. Marks
+-- them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest,
+-- so that its cost doesn't grow with what is parked.
+CREATE OR REPLACE FUNCTION clearing_remind(p_seconds float8, p_limit int, p_window int)
+RETURNS TABLE (order_id text, direction text, error_code text, step int, waiting_seconds float8) LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := service_now();
+    v_due timestamptz := v_now - p_seconds * interval '1 second';
+BEGIN
+    RETURN QUERY WITH due AS (
+        SELECT d.id, d.order_id, d.user_id, d.contract_id, d.changed_at FROM clearing_clearing d
+        WHERE d.state = 'parked' AND d.changed_at <= v_due AND (d.reminded_at IS NULL OR d.reminded_at <= v_due)
+        ORDER BY d.reminded_at NULLS FIRST LIMIT p_window
+    ), first AS (
+        SELECT due.id FROM due JOIN orders_syncorder s ON s.id = due.order_id
+        ORDER BY s.direction = 'CLOSE' OR EXISTS (
+            SELECT FROM clearing_clearing b JOIN orders_syncorder t ON t.id = b.order_id
+            WHERE b.user_id = due.user_id AND b.contract_id = due.contract_id AND b.state = 'waiting' AND t.direction = 'CLOSE') DESC, due.changed_at
+        LIMIT p_limit
+    ), mine AS (
+        SELECT l.id FROM clearing_clearing l JOIN first ON first.id = l.id
+        WHERE l.state = 'parked' AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
+        ORDER BY l.id FOR UPDATE OF l SKIP LOCKED
+    ), reminded AS (
+        UPDATE clearing_clearing r SET reminded_at = v_now FROM mine WHERE r.id = mine.id
+        RETURNING r.order_id, r.error_code, r.step, r.changed_at
+    )
+    SELECT s.order_id::text, s.direction::text, r.error_code::text, r.step::int, extract(epoch FROM v_now - r.changed_at)::float8
+    FROM reminded r JOIN orders_syncorder s ON s.id = r.order_id ORDER BY s.direction = 'CLOSE' DESC, r.changed_at;
+END
+$$;
+
+-- Orders whose operation has been unknown or pending for longer than p_seconds, and since the last
+-- reminder: they never park (rule 7), and hold their users' lanes. A CLOSE first. Marks them as
+-- reminded; two sweeps at once share them. Looks at the p_window oldest of each state that weren't
+-- reminded of, by an index; it passes over no more than were within p_seconds. One that is just
+-- being asked for is left to a later pass.
+CREATE OR REPLACE FUNCTION clearing_remind_unknown(p_seconds float8, p_limit int, p_window int)
+RETURNS TABLE (order_id text, direction text, counterparty text, error_code text, step int, state text, unknown_seconds float8) LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := service_now();
+    v_due timestamptz := v_now - p_seconds * interval '1 second';
+BEGIN
+    RETURN QUERY WITH due AS (
+        (SELECT d.id, d.order_id FROM clearing_clearing d
+            WHERE d.state = 'unknown' AND d.created_ms <= clearing_ms(v_due) AND (d.reminded_at IS NULL OR d.reminded_at <= v_due)
+            ORDER BY d.created_ms LIMIT p_window)
+        UNION ALL
+        (SELECT d.id, d.order_id FROM clearing_clearing d
+            WHERE d.state = 'pending' AND d.created_ms <= clearing_ms(v_due) AND (d.reminded_at IS NULL OR d.reminded_at <= v_due)
+            ORDER BY d.created_ms LIMIT p_window)
+    ), first AS (
+        SELECT due.id, o.counterparty, o.first_sent_at
+        FROM due JOIN orders_syncorder s ON s.id = due.order_id
+            JOIN clearing_operation o ON o.clearing_id = due.id AND o.state IN ('pending', 'unknown') AND o.first_sent_at <= v_due
+        ORDER BY s.direction = 'CLOSE' DESC, o.first_sent_at LIMIT p_limit
+    ), mine AS (
+        SELECT l.id, first.counterparty, first.first_sent_at FROM clearing_clearing l JOIN first ON first.id = l.id
+        WHERE l.state IN ('pending', 'unknown') AND (l.reminded_at IS NULL OR l.reminded_at <= v_due)
+        ORDER BY l.id FOR UPDATE OF l SKIP LOCKED
+    ), reminded AS (
+        UPDATE clearing_clearing r SET reminded_at = v_now FROM mine WHERE r.id = mine.id
+        RETURNING r.order_id, mine.counterparty, r.error_code, r.step, r.state, mine.first_sent_at
+    )
+    SELECT s.order_id::text, s.direction::text, r.counterparty::text, r.error_code::text, r.step::int, r.state::text,
+        extract(epoch FROM v_now - r.first_sent_at)::float8
+    FROM reminded r JOIN orders_syncorder s ON s.id = r.order_id ORDER BY s.direction = 'CLOSE' DESC, r.first_sent_at;
+END
+$$;

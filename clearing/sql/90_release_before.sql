@@ -1,0 +1,35 @@
+-- Signatures that the processes of the release before still call, while both releases run.
+--
+-- The rule: a function that needs another argument gets it without a default, as a new signature; the
+-- old one moves here and calls the new one. A function that returns other columns gets a new name. A
+-- row type that changes is a new type with a number (clearing_work_2), made by a migration. The
+-- release after removes what stands here, and drops it by a migration that names the signature.
+
+-- Before the first operation's counterparty and action were arguments: flow 1.
+CREATE OR REPLACE FUNCTION clearing_accept(
+    p_orders bigint[], p_lanes int[], p_keys text[], p_requests bytea[], p_flow int, p_actor text, p_generation text, p_restored boolean
+) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
+    SELECT * FROM clearing_accept(p_orders, p_lanes, array_fill('counter'::text, ARRAY[cardinality(p_orders)]),
+        array_fill('adjust'::text, ARRAY[cardinality(p_orders)]), p_keys, p_requests, p_flow, p_actor, p_generation, p_restored)
+$$;
+
+-- Before the last step was an argument: 4, as in flow 1.
+CREATE OR REPLACE FUNCTION clearing_finish(
+    p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
+    p_response bytea, p_slippage numeric, p_generation text
+) RETURNS TABLE (outcome text, hold_code text, now_ms bigint, next clearing_ref) LANGUAGE sql AS $$
+    SELECT * FROM clearing_finish(p_id, p_epoch, 4, p_user, p_worker, p_operation, p_asked, p_sent_ms_ago, p_answered_ms_ago,
+        p_response, p_slippage, p_generation)
+$$;
+
+CREATE OR REPLACE FUNCTION clearing_finish_confirmed(
+    p_id bigint, p_epoch int, p_user text, p_worker text, p_slippage numeric, p_generation text
+) RETURNS TABLE (outcome text, hold_code text, next clearing_ref) LANGUAGE sql AS $$
+    SELECT * FROM clearing_finish_confirmed(p_id, p_epoch, 4, p_user, p_worker, p_slippage, p_generation)
+$$;
+
+CREATE OR REPLACE FUNCTION clearing_void(
+    p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_bookings jsonb, p_generation text
+) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE sql AS $$
+    SELECT * FROM clearing_void(p_intervention, p_person, p_person_id, p_claim_seconds, p_transit_seconds, 4, p_bookings, p_generation)
+$$;
