@@ -1,5 +1,6 @@
-"""The status table and its history. Written through `clearing/store/claims.py` alone; the admin
-reads.
+"""The status table, its history, and what operators decide. Whatever belongs to a clearing is
+written by `clearing/store/` alone; error policies by the admin, counterparties' states by
+`clearing/gateways/counterparty_state.py`.
 """
 
 from django.core.exceptions import ValidationError
@@ -34,7 +35,7 @@ class Clearing(models.Model):
     step = models.SmallIntegerField(default=1, db_default=1)
     epoch = models.IntegerField(default=0, db_default=0, help_text="Raised at every transition into queued; a claim inherits it.")
     restored = models.BooleanField(
-        default=False, db_default=False, help_text="It may have been run before a restore of the database: each step starts with a status query, and is sent only if the counterparty doesn't know its key."
+        default=False, db_default=False, help_text="It may have been run before a restore of the database: reconciled before resend."
     )
     lane = models.SmallIntegerField(help_text="The number of the queue that its user is folded onto.")
     broker_generation = models.CharField(max_length=32, blank=True, default="", db_default="")
@@ -44,7 +45,7 @@ class Clearing(models.Model):
     claimed_until = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
     attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that surely failed and count.")
-    tries = models.IntegerField(default=0, db_default=0, help_text="Everything tried since the last progress, asked or sent: the backoff's.")
+    tries = models.IntegerField(default=0, db_default=0, help_text="Status queries and sendings since the last progress: the backoff's.")
     tried_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these tries was made.")
     deaths = models.SmallIntegerField(default=0, db_default=0, help_text="Workers that died while running it, since the last result.")
     waits_for = models.CharField(
@@ -58,7 +59,7 @@ class Clearing(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(db_default=ServiceNow())
     cleared_at = models.DateTimeField(null=True, blank=True)
-    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When people were last reminded that it waits for them.")
+    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When operators were last reminded of it.")
 
     class Meta:
         constraints = [
@@ -96,7 +97,7 @@ class RestorePoint(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(db_default=ServiceNow())
-    through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are asked for first.")
+    through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are reconciled before resend.")
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
     database = models.CharField(
@@ -108,15 +109,15 @@ class RestorePoint(models.Model):
 
 
 class VoidedBefore(models.Model):
-    """An order that people voided in the time that a restore has forgotten, as an operator has
-    told: held when it comes (docs/decisions/0007).
+    """An order that was voided in the time that a restore has forgotten, as an operator has listed:
+    held when it comes again (docs/decisions/0007).
     """
 
     id = models.BigAutoField(primary_key=True)
     order_id = models.CharField(max_length=64, unique=True)
     at = models.DateTimeField(db_default=ServiceNow())
     actor = models.CharField(max_length=150)
-    released_at = models.DateTimeField(null=True, blank=True, help_text="When two people released its hold: it wasn't voided after all.")
+    released_at = models.DateTimeField(null=True, blank=True, help_text="When two operators released its hold: it wasn't voided after all.")
 
     def __str__(self) -> str:
         return self.order_id
@@ -185,7 +186,7 @@ class StatusChange(models.Model):
     step = models.SmallIntegerField()
     epoch = models.IntegerField()
     reason = models.CharField(max_length=200, blank=True, default="", db_default="")
-    actor = models.CharField(max_length=330, help_text="A process, a person, or who asked and who approved.")
+    actor = models.CharField(max_length=330, help_text="A process, an operator, or the two who requested and approved.")
     at = models.DateTimeField(db_default=ServiceNow())
 
     def __str__(self) -> str:
@@ -193,11 +194,11 @@ class StatusChange(models.Model):
 
 
 class Intervention(models.Model):
-    """What a person asked for, on what grounds, who approved it, and what became of it
+    """What an operator requested, on what grounds, who approved it, and what became of it
     (docs/decisions/0012). Never deleted.
 
-    It refers to the clearing as it was when it was asked for: `epoch`, `operation` and its state,
-    the hold. Had any of these changed, it fails.
+    It refers to the clearing as it was at the request: `epoch`, `operation` and its state, the
+    hold. It fails if any of these has changed.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -221,7 +222,7 @@ class Intervention(models.Model):
     decided_by = models.CharField(max_length=150, blank=True, db_default="")
     decided_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=500, blank=True, db_default="")
-    bookings = models.JSONField(default=list, blank=True, help_text="What people must book by hand after a void.")
+    bookings = models.JSONField(default=list, blank=True, help_text="What operators must book by hand after a void.")
 
     class Meta:
         permissions = [("approve_intervention", "Can approve an intervention")]
@@ -241,7 +242,7 @@ class Intervention(models.Model):
 
 
 class ErrorPolicy(models.Model):
-    """What people decided about an error of a counterparty, on top of the table in
+    """What operators decided about an error of a counterparty, on top of the table in
     `clearing/policy/outcomes.py`. An empty field: as everywhere.
     """
 
@@ -255,7 +256,7 @@ class ErrorPolicy(models.Model):
         default="",
         db_default="",
         choices=[(outcome.value, outcome.label) for outcome in POLICY_OUTCOMES],
-        help_text="Only less certain than the table has it: unknown means that the key is asked for before anything is sent again.",
+        help_text="Only less certain than the table has it: unknown means that a status query comes before anything is sent again.",
     )
     attempts_max = models.PositiveIntegerField(
         "attempts", null=True, blank=True, help_text="Sure failures before the order parks; else CLEARING_ATTEMPTS_MAX."
@@ -315,7 +316,7 @@ class CounterpartyState(models.Model):
 
 
 class Pause(models.Model):
-    """A counterparty, or one step, that a person has paused. While the row is there nobody
+    """A counterparty, or one step, that an operator has paused. While the row is there nobody
     calls.
     """
 

@@ -29,9 +29,9 @@ from tests.support.processes import environment_here
 HOLDER = """
 import os, signal, sys, django; django.setup()
 from django.db import transaction
-from clearing import store, store_recovery
+from clearing.store import claims
 with transaction.atomic():
-    store.hold(sys.argv[1], "contents_differ", actor="frozen", generation="")
+    claims.hold(sys.argv[1], "contents_differ", actor="frozen", generation="")
     print("holds", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 """

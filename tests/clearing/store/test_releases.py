@@ -4,6 +4,8 @@ to the other.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from clearing.flow.flows import FLOWS
 from clearing.gateways import Transfer
 from clearing.models import Clearing
 from clearing.status import OperationState, State
-from clearing.store import claims
+from clearing.store import claims, interventions, statements
+from tests.clearing.people import K, done_by_two
 from tests.support.orders import World, operation, outcomes
 
 Release = Callable[[str], None]
@@ -125,3 +128,47 @@ class TestMessages:
         task(clearing_id=7, epoch=3, since_ms=5, priority="high")
 
         assert seen == [(7, 3)]
+
+
+class TestCallsOfTheReleaseBefore:
+    """Their signatures stay for a release (sql/90_release_before.sql)."""
+
+    @pytest.fixture(autouse=True)
+    def its_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = {
+            "ACCEPT": ("counterparties => %(counterparties)s::text[], p_actions => %(actions)s::text[], p_", ""),
+            "FINISH": ("step => %(step)s, p_", ""),
+            "FINISH_CONFIRMED": ("step => %(step)s, p_", ""),
+            "VOID": ("last_step => %(last_step)s, p_", ""),
+        }
+        for name, (added, nothing) in before.items():
+            statement = getattr(statements, name)
+            assert added in statement
+            monkeypatch.setattr(statements, name, statement.replace(added, nothing))
+
+    def test_clear_an_order(self, world: World) -> None:
+        clearing = world.run(world.accept())
+
+        assert clearing.state == State.CLEARED
+        assert world.keys_applied(clearing) == ["1", "2", "3", "4"]
+        assert (operation(clearing, 1).counterparty, operation(clearing, 1).action) == ("counter", "adjust")
+
+    def test_void_one(self, world: World) -> None:
+        clearing = world.accept()
+        claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
+
+        done_by_two(clearing, K.VOID)
+
+        clearing.refresh_from_db()
+        assert clearing.state == State.VOIDED
+
+    def test_clear_one_whose_last_step_was_confirmed(self, world: World) -> None:
+        clearing = world.accept()
+        work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+        assert work is not None
+        Clearing.objects.filter(pk=clearing.pk).update(step=4)
+        clearing.operations.update(step=4, state=OperationState.DONE)
+
+        recorded = interventions.finish_confirmed(replace(work, step=4), Decimal(0), generation="")
+
+        assert recorded.outcome == State.CLEARED
