@@ -35,7 +35,7 @@ def world(db: None) -> Iterator[World]:
 @pytest.fixture
 def alarms(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     raised: list[dict[str, object]] = []
-    monkeypatch.setattr("ops.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
+    monkeypatch.setattr("ops.recovery.sweep.alarm", lambda code, _message, **context: raised.append({"code": code, **context}))
     return raised
 
 
@@ -244,7 +244,7 @@ class TestReminders:
         assert alarms[0]["waiting_seconds"] == pytest.approx(settings.PARKED_REMINDER_SECONDS + 1, abs=5)
 
     def test_a_close_comes_first(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 2)
+        monkeypatch.setattr("ops.recovery.sweep.REMINDED_ROWS_MAX", 2)
         self.parked(world, "1")
         self.parked(world, "2")
         self.parked(world, "3", "CLOSE")
@@ -256,7 +256,7 @@ class TestReminders:
         assert [raised["direction"] for raised in alarms] == ["CLOSE", "OPEN", "OPEN"]
 
     def test_so_does_what_a_close_waits_behind(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 1)
+        monkeypatch.setattr("ops.recovery.sweep.REMINDED_ROWS_MAX", 1)
         self.parked(world, "1")
         opened = self.parked(world, "2")
         world.accept("2", direction="CLOSE", contract_id=opened.contract_id)
@@ -288,7 +288,7 @@ class TestUnknownForLong:
 
     @pytest.fixture(autouse=True)
     def nothing_is_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ops.sweep._queue_due", lambda *_: Counter())
+        monkeypatch.setattr("ops.recovery.sweep._queue_due", lambda *_: Counter())
 
     def unknown(self, world: World, user_id: str, kind: FaultKind = FaultKind.GARBAGE, direction: str = "OPEN") -> Clearing:
         world.counterparties.script(Action.ADJUST, Fault(kind=kind))
@@ -312,7 +312,7 @@ class TestUnknownForLong:
         assert alarms[0]["unknown_seconds"] == pytest.approx(settings.PARKED_REMINDER_SECONDS + 1, abs=5)
 
     def test_a_close_comes_first(self, world: World, alarms: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ops.sweep.REMINDED_ROWS_MAX", 1)
+        monkeypatch.setattr("ops.recovery.sweep.REMINDED_ROWS_MAX", 1)
         self.unknown(world, "1")
         self.unknown(world, "2", direction="CLOSE")
         shift_clock(3_600)
