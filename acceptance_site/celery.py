@@ -90,20 +90,20 @@ app.autodiscover_tasks()
 
 
 @signals.worker_ready.connect(weak=False)
-def live_as_worker(**_: object) -> None:
+def register_worker(**_: object) -> None:
     """Not before: the pool has forked, where it forks, and the worker takes messages."""
     registration("worker").start()
     ready()
 
 
 @signals.worker_shutdown.connect(weak=False)
-def die(**_: object) -> None:
+def end_registration(**_: object) -> None:
     """What a stopping worker couldn't hand back is taken back at once."""
     registration("worker").end()
 
 
 @signals.beat_init.connect(weak=False)
-def live_as_beat(**_: object) -> None:
+def register_beat(**_: object) -> None:
     """A beat registers as every process does."""
     registration("beat").start()
     ready()

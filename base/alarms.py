@@ -1,5 +1,5 @@
-"""Alarms: what a person should look at. One place: each is a log line with its code, a count to be
-alerted on, and a call of the webhook.
+"""Alarms for operators, and events for the record. An alarm is a log line with its code, a counter
+to alert on, and a call of the webhook.
 """
 
 from functools import cache
@@ -25,8 +25,8 @@ def alarm(code: str, message: str, **context: object) -> None:
 
 
 def notify(code: str, message: str, **context: object) -> None:
-    """Says outside the database what must survive the loss of it: a log line at warning with
-    `told=code`, and the webhook with `"kind": "event"`.
+    """Records an event outside the database, where it survives the database's loss: a log line at
+    warning with `told=code`, and the webhook with `"kind": "event"`.
 
     Nothing that wakes anybody: no count, no error. `code` is never that of an alarm. Never waits,
     never fails.

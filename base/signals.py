@@ -1,4 +1,4 @@
-"""Being told to stop."""
+"""Graceful shutdown on SIGTERM/SIGINT."""
 
 import signal
 import threading

@@ -50,14 +50,14 @@ def ingest_from_replay(items: Sequence[Item]) -> IngestResult:
 
 def ingest_from_restore(items: Sequence[Item]) -> IngestResult:
     """Takes in what is replayed after the database was restored: what is new may have been run
-    before, and is asked for first.
+    before, and is reconciled before anything is sent again.
     """
     return _ingest(items, Source.RESTORE, partial(open_clearings, restored=True))
 
 
 def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: Fence = no_fence) -> GapResult | None:
     """Fetches from the counter what the binlog didn't bring, of one shard or of all. None: another
-    pass is still under way.
+    pass is still in progress.
 
     `since_ms`: reads again from there (milliseconds of the counter's clock), however long that
     takes, beside the periodic passes. Under a leader's fence it raises TermOutdated as soon as
@@ -65,7 +65,7 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
     """
     with exclusive(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
-            log.info("gap pass left out: the one before is still under way")
+            log.info("gap pass skipped: the previous one is still in progress")
             return None
         gap_pass = GapPass(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
         return gap_pass.run(shard, since_ms)
@@ -73,14 +73,14 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
 
 def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] | None:
     """Compares our orders of the last hours with the counter's tables, and fetches what is missing.
-    None: another run is still under way.
+    None: another run is still in progress.
 
     Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence
     TermOutdated as soon as another leads.
     """
     with exclusive(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
-            log.info("reconcile left out: the one before is still under way")
+            log.info("reconcile skipped: the previous one is still in progress")
             return None
         reconcile = Reconcile(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
         return reconcile.run(hours)

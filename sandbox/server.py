@@ -15,7 +15,7 @@ from sandbox.channel import ResettableProtocol
 from sandbox.config import SandboxConfig
 
 BACKLOG = 2048
-GRACE_SECONDS = 1  # for answers under way when the sandbox is told to stop
+GRACE_SECONDS = 1  # for answers in flight when the sandbox is told to stop
 
 
 class Server(uvicorn.Server):

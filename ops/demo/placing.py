@@ -1,7 +1,7 @@
 """Users of the exchange, for trials: they place orders at the sandbox's counter at an even rate,
 and close what they opened.
 
-What is wished for is drawn from one seeded generator; what can be closed depends on what the
+The orders are drawn from one seeded generator; what can be closed depends on what the
 counter has answered by then.
 """
 
@@ -91,7 +91,7 @@ class Users:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the wishes. Safe in threads."""
+    """How many orders were placed, and how many refused. Safe in threads."""
 
     kinds: Counter[str] = field(default_factory=Counter)  # taken by the counter, by kind
     refusals: Counter[str] = field(default_factory=Counter)  # by the answer's code, or by what broke

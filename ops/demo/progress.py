@@ -97,7 +97,7 @@ def live_table(recent: RecentSnapshots, count: int) -> Table:
 def line(recent: RecentSnapshots, count: int) -> str:
     """The last look as a line, where there is no terminal."""
     now = recent.looks[-1]
-    others = ", ".join(f"{number:,} {state}" for state, number in sorted(now.by_state.items()) if state != State.CLEARED) or "none under way"
+    others = ", ".join(f"{number:,} {state}" for state, number in sorted(now.by_state.items()) if state != State.CLEARED) or "none in flight"
     return (
         f"placed {now.placed:,} of {count:,}; cleared {now.cleared:,} ({recent.rate:.0f}/s); {others};"
         f" p50 {_shown(now.p50_seconds)}, p99 {_shown(now.p99_seconds)}"

@@ -1,5 +1,8 @@
-"""One run of a kind at a time: an advisory lock of the session, which goes with a process that
-dies, and with one that is frozen for long.
+"""One run of a kind at a time, by an advisory lock of the job's own session.
+
+Not a slot without a wait (base/slot.py): a slot has a session beside the work and takes its lock
+again when that breaks, so that a long-lived process keeps its place. Here the lock must go with the
+session that writes, when the process dies or is frozen for long.
 """
 
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from base.metrics import JobResult
 
 log = structlog.get_logger(__name__)
 TERM_HEADER: Final = "term"
-Job = Callable[[Fence], bool]  # False: the one before is still under way, and this one was left out
+Job = Callable[[Fence], bool]  # False: the previous run is still in progress, and this one was skipped
 
 
 def periodic_job(name: str) -> Callable[[Job], Any]:
@@ -37,7 +37,7 @@ def periodic_job(name: str) -> Callable[[Job], Any]:
 
 
 def run_job(name: str, job: Job, term: int | None) -> None:
-    """Runs it under the fence of its term, and counts what became of it. A mistake or an outage is
+    """Runs it under the fence of its term, and counts what became of it. Any error is
     raised.
     """
     drop_broken_connection()

@@ -1,4 +1,4 @@
-"""Leadership: of all who stand for it, one at a time leads, under a term that the database gives
+"""Leadership: of all candidates one at a time leads, under a term that the database gives
 (design, section 9; docs/decisions/0009).
 
 Whoever leads stops acting by its own clock before another can be elected; that this clock may be
@@ -17,7 +17,7 @@ __all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate"
 
 
 def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> Candidate:
-    """One who stands where the settings say: at ZooKeeper, or in PostgreSQL. It does nothing before
+    """A candidate as the settings say: at ZooKeeper, or in PostgreSQL. It does nothing before
     its `campaign`.
     """
     name = name or new_name()

@@ -1,5 +1,5 @@
-"""What both ways of being elected have in common: one thread that does all the asking, and what a
-leader may believe of itself.
+"""What both kinds of election have in common: one thread that talks to the server, and the rule for
+how long a leader may act.
 
     candidate ──elected──▶ takes the next term ──▶ leading ──┬─ confirmed again and again
         ▲                                                    ├─ unconfirmed for half a session:
@@ -45,8 +45,8 @@ class Overtaken(Exception):  # noqa: N818 - named by what it tells
 
 
 class Candidate(ABC):
-    """One process that stands for leadership. Safe in threads, and `term` and `resign` in handlers
-    of signals, which may interrupt either.
+    """One process that is a candidate for leadership. Safe in threads, and `term` and `resign` in
+    handlers of signals, which may interrupt either.
     """
 
     def __init__(self, name: str, *, seconds: float, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:
@@ -70,8 +70,8 @@ class Candidate(ABC):
         self._wakes: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike an Event: a signal's handler may put into it
 
     def campaign(self) -> None:
-        """Stands for leadership from now on, and returns at once. Repeatable; again after `resign`,
-        too.
+        """Campaigns for leadership from now on, and returns at once. Repeatable; again after
+        `resign`, too.
         """
         if self._thread is not None and self._thread.is_alive():
             if self._resigning:
@@ -113,13 +113,15 @@ class Candidate(ABC):
 
     @abstractmethod
     def members(self) -> list[str]:
-        """Names of those who stand, the leader or the next one first; none while we aren't
+        """Names of the candidates, the leader or the next one first; none while we aren't
         connected. Raises an error of its server's.
         """
 
     @abstractmethod
-    def _stand(self) -> float:
-        """One round of standing or leading; seconds until the next, unless it is woken."""
+    def _campaign_round(self) -> float:
+        """One round as a candidate or as the leader. Returns the seconds until the next, unless it
+        is woken.
+        """
 
     @abstractmethod
     def _step_down(self) -> None:
@@ -142,7 +144,7 @@ class Candidate(ABC):
     def _round(self) -> float:
         """Never raises: without this thread nobody here would ever lead again."""
         try:
-            pause = self._stand_aside() if self._stalled() or self._clock() < self._aside_until else self._stand()
+            pause = self._withdraw() if self._stalled() or self._clock() < self._aside_until else self._campaign_round()
         except Overtaken:
             pause = 0.0
         except Exception as error:
@@ -159,7 +161,7 @@ class Candidate(ABC):
         now = self._clock()
         if error != self._complaint or now - self._complained_at > COMPLAIN_SECONDS:
             self._complaint, self._complained_at = error, now
-            log.warning("leadership: a server doesn't serve us", error=error, fix="nothing: it is tried again")
+            log.warning("leadership: server unavailable, retrying", error=error, fix="nothing: it is tried again")
 
     def _wait(self, seconds: float) -> None:
         try:
@@ -175,9 +177,9 @@ class Candidate(ABC):
     def _stalled(self) -> bool:
         return self._clock() - self._touched_at > self._stall_seconds
 
-    def _stand_aside(self) -> float:
+    def _withdraw(self) -> float:
         if self._term is not None:
-            alarm("leader_stalled", "the leading process stands still and hands over", name=self.name, term=self._term)
+            alarm("leader_stalled", "the leading process is stuck and hands over", name=self.name, term=self._term)
             self._lead_no_more("its process stood still")
         self._step_down()
         return RETRY_ROUND_SECONDS
@@ -217,7 +219,7 @@ class Candidate(ABC):
             self._given_up = {term}
             metrics.IS_LEADER.set(0)
             metrics.LEADER_TERM.set(0)
-            log.warning("leading no more", name=self.name, term=term, why=why, fix="nothing: another takes over")
+            log.warning("no longer leading", name=self.name, term=term, why=why, fix="nothing: another takes over")
 
     def _see_leader(self) -> None:
         self._led_at = self._clock()

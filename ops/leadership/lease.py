@@ -27,7 +27,7 @@ _MEMBERS = "SELECT c.name FROM base_candidate c ORDER BY NOT EXISTS (SELECT FROM
 
 
 class LeaseCandidate(Candidate):
-    """Stands for the lease."""
+    """A candidate for the lease."""
 
     def __init__(self, name: str, *, seconds: float, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:
         super().__init__(name, seconds=seconds, clock=clock, stall_seconds=stall_seconds)
@@ -37,7 +37,7 @@ class LeaseCandidate(Candidate):
     def members(self) -> list[str]:
         return [name for (name,) in call(_MEMBERS, [])]
 
-    def _stand(self) -> float:
+    def _campaign_round(self) -> float:
         asked_at = self._clock()
         if not 0 <= asked_at - self._beat_at < CONFIRM_SHARE * self._seconds:
             call(_BEAT, [self.name])

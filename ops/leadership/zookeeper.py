@@ -49,7 +49,7 @@ class ZooKeeperCandidate(Candidate):
         self._prefix = f"{uuid4().hex}-"
         self._client: KazooClient | None = None
         self._node = ""
-        self._asking: Any = None  # the confirmation that is under way
+        self._asking: Any = None  # the confirmation that is in flight
         self._asked_at = float("-inf")
         self._term_looked_at = float("-inf")
         self._elected_at: float | None = None
@@ -67,7 +67,7 @@ class ZooKeeperCandidate(Candidate):
                     names.append(self._get(client.get_async(f"{self._folder}/{node}"))[0].decode())
         return names
 
-    def _stand(self) -> float:
+    def _campaign_round(self) -> float:
         client = self._connected()
         if client is None:
             return RETRY_ROUND_SECONDS

@@ -1,4 +1,5 @@
-"""Who has died: incarnations whose beat stands still while we look on (design, section 6).
+"""Finds dead processes: incarnations whose heartbeat doesn't change while this process watches
+(design, section 6).
 
 Silence is what this sweeper has itself watched, pass by pass, never a difference of stored times:
 after an outage of PostgreSQL, or a pause of this very machine, every stored beat is old and nobody
@@ -22,19 +23,21 @@ GONE_SECONDS = 2 * BEAT_SECONDS + 0.5  # of silence of one whose node at ZooKeep
 
 
 @dataclass(slots=True)
-class _Pulse:
+class _Heartbeat:
     beat: datetime
     silent: float = 0.0
     seen_alive: bool = False
 
 
 class HeartbeatMonitor:
-    """What one process has seen. Safe in threads."""
+    """The heartbeats that one process has seen, and for how long each was silent. Safe in
+    threads.
+    """
 
     def __init__(self, unseen_seconds: float, dead_seconds: float = DEAD_SECONDS) -> None:
         self._unseen_seconds = unseen_seconds
         self._dead_seconds = dead_seconds
-        self._pulses: dict[str, _Pulse] = {}
+        self._heartbeats: dict[str, _Heartbeat] = {}
         self._looked_at: float | None = None
         self._lock = threading.Lock()
 
@@ -52,8 +55,8 @@ class HeartbeatMonitor:
             self._looked_at = now
             self._forget(gap)
             looked_on = not first_look and gap <= WATCHED_SECONDS_MAX
-            self._pulses = {name: self._pulse(name, beat, watched, looked_on=looked_on) for name, beat in beats.items()}
-            return [name for name, pulse in self._pulses.items() if pulse.silent >= self._patience(pulse, missing=name in missing)]
+            self._heartbeats = {name: self._heartbeat(name, beat, watched, looked_on=looked_on) for name, beat in beats.items()}
+            return [name for name, heartbeat in self._heartbeats.items() if heartbeat.silent >= self._silence_max(heartbeat, missing=name in missing)]
 
     def _forget(self, gap: float) -> None:
         """After a gap, as PostgreSQL's outage makes one, nobody is known to be alive: who has lost
@@ -63,19 +66,19 @@ class HeartbeatMonitor:
         dead by them.
         """
         if gap > WATCHED_SECONDS_MAX:
-            for pulse in self._pulses.values():
-                pulse.seen_alive = False
-                pulse.silent = 0.0 if gap >= self._dead_seconds else pulse.silent
+            for heartbeat in self._heartbeats.values():
+                heartbeat.seen_alive = False
+                heartbeat.silent = 0.0 if gap >= self._dead_seconds else heartbeat.silent
 
-    def _patience(self, pulse: _Pulse, *, missing: bool) -> float:
-        patience = self._dead_seconds if pulse.seen_alive else self._unseen_seconds
-        return min(GONE_SECONDS, patience) if missing else patience
+    def _silence_max(self, heartbeat: _Heartbeat, *, missing: bool) -> float:
+        silence_max = self._dead_seconds if heartbeat.seen_alive else self._unseen_seconds
+        return min(GONE_SECONDS, silence_max) if missing else silence_max
 
-    def _pulse(self, name: str, beat: datetime, watched: float, *, looked_on: bool) -> _Pulse:
-        known = self._pulses.get(name)
+    def _heartbeat(self, name: str, beat: datetime, watched: float, *, looked_on: bool) -> _Heartbeat:
+        known = self._heartbeats.get(name)
         if known is None or known.beat != beat:  # it wrote it since the last look; if that is long ago, perhaps before what made the gap
-            return _Pulse(beat, seen_alive=looked_on)
-        return _Pulse(beat, known.silent + watched, known.seen_alive)
+            return _Heartbeat(beat, seen_alive=looked_on)
+        return _Heartbeat(beat, known.silent + watched, known.seen_alive)
 
 
 monitor = HeartbeatMonitor(settings.CLEARING_CLAIM_SECONDS)

@@ -3,9 +3,9 @@ silent for too long has a sweep made at once.
 
 The sweeps' own looks aren't enough: with several `worker-ops` each runs only some of the sweeps,
 and silence that it hasn't watched itself counts for little (ops/liveness/heartbeats.py). Nor is
-waiting for the next one, which may be another's that has only just begun to look, or nobody's while
-there is no leader: a killed worker's orders moved again after 4.7 s. The looking itself writes
-nothing; the sweep is the same as any, under the current term.
+waiting for the next one, which may be run by a process that has only just begun to watch, or by
+none while there is no leader: a killed worker's orders moved again after 4.7 s. The looking itself
+writes nothing; the sweep is the same as any, under the current term.
 """
 
 import threading

@@ -1,10 +1,9 @@
-"""Who is missing at ZooKeeper: an absence that says something of the one who is absent, and not of
-ZooKeeper or of us.
+"""Detects lost ZooKeeper sessions.
 
-It counts only against who was seen there by this process in a session of its own that still lasts,
-while others stay. It is never enough: the process is buried when its heartbeat in PostgreSQL stands
-still as well (ops/liveness/heartbeats.py); one whose session alone ended lives, and keeps its
-claims.
+A member counts as lost only if this process saw it in its own current session and other members
+remain: otherwise ZooKeeper, or this process's own connection, may be the cause. It is a hint that
+needs a stale heartbeat to confirm it (ops/liveness/heartbeats.py): a process that lost its session
+alone lives, and keeps its claims.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ class Missing:
         self._seen: set[str] = set()
 
     def names(self) -> frozenset[str]:
-        """Who was there and no longer is."""
+        """The members that were there and no longer are."""
         view = self._look()
         if view is None:
             return frozenset()
@@ -32,7 +31,7 @@ class Missing:
         return frozenset(self._seen - view.names) if view.names else frozenset()
 
     def forget(self, name: str) -> None:
-        """It is buried."""
+        """It was marked dead."""
         self._seen.discard(name)
 
 

@@ -78,13 +78,13 @@ def read() -> Overview:
         median, slow = cursor.fetchone() or (None, None)
         cursor.execute(APPROVALS_SQL)
         (approvals,) = cursor.fetchone() or (0,)
-        standings = counterparty_state.read()
+        states = counterparty_state.read()
     parked = Clearing.objects.filter(state=State.PARKED).select_related("order").order_by("-changed_at")[:PARKED_SHOWN]
     tiles = [
         *_speed(cleared, newest, median, slow),
         *(_state_tile(state, found.get(state)) for state in UNFINISHED),
         _approvals(approvals),
-        _stopped(standings),
+        _stopped(states),
     ]
     return Overview(tiles, list(parked), shards)
 

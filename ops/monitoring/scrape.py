@@ -89,7 +89,7 @@ def read_figures(cursor: CursorWrapper) -> tuple[dict[str, tuple[int, float]], i
 
 def read_database() -> Families:
     """Clearings by state and age, throughput, the newest order, the shards, the last reconcile, the
-    counterparties' standing.
+    counterparties' states.
 
     Raises django.db.DatabaseError.
     """
@@ -98,7 +98,7 @@ def read_database() -> Families:
         shards = read_shards(cursor)
         cursor.execute(RECONCILE_SQL)
         reconciled = cursor.fetchall()
-        standings = counterparty_state.read()
+        states = counterparty_state.read()
     return [
         metrics.CLEARINGS.family([((state,), found.get(state, (0, 0.0))[0]) for state in UNFINISHED]),
         metrics.CLEARINGS_OLDEST.family([((state,), found[state][1]) for state in UNFINISHED if state in found]),
@@ -117,11 +117,11 @@ def read_database() -> Families:
             [((str(shard), kind), count) for shard, *counts, _ in reconciled for kind, count in zip(RECONCILE_KINDS, counts, strict=True)]
         ),
         metrics.RECONCILE_AGE.family([((str(row[0]),), float(row[-1])) for row in reconciled]),
-        *_standings(standings),
+        *_counterparty_states(states),
     ]
 
 
-def _standings(now: counterparty_state.StateSnapshot) -> Families:
+def _counterparty_states(now: counterparty_state.StateSnapshot) -> Families:
     """Every series at every scrape, so that an alert on one ends with what it was for."""
     steps = [(name, 0) for name in Counterparty] + [(name, int(step)) for name, _, step in (due.partition(":") for due in sorted(dues()))]
     return [

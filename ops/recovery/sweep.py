@@ -55,7 +55,7 @@ _walk = _Walk()
 
 
 def sweep_exclusively(fence: Fence) -> Counter[str] | None:
-    """One pass, unless one is under way: then None. Raises what `sweep` raises."""
+    """One pass, or None where another is in progress. Raises what `sweep` raises."""
     with exclusive(SWEEP_LOCK, idle_seconds_max=IDLE_SECONDS_MAX) as ours:
         return sweep(fence) if ours else None
 

@@ -24,7 +24,7 @@ def _elected(process: Process) -> LeaseCandidate:
     """Stands until it leads."""
     candidate = LeaseCandidate(f"beat:{os.getpid()}", seconds=LEASE_SECONDS, clock=clock.monotonic)
     for _ in range(ROUNDS_MAX):
-        candidate._stand()
+        candidate._campaign_round()
         if candidate._term is not None:
             return candidate
         process.advance(LOOK_SECONDS)
@@ -46,7 +46,7 @@ def _go_on(process: Process, candidate: LeaseCandidate) -> None:
     """For as long as it takes until a lost message counts as gone."""
     for _ in range(GONE_ROUNDS):
         process.advance(LOOK_SECONDS)
-        candidate._stand()
+        candidate._campaign_round()
 
 
 def lead_and_hand_over(process: Process) -> None:

@@ -31,7 +31,7 @@ OURS: Final = [name for name in read_procfile(CHECKOUT / "Procfile") if name != 
 EPILOG: Final = """example:
   python -m tests.leadership.outages --zookeeper 60 --postgres 20
 
-exit code: 0 the audit found nothing, orders went on without ZooKeeper, nobody's claims were seized, no process ended; 1 otherwise; 3 no ZooKeeper"""
+exit code: 0 the audit found nothing, orders went on without ZooKeeper, no claims were seized, no process ended; 1 otherwise; 3 no ZooKeeper"""
 
 
 def count(service: LiveService, sql: str) -> int:

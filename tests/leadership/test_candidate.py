@@ -21,7 +21,7 @@ class Alone(Candidate):
     def members(self) -> list[str]:
         return [self.name]
 
-    def _stand(self) -> float:
+    def _campaign_round(self) -> float:
         return 60.0
 
     def _step_down(self) -> None:
@@ -96,10 +96,10 @@ class TestBelief:
         assert leader.term is None
 
     def test_nobody_leading_for_long_is_an_alarm_once(self, now: list[float], caplog: pytest.LogCaptureFixture) -> None:
-        standing = Alone(now)
+        candidate_alone = Alone(now)
         for _ in range(3):
             now[0] += 10.0
-            standing._round()
+            candidate_alone._round()
 
         assert caplog.text.count("nobody leads") == 1
 
@@ -140,10 +140,10 @@ class TestTakingTheTerm:
 class TestARoundThatFails:
     def test_is_followed_by_another_whatever_went_wrong(self, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(candidate_module, "drop_broken_connection", lambda: None)
-        standing = Alone(now)
-        monkeypatch.setattr(standing, "_stand", lambda: 1 / 0)
+        candidate_alone = Alone(now)
+        monkeypatch.setattr(candidate_alone, "_campaign_round", lambda: 1 / 0)
 
-        assert standing._round() == RETRY_ROUND_SECONDS
+        assert candidate_alone._round() == RETRY_ROUND_SECONDS
 
 
 class TestResigning:

@@ -1,5 +1,5 @@
-"""Real processes that stand for leadership and write, under faults: at no moment do two terms both
-write, by the database's word.
+"""Real processes that campaign for leadership and write, under faults: at no moment do two terms
+both write, by the database's word.
 """
 
 import random

@@ -61,7 +61,7 @@ class TestLease(LeadershipContract):
         assert isinstance(candidate, LeaseCandidate)
         candidate._beat_at = candidate._clock()  # it has just beaten, and the row is gone
 
-        candidate._stand()
+        candidate._campaign_round()
 
         assert (candidate.term, candidate.members()) == (None, [])
 

@@ -62,7 +62,7 @@ class Dying:
 class TestStopping:
     def test_a_signal_in_a_finaliser_ends_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Celery's handler raises SystemExit, which is lost there; without the flag this beat would
-        go on, and stand for leadership again.
+        go on, and campaign for leadership again.
         """
         service = Service(app=app, scheduler_cls=LeaderScheduler)
         elected = Elected(None)

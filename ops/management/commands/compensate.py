@@ -47,7 +47,7 @@ class Command(BaseCommand):
             result = _run(options["shard"], None if since is None else milliseconds(since))
             shards = list(Watermark.objects.order_by("shard").values("shard", "newest_ms", "scanned_through_ms", "found_by_gap"))
         except DatabaseError as error:
-            raise CommandError(f"the database doesn't serve us: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
         self._print(result, shards, as_json=options["json"])
         if result.failed or result.ingested.refused or result.ingested.quarantined:
             sys.exit(EXIT_FAILED)
@@ -63,12 +63,12 @@ class Command(BaseCommand):
 
 
 def _run(shard: int | None, since_ms: int | None) -> GapResult:
-    """The pass, as soon as none like it is under way. Raises CommandError when that takes too
+    """Runs the pass as soon as none like it is in progress. Raises CommandError when that takes too
     long.
     """
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while (result := run_gap_pass(shard, since_ms)) is None:
         if time.monotonic() > deadline:
-            raise CommandError("another pass is still under way, and does the same: try again later", returncode=EXIT_NOT_DONE)
+            raise CommandError("another pass is still in progress, and does the same: try again later", returncode=EXIT_NOT_DONE)
         time.sleep(0.2)
     return result

@@ -44,7 +44,9 @@ _SESSIONS = (
 
 
 class Command(BaseCommand):
-    help = "Tells the service that its database was restored from a backup: ask first, whatever comes next."
+    help = (
+        "Tells the service that its database was restored from a backup: from then on each step starts with a status query (reconcile before resend)."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog = EPILOG
@@ -56,7 +58,7 @@ class Command(BaseCommand):
             type=whole,
             default=MARGIN_MINUTES,
             metavar="M",
-            help="how far the counter's clock may be ahead of the database's: orders up to now and so much more are asked for first (%(default)s)",
+            help="how far the counter's clock may be ahead of the database's: orders up to now and so much more are reconciled (%(default)s)",
         )
         parser.add_argument("--json", action="store_true", help="print what was marked as JSON")
 
@@ -69,13 +71,15 @@ class Command(BaseCommand):
             report = hold_all(order_ids, actor=_actor())
         except DatabaseError as error:
             fix = "repeat the command, which is harmless"
-            raise CommandError(f"the database doesn't serve us: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
         if options["json"]:
             said = {"marked": marked, "through_ms": through_ms} if marks else {}
             self.stdout.write(json.dumps(said | {"voided": asdict(report)}))
             return
         if marks:
-            self.stdout.write(f"{marked:,} unfinished orders of the backup are asked for first, and so is every order made before now that comes in")
+            self.stdout.write(
+                f"{marked:,} unfinished orders of the backup are reconciled before anything is sent again, and so is every order made before now that comes in"
+            )
         if options["voided"] is not None:
             self._print(report)
         if marks:

@@ -43,9 +43,9 @@ class Command(BaseCommand):
         except InterfaceFailed as error:
             raise CommandError(f"the counter doesn't answer: {error}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
-            raise CommandError(f"the database doesn't serve us: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
         if runs is None:
-            raise CommandError("another reconcile is still under way: look at its result in the admin", returncode=EXIT_NOT_DONE)
+            raise CommandError("another reconcile is still in progress: look at its result in the admin", returncode=EXIT_NOT_DONE)
         if options["json"]:
             self.stdout.write(json.dumps({"shards": [model_to_dict(run) for run in runs]}, indent=2, cls=DjangoJSONEncoder))
         else:

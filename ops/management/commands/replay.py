@@ -75,7 +75,7 @@ class Command(BaseCommand):
         parser.add_argument("--order-id", metavar="ID", help="whatever the whole log tells of this order")
         parser.add_argument("--quarantined", action="store_true", help="what lies in quarantine and wasn't replayed yet")
         parser.add_argument("--reason", help="with --quarantined: only of this reason")
-        parser.add_argument("--restored", action="store_true", help="the database was restored: ask first what was already done of what is new")
+        parser.add_argument("--restored", action="store_true", help="the database was restored: reconcile new orders before anything is sent again")
         parser.add_argument("--dry-run", action="store_true", help="compare only, write nothing")
         parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
@@ -87,10 +87,10 @@ class Command(BaseCommand):
         except LogNotReadable as error:
             raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
         except IntakeFault as error:
-            raise CommandError(f"a mistake of ours keeps orders out: {error}: {FAULT_FIX}", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"an internal error keeps orders out: {error}: {FAULT_FIX}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
             fix = "what was read so far is in; repeat the command, which is harmless"
-            raise CommandError(f"the database doesn't serve us: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
         self._print(done, options)
         if done.tally.refused or done.tally.differs or (options["order_id"] and not done.tally.new + done.tally.known):
             sys.exit(EXIT_REFUSED)

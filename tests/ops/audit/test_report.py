@@ -48,7 +48,7 @@ class TestVerdict:
 
         assert (report.passed, report.missing) == (False, ["o-1"])
 
-    def test_one_that_is_under_way_fails_nothing_but_is_not_cleared(self) -> None:
+    def test_one_that_is_in_flight_fails_nothing_but_is_not_cleared(self) -> None:
         report = judged(held={"o-1": replace(HELD, state="running", cleared_ms=None)}, effects=EFFECTS[:2], residues={})
 
         assert (report.passed, report.all_cleared, report.by_state) == (True, False, {"running": 1})
@@ -59,7 +59,7 @@ class TestVerdict:
         assert (report.passed, report.all_cleared, report.voided) == (True, True, 1)
         assert "1 voided by people" in audit_lines(report, must_clear=True)[-1]
 
-    def test_a_doubled_operation_fails_also_of_an_order_under_way(self) -> None:
+    def test_a_doubled_operation_fails_also_of_an_order_in_flight(self) -> None:
         report = judged(held={"o-1": replace(HELD, state="running")}, effects=(*EFFECTS[:2], EFFECTS[1]))
 
         assert (report.passed, report.doubled) == (False, ["o-1:2"])
@@ -89,7 +89,7 @@ class TestTelling:
         assert audit_lines(judged())[-1].startswith("PASSED: 1 orders cleared")
         assert audit_lines(judged(balanced=False))[-1].startswith("FAILED")
 
-    def test_orders_under_way_fail_only_where_all_must_be_cleared(self) -> None:
+    def test_orders_in_flight_fail_only_where_all_must_be_cleared(self) -> None:
         in_flight = judged(held={"o-1": replace(HELD, state="running", cleared_ms=None)}, effects=EFFECTS[:2], residues={})
 
         assert audit_lines(in_flight)[-1].startswith("PASSED")

@@ -29,8 +29,8 @@ def counter(sandbox: SandboxServer, settings: Settings) -> None:
     settings.COUNTERPARTY_URLS = {name: f"{sandbox.base_url}/{name}" for name in ("counter", "fund", "trading")}
 
 
-def place(sandbox: SandboxServer, count: int, *, rate: float = 1_000, users: int = 5, **wishes: Any) -> tuple[Tally, float]:
-    options = {"direction": "mixed", "asset": "mixed", "seed": 1, **wishes}
+def place(sandbox: SandboxServer, count: int, *, rate: float = 1_000, users: int = 5, **given: Any) -> tuple[Tally, float]:
+    options = {"direction": "mixed", "asset": "mixed", "seed": 1, **given}
     placing = Placing(sandbox.counter_url, Users(users, **options), count=count, rate=rate)
     return placing.tally, placing.run()
 
@@ -67,7 +67,7 @@ class TestMix:
         placed = [order for order in sandbox.open_page("/sandbox/orders?limit=5000")["rows"] if order["order_id"] not in before]
         assert {(order["direction"], order["asset"]) for order in placed} == {("OPEN", "ETH")}
 
-    def test_the_same_seed_wishes_the_same(self) -> None:
+    def test_the_same_seed_draws_the_same(self) -> None:
         one, other = (Users(9, direction="open", asset="mixed", seed=7) for _ in range(2))
 
         assert [one.next_order() for _ in range(50)] == [other.next_order() for _ in range(50)]

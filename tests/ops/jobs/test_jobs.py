@@ -37,9 +37,9 @@ from orders.backfill.gap_pass import GapPass
 from orders.backfill.reconcile import Reconcile
 from orders.intake.ingest import IngestResult
 from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
-from tests.orders.backfill.test_gap_pass import OVERLAP, Counter
 from tests.orders.fakes import FakeClearings
 from tests.orders.messages import RULES
+from tests.support.counter import OVERLAP, Counter
 from tests.support.orders import World
 from tests.support.states import any_transition
 from tests.support.waiting import wait_until

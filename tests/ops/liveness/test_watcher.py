@@ -124,7 +124,7 @@ class TestWatcher:
         over.set()
         assert looked.acquire(timeout=10)
 
-    def test_looks_on_while_a_sweep_is_under_way(self) -> None:
+    def test_looks_on_while_a_sweep_is_in_progress(self) -> None:
         begun, over = threading.Semaphore(0), threading.Event()
 
         def slow() -> None:

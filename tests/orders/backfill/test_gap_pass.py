@@ -1,6 +1,6 @@
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,51 +9,20 @@ from structlog.testing import capture_logs
 
 from base.fence import TermOutdated
 from orders.backfill import deferred
-from orders.backfill.counter_api import InterfaceFailed, Page, Position, Shards
+from orders.backfill.counter_api import InterfaceFailed, Page, Position
 from orders.backfill.gap_pass import GapPass, interface_origin
 from orders.intake import faults
 from orders.intake.classify import Item, read_row
 from orders.intake.ingest import IngestResult
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.fakes import FakeClearings, order_ids
-from tests.orders.messages import RULES, interface_row, message, read, row
+from tests.orders.messages import RULES, message, read, row
+from tests.support.counter import NOW, OVERLAP, Counter
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SINCE = RULES.since_ms
-NOW = SINCE + 1_000_000
-OVERLAP = 30_000
 DAY_MS = 86_400_000
-
-
-@dataclass
-class Counter:
-    """The counter's interface in memory: rows by (ms, id), pages of its own."""
-
-    now_ms: int = NOW
-    rows: dict[int, list[tuple[int, int, dict[str, Any]]]] = field(default_factory=lambda: {0: []})
-    away: set[int] = field(default_factory=set)
-    asked: list[tuple[int, int, int]] = field(default_factory=list)
-    _ids: Iterator[int] = field(default_factory=lambda: iter(range(1, 10**9)))
-
-    def commit(self, order_id: str, at_ms: int, shard: int = 0, **changes: Any) -> None:
-        number = next(self._ids)
-        columns = interface_row(order_id, user_id=order_id, id=str(number), shard=shard, created_ms=str(at_ms), **changes)
-        self.rows.setdefault(shard, []).append((at_ms, number, columns))
-
-    def shards(self) -> Shards:
-        if not self.rows:
-            raise InterfaceFailed("the counter is down")
-        return Shards(tuple(self.rows), self.now_ms)
-
-    def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> Page:
-        self.asked.append((shard, after_ms, after_id))
-        if shard in self.away:
-            raise InterfaceFailed("status 500")
-        found = sorted((found for found in self.rows[shard] if found[:2] > (after_ms, after_id)), key=lambda found: found[:2])
-        page = found[:limit]
-        following = Position(*page[-1][:2]) if len(found) > limit else None
-        return Page(self.now_ms, tuple(columns for *_, columns in page), following)
 
 
 @pytest.fixture
