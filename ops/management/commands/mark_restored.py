@@ -78,7 +78,8 @@ class Command(BaseCommand):
             return
         if marks:
             self.stdout.write(
-                f"{marked:,} unfinished orders of the backup are reconciled before anything is sent again, and so is every order made before now that comes in"
+                f"{marked:,} unfinished orders of the backup are reconciled before anything is sent again,"
+                " and so is every order made before now that comes in"
             )
         if options["voided"] is not None:
             self._print(report)
