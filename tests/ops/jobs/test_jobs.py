@@ -206,7 +206,7 @@ class TestProbe:
         error.health = Health.FAILING
         monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.Probe(Counterparty.FUND, "", refuses=False)])
         monkeypatch.setattr(counterparty_state, written, lambda *_, **__: done.append(written))
-        doors: Any = SimpleNamespace(ask=lambda *_: raised(error) if written == "put_off" else None)
+        doors: Any = SimpleNamespace(query=lambda *_: raised(error) if written == "put_off" else None)
 
         with pytest.raises(TermOutdated):
             probe.probe_all(doors, first_of(fences))
@@ -222,7 +222,7 @@ class TestProbe:
             asked.append(stored.counterparty)
             raise ZeroDivisionError
 
-        doors: Any = SimpleNamespace(ask=ask)
+        doors: Any = SimpleNamespace(query=ask)
 
         with pytest.raises(ZeroDivisionError):
             probe.probe_all(doors, fence_of(CURRENT))
@@ -233,7 +233,7 @@ class TestProbe:
         counterparty_state.open_breaker("fund", "timeout", refuses=False, actor="test")
         CounterpartyState.objects.update(probe_at=ServiceNow())
         answers = threading.Event()
-        monkeypatch.setattr(probe, "gateways", lambda: SimpleNamespace(ask=lambda *_: answers.wait(20)))
+        monkeypatch.setattr(probe, "gateways", lambda: SimpleNamespace(query=lambda *_: answers.wait(20)))
 
         tasks.probe()
 
