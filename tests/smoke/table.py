@@ -146,7 +146,7 @@ SERVICE: Final = (
     manage("audit", "--json", "--wait=60", seconds=5, judge=has_json),
     manage("compensate", "--json", judge=has_json),
     manage("reconcile", "--hours=1", "--json", judge=has_json),
-    manage("replay", "--from-offset=0", "--json", judge=has_json),
+    manage("replay", "--from-time=2020-01-01", "--json", judge=has_json),
     manage("consume_binlog", "--group=smoke", "--until-idle=1", seconds=6),
     manage("sandbox", "--port=0", "--data={folder}/other-sandbox", "--kafka=", until="sandbox listens"),
     manage("createsuperuser", "--noinput", "--username=smoke", "--email=smoke@example.com", variables={"DJANGO_SUPERUSER_PASSWORD": "not-a-secret"}),
