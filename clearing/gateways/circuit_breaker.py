@@ -119,6 +119,8 @@ class Guard:
         self._lock = threading.Lock()
         self._known = StateSnapshot()
         self._read_at = float("-inf")
+        self._was_read = False
+        self._first_read = threading.Lock()
         self._windows: dict[str, _Window] = {}
         self._trials: set[str] = set()
         self._leases: dict[str, _Lease] = {}
@@ -163,8 +165,13 @@ class Guard:
 
     def _refreshed(self) -> StateSnapshot:
         now = monotonic()
-        if now - self._read_at > READ_SECONDS:
-            self._read_at = now  # first, so that one thread asks and the others go on with what is known
+        if not self._was_read:
+            with self._first_read:  # nothing is known yet: the other threads wait for it, or they would ignore breakers and pauses
+                if not self._was_read:
+                    self._read_at = now
+                    self._try_database(self._read)
+        elif now - self._read_at > READ_SECONDS:
+            self._read_at = now  # first, so that one thread reads and the others go on with what is known
             self._try_database(self._read)
         return self._known
 
@@ -175,6 +182,7 @@ class Guard:
                 if changed_at != self._known.changed_at.get(counterparty):
                     self._window(counterparty).restart(now)
             self._known = found
+        self._was_read = True
 
     def _window(self, counterparty: str) -> _Window:
         return self._windows.setdefault(counterparty, _Window())

@@ -5,6 +5,7 @@ A policy may make an outcome less certain, never more (design, rule 7). The admi
 else; so does reading, whoever wrote the row; and `soften` couldn't do it even then.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -53,6 +54,7 @@ class Policy:
 
 
 AS_EVERYWHERE: Final = Policy()
+NOT_READ: Final = Policy(outcome=Outcome.UNKNOWN)  # of a process that hasn't read them yet: what they may do at most
 
 
 def refusals(
@@ -97,15 +99,22 @@ class Policies:
         self._policies: Mapping[tuple[str, str], Policy] = {}
         self._rows: list[Row] = []
         self._read_at = float("-inf")
+        self._was_read = False
+        self._first_read = threading.Lock()
 
     def of(self, counterparty: str, code: str) -> Policy:
         """The policy for an error of a counterparty; the last known one while PostgreSQL is
         unavailable.
         """
-        if monotonic() - self._read_at > READ_SECONDS:
-            self._read_at = monotonic()  # first, so that one thread asks and the others go on with what is known
+        if not self._was_read:
+            with self._first_read:  # nothing is known yet: the other threads wait for it
+                if not self._was_read:
+                    self._read_at = monotonic()
+                    self._read()
+        elif monotonic() - self._read_at > READ_SECONDS:
+            self._read_at = monotonic()  # first, so that one thread reads and the others go on with what is known
             self._read()
-        return self._policies.get((counterparty, code), AS_EVERYWHERE)
+        return self._policies.get((counterparty, code), AS_EVERYWHERE if self._was_read else NOT_READ)
 
     def _read(self) -> None:
         try:
@@ -115,3 +124,4 @@ class Policies:
             return
         if rows != self._rows:  # so that a bad row raises its alarm once, not every few seconds
             self._policies, self._rows = accepted(rows), rows
+        self._was_read = True

@@ -2,6 +2,8 @@
 probe that finds the counterparty back.
 """
 
+import threading
+
 import pytest
 from django.db import OperationalError
 from pytest_django import Settings
@@ -10,6 +12,7 @@ from base.db import call
 from clearing.gateways import Action, UnknownOutcome, counterparty_state
 from clearing.gateways import circuit_breaker as guard_module
 from clearing.gateways.circuit_breaker import Guard, Permit
+from clearing.gateways.counterparty_state import StateSnapshot
 from clearing.models import CounterpartyState, CounterpartyStateChange
 from clearing.status import Breaker
 from ops.recovery import probe
@@ -151,6 +154,38 @@ class TestPermit:
 
         with pytest.raises(RuntimeError):
             permit.record(object())
+
+
+class TestFirstRead:
+    def test_no_thread_makes_a_call_before_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        reading, leave, blocked = threading.Event(), threading.Event(), list[str]()
+
+        def slow() -> StateSnapshot:
+            reading.set()
+            leave.wait(60)
+            return StateSnapshot(paused=frozenset({("fund", 0)}))
+
+        monkeypatch.setattr(counterparty_state, "read", slow)
+        worker = a_worker()
+        threads = [threading.Thread(target=lambda: blocked.append(blocked_by(worker))) for _ in range(2)]
+        threads[0].start()
+        reading.wait(30)
+        threads[1].start()
+        threads[1].join(0.5)
+        leave.set()
+        for thread in threads:
+            thread.join(30)
+
+        assert blocked == ["counterparty_paused"] * 2
+
+    def test_that_fails_is_repeated_at_the_next_call(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        counterparty_state.set_pause("fund", 0, paused=True, reason="their release", actor="ann")
+        worker = a_worker()
+        with monkeypatch.context() as patched:
+            patched.setattr(counterparty_state, "read", lambda: (_ for _ in ()).throw(OperationalError("away")))
+            blocked_by(worker)
+
+        assert blocked_by(worker) == "counterparty_paused"
 
 
 class TestHalfOpen:

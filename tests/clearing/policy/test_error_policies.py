@@ -194,3 +194,15 @@ class TestReading:
         monkeypatch.setattr(error_policies, "READ_SECONDS", 0)
 
         assert known.of("fund", "timeout").deadline_seconds == 5
+
+
+@pytest.mark.django_db
+class TestFirstRead:
+    def test_that_fails_leaves_a_sure_failure_unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        policies = error_policies.Policies()
+        with monkeypatch.context() as patched:
+            patched.setattr(error_policies, "call", lambda *_: (_ for _ in ()).throw(OperationalError("away")))
+            before = policies.of("fund", "connection_refused")
+
+        assert before.soften(Outcome.RETRYABLE) == Outcome.UNKNOWN
+        assert policies.of("fund", "connection_refused").soften(Outcome.RETRYABLE) == Outcome.RETRYABLE
