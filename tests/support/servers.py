@@ -22,7 +22,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "pytest.lock").open("a") as lock:
         if not take(lock.fileno()):
-            raise BusyError(f"another run is under way in {folder}: wait for its end, or stop it with Ctrl-C")
+            raise BusyError(f"another run is in progress in {folder}: wait for its end, or stop it with Ctrl-C")
         yield
 
 
