@@ -22,6 +22,15 @@ DATABASE_UNAVAILABLE = (OperationalError, InterfaceError)  # the statement itsel
 _UNAVAILABLE_CODES: Final = frozenset({"25006", "25P03", "25P04"})
 
 
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the database is unavailable to this session: the statement itself is right, and may
+    be repeated later.
+    """
+    if isinstance(error, InternalError):
+        return getattr(error.__cause__, "pgcode", "") in _UNAVAILABLE_CODES
+    return isinstance(error, DATABASE_UNAVAILABLE)
+
+
 def call(sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
     """Runs one statement, in a transaction of its own unless one is open. Returns its rows as named
     tuples. A connection that broke is dropped. Raises one of DATABASE_UNAVAILABLE where the
@@ -36,7 +45,7 @@ def call(sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
         raise
     except InternalError as error:
         drop_broken_connection()
-        if getattr(error.__cause__, "pgcode", "") in _UNAVAILABLE_CODES:
+        if is_unavailable(error):
             raise OperationalError(*error.args) from error
         raise
 

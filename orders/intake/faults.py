@@ -1,5 +1,5 @@
-"""Mistakes of ours that orders meet: whether it is the order's fault or the release's is judged by
-whether other orders get in.
+"""Tells a poison message from a systemic failure (a bad release): if other orders are accepted
+meanwhile, the message is to blame and is quarantined.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from base.alarms import alarm
 from orders.models import SyncOrder
 
 INTAKE_FAULT: Final = "intake_fault"
-FAULT_FIX: Final = "the cause is in this log: go back to the release before, or deploy a mended one; nothing is lost meanwhile, all is tried again"
+FAULT_FIX: Final = "the cause is in this log: go back to the release before, or deploy a mended one; nothing is lost meanwhile, all is retried"
 
 
 class IntakeFault(Exception):  # noqa: N818 - named by what it tells
-    """A mistake of ours: the rows are valid, but what follows from them fails. Nothing of the
+    """An internal error: the rows are valid, but their clearings can't be opened. Nothing of the
     orders named is stored.
     """
 
@@ -23,20 +23,20 @@ class IntakeFault(Exception):  # noqa: N818 - named by what it tells
 
 
 def raise_alarm(fault: IntakeFault) -> None:
-    """Says that orders are kept waiting by a mistake of ours: for who has no other batch to judge
-    it by.
+    """Reports that an internal error keeps orders out: for a caller that has no other batch which
+    could show what is to blame.
     """
     few = list(fault.order_ids[:3])
     alarm(INTAKE_FAULT, "no order can be opened", error=str(fault), orders=len(fault.order_ids), order_ids=few, fix=FAULT_FIX, exc_info=fault)
 
 
 def never_succeeded() -> bool:
-    """Nothing is known of other orders."""
+    """The default where nothing is known of other orders."""
     return False
 
 
 def success_since() -> Callable[[], bool]:
-    """Whether anybody, this process or another, has accepted an order since this was called."""
+    """Returns a function that says whether any process has accepted an order since this call."""
     newest = _newest()
     return lambda: _newest() > newest
 

@@ -1,24 +1,26 @@
-"""The one way in: rows of orders become SyncOrders, with what follows from them in the same
-transaction.
+"""Ingest: rows of orders become SyncOrders, with what follows from them in the same transaction.
+Every source goes through here.
 
 Locks are taken in one order (design, rule 6): the fence's, the one of accepting
 (orders/intake/order_store.py), the orders' keys (sorted), quarantined messages, the lanes that
 `open_clearings` locks, the watermarks (sorted). A hold locks a lane of its own, so each is set in a
-transaction of its own, with the quarantined message that it is about. No network call happens in a
+transaction of its own, with the quarantined message that causes it. No network call happens in a
 transaction here, and `publish` is called after the last commit.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
+from django.db import DataError, IntegrityError, InternalError, OperationalError
 
 from base import metrics
 from base.alarms import alarm
+from base.db import DATABASE_UNAVAILABLE, is_unavailable
 from base.fence import Fence, fenced, no_fence
 from orders.intake.classify import (
     CONTENTS_DIFFER,
@@ -42,11 +44,9 @@ from orders.models import Source
 log = structlog.get_logger(__name__)
 Ref = TypeVar("Ref")
 
-# What PostgreSQL, or its driver before it, refuses of one row: out of range, a violated constraint,
-# a NUL, a lone surrogate.
+# What PostgreSQL, or its driver before it, refuses in one row: a value out of range, a violated
+# constraint, a NUL, a lone surrogate.
 ROW_REFUSALS: Final = (DataError, IntegrityError, ValueError)
-DATABASE_AWAY: Final = (OperationalError, InterfaceError, InternalError)  # it doesn't serve us now; nothing is wrong with any row
-SESSION_CLASS: Final = "25"  # of InternalErrors: the transaction's state, not what was written
 FENCED_ROWS_MAX: Final = 100  # of a transaction under a fence, which has FENCE_MS_MAX
 
 
@@ -60,8 +60,8 @@ class AcceptedOrder:
 
 @dataclass(slots=True)
 class IngestResult:
-    """What became of a batch, in rows. `bad` and `bad_before`: the messages that can't be read or
-    aren't valid, new ones and repeated ones.
+    """What became of a batch, in rows. `bad` and `bad_before`: the places of messages that can't be
+    read or aren't valid, quarantined now or before.
     """
 
     accepted: int = 0
@@ -81,12 +81,16 @@ class IngestResult:
 
 
 class Intake(Protocol):
-    """Ingests a batch from one source: `ingest` with all its other arguments bound (ops/wiring.py).
+    """Ingests a batch: `ingest` with its other arguments bound (ops/wiring.py).
 
-    Safe to repeat with the same batch. Raises what `ingest` raises.
+    The same batch may be ingested again at any time. Raises what `ingest` raises.
     """
 
     def __call__(self, items: Sequence[Item], /) -> IngestResult: ...
+
+
+def no_report() -> None:
+    """The `after_transaction` of a caller that needs no report."""
 
 
 def ingest(
@@ -98,25 +102,28 @@ def ingest(
     publish: Callable[[Sequence[Ref]], bool],
     fence: Fence = no_fence,
     others_succeeded: Callable[[], bool] = never_succeeded,
+    after_transaction: Callable[[], None] = no_report,
 ) -> IngestResult:
-    """Takes everything in that a batch brings, in transactions of INTAKE_BATCH_ROWS_MAX rows, and
-    publishes what they opened.
+    """Ingests a batch in transactions of INTAKE_BATCH_ROWS_MAX rows, and publishes the clearings
+    that they opened. The same batch may be ingested again at any time.
 
     `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start
-    of each (base/fence.py); `publish` runs after the last commit, once every hold is set, and
-    answers False for what it couldn't send: the sweep sends it, as it does where we die or fail
-    before. Safe to repeat as a whole. Raises TermOutdated, the database's errors that aren't about
-    a row, and IntakeFault where `open_clearings` fails with every new order of the batch, unless
-    `others_succeeded` is known: then it isn't the orders' fault. Fails it with some alone, these
-    are quarantined with an alarm, and the others go on.
+    of each (base/fence.py), `after_transaction` when each has ended. `publish` runs after the last
+    commit, once every hold is set, and returns False for what it couldn't send. The sweep sends
+    that, and whatever a crash or an error before `publish` left unsent.
+
+    If `open_clearings` fails with some orders only, these are quarantined with an alarm, and the
+    others are accepted. If it fails with every new order of the batch, IntakeFault is raised, since
+    the release may be to blame, unless `others_succeeded` says that other orders were accepted
+    meanwhile. Raises also TermOutdated, and the database's errors that aren't about a row.
     """
-    run = _Ingest(source, open_clearings, hold, fence)
+    run = _Ingest(source, open_clearings, hold, fence, after_transaction)
     run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
     run.quarantine_changes([item for item in batch if isinstance(item, Suspect)])
     run.result.unpublished += _unpublished(run.refs, publish)
     run.quarantine_all([item for item in batch if isinstance(item, Bad)])
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
-    run.judge_faults(others_succeeded)
+    run.quarantine_faulty(others_succeeded)
     _count(run.result, source)
     return run.result
 
@@ -129,11 +136,11 @@ def _count(result: IngestResult, source: Source) -> None:
 
 
 def _unpublished(refs: Sequence[Ref], publish: Callable[[Sequence[Ref]], bool]) -> int:
-    """Publishes them. Returns how many are left to the sweep."""
+    """Publishes the clearings. Returns how many are left to the sweep."""
     try:
         return 0 if not refs or publish(refs) else len(refs)
     except Exception:
-        log.exception("publish failed", clearings=len(refs), fix="nothing: the sweep sends them again")
+        log.exception("publish failed", clearings=len(refs), fix="nothing: the sweep sends them")
         return len(refs)
 
 
@@ -146,6 +153,7 @@ class _Ingest(Generic[Ref]):
         open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
         hold: Callable[[str, str], None],
         fence: Fence,
+        after_transaction: Callable[[], None],
     ) -> None:
         self.result = IngestResult()
         self.refs: list[Ref] = []  # to be published
@@ -153,36 +161,46 @@ class _Ingest(Generic[Ref]):
         self._open_clearings = open_clearings
         self._hold = hold
         self._fence = fence
+        self._after_transaction = after_transaction
         self._rows_max = settings.INTAKE_BATCH_ROWS_MAX if fence is no_fence else min(FENCED_ROWS_MAX, settings.INTAKE_BATCH_ROWS_MAX)
         self._faults: list[tuple[Bad, IntakeFault]] = []
 
-    def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
-        """Each with its canonical hash. What isn't from Kafka is nearly always known: it is
-        compared at once, and only the rest is returned.
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A transaction under the fence; its end, whichever it is, is reported."""
+        try:
+            with fenced(self._fence):
+                yield
+        finally:
+            self._after_transaction()
 
-        No transaction is needed for that: an order's row is never changed.
+    def hashed(self, arrivals: Sequence[Arrival]) -> list[Hashed]:
+        """The arrivals with their canonical hashes. Orders from another source than Kafka are
+        nearly always known: these are compared at once, and left out of the result.
+
+        That needs no transaction: an order's row is never changed.
         """
-        found = [Hashed(arrival, canonical_hash(arrival.order)) for arrival in arrivals]
+        hashed_arrivals = [Hashed(arrival, canonical_hash(arrival.order)) for arrival in arrivals]
         if self._source is Source.KAFKA:
-            return found
-        held = stored_hashes({hashed.order_id for hashed in found})
-        for repeat in found:
-            if repeat.order_id in held:
-                self._compare(repeat, held)
-        return [hashed for hashed in found if hashed.order_id not in held]
+            return hashed_arrivals
+        stored = stored_hashes({hashed.order_id for hashed in hashed_arrivals})
+        for repeat in hashed_arrivals:
+            if repeat.order_id in stored:
+                self._compare(repeat, stored)
+        return [hashed for hashed in hashed_arrivals if hashed.order_id not in stored]
 
     def accept_all(self, arrivals: Sequence[Hashed]) -> None:
         """Stores the new ones among them, in as many transactions as it takes."""
-        taken = 0
-        while taken < len(arrivals):
-            part = arrivals[taken : taken + self._rows_max]
+        done = 0
+        while done < len(arrivals):
+            part = arrivals[done : done + self._rows_max]
             self._accept(part)
-            taken += len(part)
+            done += len(part)
 
     def _accept(self, arrivals: Sequence[Hashed]) -> None:
-        """A row that the database refuses, or that we fail with, is found by halving, and put away
-        alone. So are fewer rows tried where a transaction under a fence didn't have the time for
-        all of them.
+        """Stores them in one transaction. A row that the database refuses, or that causes an
+        internal error, is found by halving and quarantined alone. A transaction under a fence that
+        ran out of time is halved as well.
         """
         began = time.monotonic()
         try:
@@ -192,7 +210,7 @@ class _Ingest(Generic[Ref]):
                 self._handle_failed_row(arrivals[0], error)
                 return
             self._accept_halves(arrivals)
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             if len(arrivals) == 1 or not self._was_slow(time.monotonic() - began):
                 raise
             self._rows_max = len(arrivals) // 2
@@ -202,10 +220,10 @@ class _Ingest(Generic[Ref]):
             self._after_commit(stored)
 
     def _was_slow(self, seconds: float) -> bool:
-        """Whether a transaction that failed may have met its limits, which end its session without
-        a word (base/sql/01_fence.sql).
+        """Whether a failed transaction may have exceeded its time limits (base/sql/01_fence.sql):
+        these end its session, and the error doesn't say so.
 
-        If the database was away instead, the next transaction fails at once.
+        If the database is unavailable instead, the next transaction fails at once.
         """
         return self._fence is not no_fence and seconds * 1000 >= settings.FENCE_MS_MAX / 2
 
@@ -221,101 +239,100 @@ class _Ingest(Generic[Ref]):
         else:
             self.quarantine_all([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
 
-    def judge_faults(self, others_succeeded: Callable[[], bool]) -> None:
-        """What we fail with, once the rest is in: no order's fault where we fail with all of them,
-        as a faulty release does.
+    def quarantine_faulty(self, others_succeeded: Callable[[], bool]) -> None:
+        """Quarantines the orders that caused internal errors, once all others are accepted. Raises
+        IntakeFault if no other order was: then the release may be to blame, and the orders must
+        wait for a mended one.
         """
-        before = already_quarantined(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
-        new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in before]
+        quarantined = already_quarantined(INTERNAL_ERROR, {bad.order_id for bad, _ in self._faults})
+        new = [(bad, fault) for bad, fault in self._faults if bad.order_id not in quarantined]
         if new and not self.result.accepted and not others_succeeded():
             raise IntakeFault(str(new[0][1]), [bad.order_id for bad, _ in new]) from new[0][1]
         for bad, fault in new:
             log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
-            alarm(INTERNAL_ERROR, "an order is quarantined because of a mistake of ours", order_id=bad.order_id)
+            alarm(INTERNAL_ERROR, "an order is quarantined because of an internal error", order_id=bad.order_id)
         self.quarantine_all([bad for bad, _ in self._faults])
 
     def quarantine_changes(self, suspects: Sequence[Suspect]) -> None:
-        """What concerns an accepted order is quarantined and held; of the rest, what must not go by
-        in silence is quarantined.
-
-        Of an order's past, which came before what we accepted, nothing is held any more.
+        """Quarantines each changed or deleted row. If it refers to an accepted order, also puts
+        that order on hold, unless the row is older than the version that we accepted.
         """
         places = stored_places({suspect.order_id for suspect in suspects})
         for suspect in suspects:
             if _concerns_accepted(suspect, places):
                 self._quarantine_and_hold(suspect.bad(suspect.code))
             elif suspect.otherwise:
-                self._keep(suspect)
+                self._quarantine_unless_accepted(suspect)
             else:
                 self.result.filtered += 1
 
-    def _keep(self, suspect: Suspect) -> None:
-        """Quarantines what tells of an order that we don't hold; one that is being accepted right
-        now is waited for, and is held then.
+    def _quarantine_unless_accepted(self, suspect: Suspect) -> None:
+        """Quarantines a change of an order that isn't stored. An order that is being accepted at
+        this moment is waited for, and is put on hold then.
         """
         bad = suspect.bad(suspect.otherwise)
-        with fenced(self._fence):
+        with self._transaction():
             lock_out_inserts()
-            ours = _concerns_accepted(suspect, stored_places([suspect.order_id]))
-            new = not ours and bool(quarantine([bad], self._source))
-        if ours:
+            accepted = _concerns_accepted(suspect, stored_places([suspect.order_id]))
+            new = not accepted and bool(quarantine([bad], self._source))
+        if accepted:
             self._quarantine_and_hold(suspect.bad(suspect.code))
         else:
-            self._note(bad, new=new)
+            self._record(bad, new=new)
 
-    def quarantine_all(self, found: Sequence[Bad]) -> None:
-        """Quarantines what is bad in itself."""
-        if not found:
+    def quarantine_all(self, bad_messages: Sequence[Bad]) -> None:
+        """Quarantines messages that are bad in themselves."""
+        if not bad_messages:
             return
-        with fenced(self._fence):
-            new = {id(bad) for bad in quarantine(found, self._source)}
-        for bad in found:
-            self._note(bad, new=id(bad) in new)
+        with self._transaction():
+            new = {id(bad) for bad in quarantine(bad_messages, self._source)}
+        for bad in bad_messages:
+            self._record(bad, new=id(bad) in new)
 
     def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
-        """Raises IntakeFault also for what PostgreSQL itself fails with, which isn't known to be
-        about a row: halving shows whether it is.
+        """Raises IntakeFault also for PostgreSQL's own internal errors, which may be about a row or
+        not: halving shows it.
         """
         first: dict[str, Hashed] = {}
         for hashed in arrivals:
             first.setdefault(hashed.order_id, hashed)
         try:
-            with fenced(self._fence):
+            with self._transaction():
                 inserted = insert(first.values(), self._source)
-                refs = self._follow(inserted, first) if inserted else []
-                elsewhere = stored_hashes(first.keys() - inserted.keys())
+                refs = self._open_and_hold(inserted, first) if inserted else []
+                stored = stored_hashes(first.keys() - inserted.keys())
         except InternalError as error:
-            if _sqlstate(error).startswith(SESSION_CLASS):
-                raise
+            if is_unavailable(error):
+                raise OperationalError(*error.args) from error
             raise _fault(error, list(first)) from error
         repeats = [hashed for hashed in arrivals if hashed.order_id not in inserted or first[hashed.order_id] is not hashed]
-        held = {order_id: hashed.order_hash for order_id, hashed in first.items()} | elsewhere
-        return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, held)
+        hashes = {order_id: hashed.order_hash for order_id, hashed in first.items()} | stored
+        return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, hashes)
 
-    def _follow(self, inserted: dict[str, Inserted], arrivals: dict[str, Hashed]) -> Sequence[Ref]:
-        """What follows from orders that were inserted: clearings, holds for what was told of them
-        before they came, and watermarks.
+    def _open_and_hold(self, inserted: dict[str, Inserted], arrivals: dict[str, Hashed]) -> Sequence[Ref]:
+        """What follows from orders that were inserted: clearings, holds for those that a
+        quarantined message contradicts, and watermarks.
 
-        A hold takes the lane's lock of an order whose clearing was just opened: the transaction has
+        A hold takes the lane lock of an order whose clearing was just opened: the transaction has
         it already.
         """
-        in_quarantine = [order_id for order_id, row in inserted.items() if row.in_quarantine]
-        codes = contradicted_orders(in_quarantine) if in_quarantine else {}
+        named = [order_id for order_id, row in inserted.items() if row.in_quarantine]
+        codes = contradicted_orders(named) if named else {}
         accepted = [AcceptedOrder(inserted[key].pk, hashed.arrival.order) for key, hashed in arrivals.items() if key in inserted]
-        refs = self._opened(accepted)
+        refs = self._open(accepted)
         for order_id, code in codes.items():
-            log.warning("the order was told of before it came", order_id=order_id, reason=code)
+            log.warning("a quarantined message contradicts a new order: put on hold", order_id=order_id, reason=code)
             self._hold(order_id, code)
         raise_watermarks(stored.order for stored in accepted)
         return refs
 
-    def _opened(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
-        """Their clearings. The rows themselves were taken: whatever fails from here on is ours,
-        unless the database is away.
+    def _open(self, accepted: Sequence[AcceptedOrder]) -> Sequence[Ref]:
+        """Their clearings. The database has accepted the rows: any error from here on is internal,
+        unless the database is unavailable.
         """
         try:
             return self._open_clearings(accepted)
-        except DATABASE_AWAY:
+        except (*DATABASE_UNAVAILABLE, InternalError):  # _store tells these apart
             raise
         except Exception as error:
             raise _fault(error, [stored.order.order_id for stored in accepted]) from error
@@ -327,27 +344,28 @@ class _Ingest(Generic[Ref]):
         for order in stored.accepted:
             metrics.observe(metrics.Stage.COUNTER_TO_ACCEPTED, now_ms - order.created_ms)
         for repeat in stored.repeats:
-            self._compare(repeat, stored.held)
+            self._compare(repeat, stored.hashes)
 
-    def _compare(self, repeat: Hashed, held: dict[str, str]) -> None:
-        ours, theirs = held.get(repeat.order_id), repeat.order_hash
-        if ours == theirs:
+    def _compare(self, repeat: Hashed, hashes: dict[str, str]) -> None:
+        stored_hash, new_hash = hashes.get(repeat.order_id), repeat.order_hash
+        if stored_hash == new_hash:
             self.result.known += 1
         else:
-            detail = f"canonical hash {theirs}, ours is {ours}"
-            self._quarantine_and_hold(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, theirs))
+            detail = f"canonical hash {new_hash}, ours is {stored_hash}"
+            self._quarantine_and_hold(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, new_hash))
 
     def _quarantine_and_hold(self, bad: Bad) -> None:
-        """The message into quarantine and the hold onto the order's clearing, in one transaction;
-        the same message again does neither.
+        """Quarantines the message and puts the order's clearing on hold, in one transaction; the
+        same message again does neither.
         """
-        with fenced(self._fence):
-            kept = quarantine_contradiction(bad, self._source)
-            if kept.holds:
+        with self._transaction():
+            outcome = quarantine_contradiction(bad, self._source)
+            if outcome.holds:
                 self._hold(bad.order_id, bad.reason)
-        self._note(bad, new=kept.new)
+        self._record(bad, new=outcome.new)
 
-    def _note(self, bad: Bad, *, new: bool) -> None:
+    def _record(self, bad: Bad, *, new: bool) -> None:
+        """Counts and logs a message that was quarantined now, or (not `new`) before."""
         refused = bad.reason.startswith(REFUSED_PREFIX)
         if refused:
             self.result.refused += new
@@ -367,12 +385,12 @@ class _Stored(Generic[Ref]):
     accepted: Sequence[NewOrder]
     refs: Sequence[Ref]
     repeats: Sequence[Hashed]
-    held: dict[str, str]  # canonical hashes by order id
+    hashes: dict[str, str]  # canonical hashes by order id
 
 
 def _concerns_accepted(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
-    """Whether it tells of an order that we hold, and of nothing that was past already when we
-    accepted it.
+    """Whether it refers to an accepted order, and isn't known to be older than the version that we
+    accepted.
     """
     if suspect.order_id not in places:
         return False
@@ -382,7 +400,3 @@ def _concerns_accepted(suspect: Suspect, places: Mapping[str, tuple[Place, int]]
 
 def _fault(error: Exception, order_ids: Sequence[str]) -> IntakeFault:
     return IntakeFault(f"{type(error).__name__}: {str(error).strip()} (opening {', '.join(order_ids[:3])})", order_ids)
-
-
-def _sqlstate(error: Exception) -> str:
-    return getattr(error.__cause__, "pgcode", None) or ""

@@ -1,14 +1,15 @@
-"""Reads the binlog's topic: poll, read, take in, and only then commit Kafka's offset (design, rule
+"""Reads the binlog's topic: poll, parse, ingest, and only then commit Kafka's offset (design, rule
 3).
 
-Whatever fails in between, the messages come again and are found known. A rebalance, a lost commit,
-a broker or a database that is away end in going on; an offset beyond the end of a log that lost its
-end goes on from its beginning, and gap compensation brings what was lost.
+Whatever fails in between, the messages come again and are found known. The consumer survives a
+rebalance, a lost commit, and a broker or a database that is unavailable. If the committed offset
+lies beyond the end of a log that lost its end, reading goes on from the log's beginning, and gap
+compensation brings what was lost.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Final
@@ -16,44 +17,43 @@ from typing import Any, Final
 import structlog
 from django.conf import settings
 from django.db import InternalError
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
-from kafka.consumer.fetcher import ConsumerRecord
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.structs import OffsetAndMetadata
 
 from base import metrics
 from base.alarms import alarm
-from base.db import drop_broken_connection
+from base.db import DATABASE_UNAVAILABLE, drop_broken_connection, is_unavailable
 from orders.intake import faults
-from orders.intake.classify import TABLE_CHANGED, Item, Origin, Suspect, read_message
+from orders.intake.classify import TABLE_CHANGED, Item, Origin, read_message
 from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
-from orders.intake.ingest import DATABASE_AWAY, IngestResult, Intake
+from orders.intake.ingest import IngestResult, Intake
 from orders.intake.mapping import Rules
+from orders.stream.offsets import Polled, StagedOffsets
 from orders.stream.preflight import BrokerNotTrusted, advice, check_connectivity
+from orders.stream.progress import Progress
 from orders.stream.stop_rule import StopRule
 
 log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
-SHORT_POLL_MS: Final = 2  # a poll of a broker that never waits for data (KAFKA_IDLE_SLEEP_MS): time for one answer
-COMMIT_SECONDS: Final = 0.1  # offsets are committed no oftener: what comes again after a crash is known, and a commit costs as much as an order
+SHORT_POLL_MS: Final = 2  # of a broker that never waits for data (KAFKA_IDLE_SLEEP_MS): enough for one response
+COMMIT_SECONDS: Final = 0.1  # offsets are committed no more often: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
 CLOSE_MS_MAX: Final = 500
 SESSION_MS: Final = 10_000  # how long a dead member keeps its partitions from the others
 HEARTBEAT_MS: Final = 2_000
-METADATA_MS_MAX: Final = 10_000  # a topic that is made later, or grows, is seen within this
+METADATA_MS_MAX: Final = 10_000  # a topic that is created later, or gets more partitions, is seen within this
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 UNASSIGNED_SECONDS_MAX: Final = 10.0
 INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
 
-Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
-
-# The group was arranged anew: what we hold may be another's now, and comes to whoever holds it from
-# the committed offset on.
-REARRANGED: Final = (
+# The group rebalances: our partitions may be another member's now, who reads them from the
+# committed offsets on.
+REBALANCED: Final = (
     kafka_errors.CommitFailedError,
     kafka_errors.IllegalGenerationError,
     kafka_errors.UnknownMemberIdError,
@@ -69,19 +69,19 @@ NOT_AUTHENTICATED: Final = (
 
 
 class ExitCode(IntEnum):
-    """How the consumer ends. Whatever isn't here is a bug with a traceback (1), or Django's own
-    complaint (1).
+    """How the consumer ends. Anything else is a bug with a traceback (1), or an error that Django
+    reports (1).
     """
 
     STOPPED = 0  # SIGTERM, SIGINT, or nothing more to read with --until-idle
-    STUCK = 70  # the loop stood still for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
-    FENCED = 75  # another process runs under our KAFKA_INSTANCE_ID
+    STUCK = 70  # no progress for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again
+    FENCED = 75  # another member of the group uses our KAFKA_INSTANCE_ID
     NOT_ALLOWED = 77  # Kafka refuses our credentials or their rights
     TOO_MANY_BAD = 78  # the stop rule; a supervisor leaves it stopped
 
 
 class MustStop(Exception):  # noqa: N818 - named by what it demands
-    """Going on would help nobody: what happened, what to do about it, and the exit code."""
+    """Retrying is no use: what happened, what to do about it, and the exit code."""
 
     def __init__(self, code: ExitCode, event: str, fix: str) -> None:
         super().__init__(event)
@@ -89,9 +89,10 @@ class MustStop(Exception):  # noqa: N818 - named by what it demands
         self.fix = fix
 
 
-def connect(group: str) -> KafkaConsumer:
-    """A consumer of the topic by the settings; static where KAFKA_INSTANCE_ID is set. Raises
-    KafkaError or OSError when no broker answers.
+def connect(group: str, listener: ConsumerRebalanceListener | None = None) -> KafkaConsumer:
+    """A consumer of the topic by the settings, as a static member where KAFKA_INSTANCE_ID is set.
+    `listener` is told of revoked and assigned partitions. Raises KafkaError or OSError when no
+    broker answers.
     """
     check_connectivity(settings.KAFKA_BOOTSTRAP_SERVERS, CONNECT_MS_MAX)
     consumer = KafkaConsumer(
@@ -111,39 +112,42 @@ def connect(group: str) -> KafkaConsumer:
         reconnect_backoff_max_ms=1_000,
         metrics_enabled=False,
     )
-    consumer.subscribe([settings.KAFKA_TOPIC])
+    consumer.subscribe([settings.KAFKA_TOPIC], listener=listener)
     return consumer
 
 
 class BinlogConsumer:
-    """Runs until `stopping` is set. `intake` takes a batch in; `idle_seconds` ends the run once
-    nothing came for so long.
+    """Reads and ingests until `stopping` is set, or nothing came for `idle_seconds`.
+
+    `open_log` connects, with the listener that it is handed (`connect`); `intake` ingests a batch.
+    `progress` is stamped whenever the loop comes round; let `intake` stamp it after each of its
+    transactions, so that a long batch isn't taken for a stuck consumer.
     """
 
     def __init__(
-        self, open_log: Callable[[], KafkaConsumer], intake: Intake, rules: Rules, stopping: threading.Event, *, idle_seconds: float | None = None
+        self,
+        open_log: Callable[[ConsumerRebalanceListener], KafkaConsumer],
+        intake: Intake,
+        rules: Rules,
+        stopping: threading.Event,
+        *,
+        idle_seconds: float | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._open_log = open_log
         self._intake = intake
         self._rules = rules
         self._stopping = stopping
         self._idle_seconds = idle_seconds
+        self._progress = progress or Progress()
         self._stop_rule = StopRule()
-        self._last_data = self._last_complaint = self._last_commit = self._last_round = time.monotonic()
-        self._transactions = 1  # of what is being taken in, about
-        self._faults = 0  # in a row, of ours
-        self._taken_in: dict[TopicPartition, int] = {}  # the next offset of each partition whose commit is due
+        self._offsets = StagedOffsets()
+        self._last_data = self._last_complaint = self._last_commit = time.monotonic()
+        self._faults = 0  # internal errors in a row
         self.total = IngestResult()
 
-    @property
-    def silent_seconds(self) -> float:
-        """How long ago the loop last came round, or waited for a server that is away; while it
-        writes, for each transaction in hand.
-        """
-        return (time.monotonic() - self._last_round) / self._transactions
-
     def run(self) -> ExitCode:
-        """Consumes; connects again after every error of Kafka's. Returns how it ended."""
+        """Consumes; reconnects after every Kafka error. Returns how it ended."""
         failures = 0
         while not self._stopping.is_set():
             try:
@@ -155,36 +159,35 @@ class BinlogConsumer:
                 alarm("intake_stopped", str(stop), fix=stop.fix, exit_code=int(stop.code))
                 return stop.code
             except (kafka_errors.KafkaError, OSError) as error:
-                log.warning(
-                    "Kafka doesn't serve us", error=f"{type(error).__name__}: {error}", servers=settings.KAFKA_BOOTSTRAP_SERVERS, fix=advice()
-                )
+                cause = f"{type(error).__name__}: {error}"
+                log.warning("Kafka unavailable, reconnecting", error=cause, servers=settings.KAFKA_BOOTSTRAP_SERVERS, fix=advice())
                 failures += 1
-                self._last_round = time.monotonic()
+                self._progress.stamp()
                 self._stopping.wait(_backoff(failures))
         return ExitCode.STOPPED
 
     @contextmanager
     def _opened(self) -> Iterator[KafkaConsumer]:
-        """The log, open; a dynamic member leaves the group at the end, a static one keeps its place
-        for its next start.
+        """A connected consumer. At the end a dynamic member leaves the group; a static one keeps
+        its place for its next start.
         """
-        consumer = self._open_log()
+        self._offsets = StagedOffsets()
+        consumer = self._open_log(self._offsets)
         self._last_complaint = time.monotonic()
         try:
             yield consumer
             self._commit(consumer)
         finally:
-            self._taken_in.clear()
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
 
     def _round(self, consumer: KafkaConsumer) -> None:
-        self._last_round, self._transactions = time.monotonic(), 1
+        self._progress.stamp()
         try:
             polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
-        except REARRANGED as error:
-            log.info("the group was arranged anew", reason=type(error).__name__)
+        except REBALANCED as error:
+            log.info("the group rebalances", reason=type(error).__name__)
             return
-        if self._taken_in and time.monotonic() - self._last_commit > COMMIT_SECONDS:
+        if self._offsets and time.monotonic() - self._last_commit > COMMIT_SECONDS:
             self._commit(consumer)
         if not polled:
             self._idle(bool(consumer.assignment()))
@@ -192,17 +195,17 @@ class BinlogConsumer:
             return
         self._last_data = time.monotonic()
         try:
-            self._take_in(consumer, polled)
+            self._ingest(consumer, polled)
             self._faults = 0
         except IntakeFault as fault:
             faults.raise_alarm(fault)
-            self._read_again(consumer, polled)
+            self._rewind(consumer, polled)
 
-    def _take_in(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        result = self._taken(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
+    def _ingest(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        result = self._ingested(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
-            self._taken_in |= {partition: records[-1].offset + 1 for partition, records in polled.items()}
+            self._offsets.stage(polled)
             _show_lag(consumer, polled)
             self._judge(polled, result)
             if self._stop_rule.broken:
@@ -210,9 +213,10 @@ class BinlogConsumer:
                 fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
-    def _read_again(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        """Goes back before what we failed with, and waits: a mended release takes it in, and beside
-        other orders it shows whose fault it is.
+    def _rewind(self, consumer: KafkaConsumer, polled: Polled) -> None:
+        """Goes back to before the batch that failed with an internal error, and waits. It is
+        ingested by a mended release, or beside other orders, whose success shows that the failing
+        one is to blame.
         """
         for partition, records in polled.items():
             consumer.seek(partition, records[0].offset)
@@ -221,46 +225,46 @@ class BinlogConsumer:
 
     @staticmethod
     def _poll_ms(consumer: KafkaConsumer) -> int:
-        """A glance is too short for a group to be arranged in: joining members then wait for one
+        """A short poll would end before a rebalance does: members that join would wait for one
         another in vain.
         """
-        settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001 - nothing public tells
+        # kafka-python has no public method that says whether a rebalance is pending.
+        settled = consumer.assignment() and not consumer._coordinator.need_rejoin()  # noqa: SLF001
         return SHORT_POLL_MS if settings.KAFKA_IDLE_SLEEP_MS and settled else POLL_MS
 
-    def _taken(self, items: list[Item], while_away: Callable[[], None]) -> IngestResult | None:
-        """Takes the items in, however long the database is away. None: we were told to stop before
-        it was done.
+    def _ingested(self, items: list[Item], while_unavailable: Callable[[], None]) -> IngestResult | None:
+        """Ingests the items, however long the database is unavailable. None: `stopping` was set
+        before it was done.
         """
         failures = 0
-        self._transactions = 1 + len(items) // settings.INTAKE_BATCH_ROWS_MAX + sum(isinstance(item, Suspect) for item in items)
         while True:
             try:
                 return self._intake(items)
-            except DATABASE_AWAY as error:
+            except (*DATABASE_UNAVAILABLE, InternalError) as error:
                 drop_broken_connection()
-                log.warning("the database doesn't take rows", rows=len(items), error=str(error).strip(), fix="nothing: tried again until it does")
-                while_away()
+                fix = "nothing: it is retried until the database accepts it"
+                log.warning("database unavailable, batch will be retried", rows=len(items), error=str(error).strip(), fix=fix)
+                while_unavailable()
                 failures += 1
-                if _is_fault(error) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:
-                    alarm(INTAKE_FAULT, "the database fails with what was read", error=str(error).strip(), rows=len(items), fix=FAULT_FIX)
-                self._last_round = time.monotonic()
+                if not is_unavailable(error) and failures % INTERNAL_ERRORS_BEFORE_ALARM == 0:
+                    alarm(INTAKE_FAULT, "the database fails with an internal error", error=str(error).strip(), rows=len(items), fix=FAULT_FIX)
+                self._progress.stamp()
                 if self._stopping.wait(_backoff(failures)):
                     return None
 
     def _commit(self, consumer: KafkaConsumer) -> None:
-        """Commits the offsets of what was taken in, of the partitions that are still ours; a
-        refused commit is made again.
+        """Commits the staged offsets of the partitions that are still assigned. A refused commit is
+        repeated with the next one.
         """
         self._last_commit = time.monotonic()
-        ours = consumer.assignment()
-        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._taken_in.items() if partition in ours}
+        offsets = self._offsets.to_commit(consumer.assignment())
         if not offsets:
             return
         try:
             consumer.commit(offsets, timeout_ms=COMMIT_MS_MAX)
-            self._taken_in.clear()
-        except REARRANGED as error:
-            log.info("offsets not committed: the messages come again", reason=type(error).__name__)
+            self._offsets.clear()
+        except REBALANCED as error:
+            log.info("offsets not committed, the messages come again", reason=type(error).__name__)
 
     def _judge(self, polled: Polled, result: IngestResult) -> None:
         """Shows the messages to the stop rule, in their order."""
@@ -280,17 +284,17 @@ class BinlogConsumer:
             self._last_complaint = now
             names = {"topic": settings.KAFKA_TOPIC, "servers": settings.KAFKA_BOOTSTRAP_SERVERS}
             fix = "is the broker up, does the topic exist, and has it more partitions than the group has other members?"
-            log.warning("no partition is ours", fix=fix, **names)
+            log.warning("no partitions assigned", fix=fix, **names)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Errors after which trying again is no use, as MustStop."""
+    """Raises MustStop for the errors after which retrying is no use."""
     try:
         yield
     except kafka_errors.FencedInstanceIdError as error:
         fix = f"give each consumer a KAFKA_INSTANCE_ID of its own; this one has {settings.KAFKA_INSTANCE_ID!r}"
-        raise MustStop(ExitCode.FENCED, "another process has taken our place in the group", fix) from error
+        raise MustStop(ExitCode.FENCED, "another member of the group uses our KAFKA_INSTANCE_ID", fix) from error
     except BrokerNotTrusted as error:
         raise MustStop(ExitCode.NOT_ALLOWED, str(error), "correct the settings, then start the consumer again") from error
     except NOT_AUTHENTICATED as error:
@@ -298,7 +302,7 @@ def _translated() -> Iterator[None]:
         raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses our credentials: {error}", fix) from error
     except kafka_errors.AuthorizationError as error:
         fix = f"give the consumer's account the right to read {settings.KAFKA_TOPIC!r} and to join its group"
-        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka refuses us: {type(error).__name__}", fix) from error
+        raise MustStop(ExitCode.NOT_ALLOWED, f"Kafka denies access: {type(error).__name__}", fix) from error
 
 
 def _items(polled: Polled, rules: Rules) -> list[Item]:
@@ -313,8 +317,8 @@ def _items(polled: Polled, rules: Rules) -> list[Item]:
 
 
 def _report(operations: Sequence[str], origin: Origin) -> None:
-    """Counts what was done to the table; a change of the table itself is also logged, with the
-    statement.
+    """Counts the operations on the table. A change of the table itself (DDL) is also logged, with
+    its statement.
     """
     for operation in operations:
         metrics.INTAKE_CHANGES.labels(operation).inc()
@@ -330,18 +334,13 @@ def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
 
 
 def _show_whole_lag(consumer: KafkaConsumer) -> None:
-    """Asks the broker: while the database is away nothing is polled, and the log grows."""
+    """By asking the broker: while the database is unavailable nothing is polled, and the log
+    grows.
+    """
     with suppress(kafka_errors.KafkaError, OSError):
         for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
             behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
             metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
-
-
-def _is_fault(error: Exception) -> bool:
-    """No server that is away answers so, but for class 25: a primary that was demoted, and a
-    session's time limits.
-    """
-    return isinstance(error, InternalError) and not (getattr(error.__cause__, "pgcode", None) or "").startswith("25")
 
 
 def _backoff(failures: int) -> float:

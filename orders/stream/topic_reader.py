@@ -147,4 +147,4 @@ def _explained(topic: str) -> Iterator[None]:
     except kafka_errors.OffsetOutOfRangeError as error:
         raise LogNotReadable(f"{topic!r} lost messages while it was read: repeat the command, which is harmless") from error
     except (kafka_errors.KafkaError, OSError) as error:
-        raise LogNotReadable(f"Kafka doesn't serve us: {type(error).__name__}: {error} (fix: {advice()})") from error
+        raise LogNotReadable(f"Kafka unavailable: {type(error).__name__}: {error} (fix: {advice()})") from error

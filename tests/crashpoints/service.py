@@ -104,7 +104,7 @@ def consume(process: Process) -> None:
 
 
 def _consume(process: Process, rules: Rules) -> None:
-    reader = BinlogConsumer(lambda: _LogConsumer(process), wiring.ingest_from_kafka, rules, threading.Event(), idle_seconds=0.0)
+    reader = BinlogConsumer(lambda _: _LogConsumer(process), wiring.ingest_from_kafka, rules, threading.Event(), idle_seconds=0.0)
     assert reader.run() == ExitCode.STOPPED
 
 

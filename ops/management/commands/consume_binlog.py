@@ -20,6 +20,7 @@ from ops.liveness.stall import watched
 from ops.wiring import ingest_from_kafka
 from orders.intake.mapping import Rules
 from orders.stream.consumer import BinlogConsumer, connect
+from orders.stream.progress import Progress
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +30,8 @@ EPILOG = """examples:
 
 exit codes:
   0   stopped by SIGTERM or SIGINT, or idle for long enough
-  70  stuck in one call for CONSUMER_STALL_SECONDS_MAX: a supervisor starts it again, which is harmless
-  75  another process runs under our KAFKA_INSTANCE_ID
+  70  stuck in one call for CONSUMER_STALL_SECONDS_MAX (the threads' stacks are in its log): a supervisor starts it again, which is harmless
+  75  another member of the group uses our KAFKA_INSTANCE_ID
   77  Kafka refuses our credentials or their rights
   78  too many bad messages: look at the quarantine, then start again; supervisors leave it stopped
 """
@@ -57,9 +58,12 @@ class Command(BaseCommand):
         registration("consumer").start()
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
         rules, slot = Rules.from_settings(), f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
-        with held(slot, stopping):  # what waits for its slot isn't stuck: a consumer's time runs from here on
-            consumer = BinlogConsumer(partial(connect, options["group"]), ingest_from_kafka, rules, stopping, idle_seconds=options["until_idle"])
-            with watched(consumer):
+        with held(slot, stopping):  # a consumer that waits for its slot isn't stuck: its time runs from here on
+            progress = Progress()
+            intake = partial(ingest_from_kafka, after_transaction=progress.stamp)
+            open_log = partial(connect, options["group"])
+            consumer = BinlogConsumer(open_log, intake, rules, stopping, idle_seconds=options["until_idle"], progress=progress)
+            with watched(progress):
                 code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}
         log.info("consumer ended", exit_code=int(code), **rows)

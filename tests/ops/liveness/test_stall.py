@@ -2,6 +2,7 @@
 away is asked more and more rarely.
 """
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,74 +13,87 @@ import pytest
 from pytest_django import Settings
 
 from base.fence import Fence
-from ops import tasks
+from ops import tasks, wiring
 from ops.jobs.backoff import Backoff
 from ops.liveness.stall import watched
 from ops.management.commands import consume_binlog
 from orders.backfill.gap_pass import SHARD_LIST, GapResult
-from orders.intake.classify import Skipped
+from orders.intake.classify import Suspect
 from orders.intake.ingest import IngestResult
+from orders.models import Source
 from orders.stream.consumer import BinlogConsumer, ExitCode
-from tests.orders.messages import RULES
+from orders.stream.progress import Progress
+from tests.orders.messages import RULES, message, read, row
 from tests.support.waiting import wait_until
 
 
 class TestWatch:
-    def test_ends_a_consumer_that_is_stuck_once_its_alarm_is_out(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ends_a_stuck_consumer_after_its_stacks_and_its_alarm_are_written(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         settings.CONSUMER_STALL_SECONDS_MAX = 0.05
         release, stopping, ended = threading.Event(), threading.Event(), list[object]()
         monkeypatch.setattr("base.alarms.flush", lambda: ended.append("flushed"))
 
-        def stuck() -> object:
+        def stuck(_: object) -> object:
             release.wait(10)
             raise ConnectionRefusedError
 
-        consumer = BinlogConsumer(stuck, lambda _: IngestResult(), RULES, stopping)
+        progress = Progress()
+        consumer = BinlogConsumer(stuck, lambda _: IngestResult(), RULES, stopping, progress=progress)
         loop = threading.Thread(target=consumer.run)
         loop.start()
 
-        with watched(consumer, ended.append) as watch:
+        with watched(progress, ended.append) as watch:
             watch.join(10)
 
         stopping.set()
         release.set()
         loop.join(10)
         assert ended == ["flushed", ExitCode.STUCK]
+        stacks = capfd.readouterr().err
+        assert "Current thread" in stacks, "of the watchdog itself"
+        assert re.search(r"test_stall\.py.* in stuck", stacks), "of the loop that it watches"
 
     def test_leaves_one_alone_that_waits_for_kafka(self, settings: Settings) -> None:
         settings.CONSUMER_STALL_SECONDS_MAX = 6.0
         asked, ended, stopping = list[int](), list[int](), threading.Event()
 
-        def away() -> object:
+        def away(_: object) -> object:
             asked.append(1)
             if len(asked) == 5:
                 stopping.set()
             raise ConnectionRefusedError
 
-        consumer = BinlogConsumer(away, lambda _: IngestResult(), RULES, stopping)
-        with watched(consumer, ended.append) as watch:
+        progress = Progress()
+        consumer = BinlogConsumer(away, lambda _: IngestResult(), RULES, stopping, progress=progress)
+        with watched(progress, ended.append) as watch:
             consumer.run()
 
         watch.join(10)
         assert (len(asked), ended) == (5, [])
 
-    def test_gives_a_batch_the_time_of_all_its_transactions(self, settings: Settings) -> None:
-        settings.INTAKE_BATCH_ROWS_MAX = 2
-        silent, alone = list[float](), list[float]()
+    @pytest.mark.django_db(transaction=True)
+    def test_counts_from_the_end_of_the_last_transaction_of_a_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many transactions a batch needs, each has the same limit: 500 deleted rows need
+        500.
+        """
+        now, silent = [0.0], list[float]()
+        monkeypatch.setattr("orders.stream.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+        progress = Progress()
+        fetched = read(*(message(row(f"O{number}"), kind="DELETE") for number in range(3)))
 
-        def take(items: object) -> IngestResult:
-            consumer._last_round -= 60
-            silent.append(consumer.silent_seconds)
-            return IngestResult()
+        def slow_fence() -> None:
+            now[0] += 40
+            silent.append(progress.silent_seconds)
 
-        consumer = BinlogConsumer(lambda: None, take, RULES, threading.Event())
-        consumer._last_round -= 60
-        alone.append(consumer.silent_seconds)
-        consumer._last_round += 60
+        assert all(isinstance(item, Suspect) for item in fetched)
+        ingest_from_kafka = partial(wiring._ingest, source=Source.KAFKA, fence=slow_fence, after_transaction=progress.stamp)
+        consumer = BinlogConsumer(lambda _: None, ingest_from_kafka, RULES, threading.Event(), progress=progress)
 
-        consumer._taken([Skipped("kind")] * 5, lambda: None)
+        consumer._ingested(fetched, lambda: None)
 
-        assert [round(seconds) for seconds in alone + silent] == [60, 20]
+        assert silent == [40, 40, 40]
 
 
 class TestStandby:
@@ -96,7 +110,7 @@ class TestStandby:
                 stopping.set()
             yield
 
-        def connect(group: str) -> object:
+        def connect(group: str, _listener: object) -> object:
             opened.append(group)
             stoppings[0].set()
             raise ConnectionRefusedError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 import pytest
-from django.db import InternalError, OperationalError, connection
+from django.db import OperationalError, connection
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
@@ -72,7 +72,7 @@ class TestBadRows:
 
 
 def fails_with(*order_ids: str) -> Callable[[Sequence[AcceptedOrder]], None]:
-    """A mistake of ours that some orders meet; without names all do."""
+    """An internal error with these orders; without names with all."""
 
     def choke(accepted: Sequence[AcceptedOrder]) -> None:
         if not order_ids or {stored.order.order_id for stored in accepted} & set(order_ids):
@@ -87,7 +87,7 @@ def fail_inside(sqlstate: str) -> None:
         cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'it is {sqlstate}' USING ERRCODE = '{sqlstate}'; END $$")
 
 
-class TestMistakesOfOurs:
+class TestInternalErrors:
     def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, clearings: FakeClearings) -> None:
         clearings.while_opening = fails_with("O3")
 
@@ -123,7 +123,7 @@ class TestMistakesOfOurs:
 
         assert reasons() == [("", "unreadable")]
 
-    def test_with_an_order_that_was_put_away_before_hinder_nobody(self, clearings: FakeClearings) -> None:
+    def test_with_an_order_that_was_quarantined_before_delay_no_other(self, clearings: FakeClearings) -> None:
         clearings.while_opening = fails_with("O1")
         clearings.ingest(inserts(["O1", "O2"]))
 
@@ -158,10 +158,10 @@ class TestMistakesOfOurs:
 
         assert (order_ids(), reasons()) == ([], [])
 
-    def test_are_not_what_a_session_that_is_over_says(self, clearings: FakeClearings) -> None:
+    def test_are_not_what_a_server_that_was_demoted_says(self, clearings: FakeClearings) -> None:
         clearings.while_opening = lambda _: fail_inside("25006")
 
-        with pytest.raises(InternalError):
+        with pytest.raises(OperationalError, match="25006"):
             clearings.ingest(inserts(["O1", "O2"]))
 
     def test_of_a_database_that_is_away_stay_what_they_are(self, clearings: FakeClearings) -> None:

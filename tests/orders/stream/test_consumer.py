@@ -85,12 +85,12 @@ class TestTopicThatIsNotThere:
         settings.KAFKA_TOPIC = f"{topic.name}-later"
 
         with capture_logs() as lines, running(clearings.ingest):
-            wait_until(lambda: any(line["event"] == "no partition is ours" for line in lines))
+            wait_until(lambda: any(line["event"] == "no partitions assigned" for line in lines))
             ensure_topic(topic.servers, settings.KAFKA_TOPIC)
             Topic(topic.servers, settings.KAFKA_TOPIC).send(*orders(1, 2, 3), partition=0)  # the emulator makes it with one when it is asked for
             wait_until(lambda: stored() == 3)
 
-        line = next(line for line in lines if line["event"] == "no partition is ours")
+        line = next(line for line in lines if line["event"] == "no partitions assigned")
         assert (line["topic"], "does the topic exist" in line["fix"]) == (settings.KAFKA_TOPIC, True)
 
 

@@ -127,7 +127,7 @@ class TestInterruptions:
         refusals = iter(range(2))
         committed = threading.Event()
 
-        def with_a_refusing_group() -> Any:
+        def with_a_refusing_group(_: object) -> Any:
             log = connect(configured.KAFKA_GROUP)
             commit = log.commit
 
@@ -192,7 +192,7 @@ class TestInterruptions:
         assert others.opened
 
     def test_a_fenced_static_member_ends_with_a_clear_line(self, topic: Topic, clearings: FakeClearings) -> None:
-        def fenced() -> Any:
+        def fenced(_: object) -> Any:
             log = connect(configured.KAFKA_GROUP)
             log.poll = lambda **_: refuse(kafka_errors.FencedInstanceIdError)
             return log
@@ -203,7 +203,7 @@ class TestInterruptions:
         assert refused.ended == ExitCode.FENCED
 
     def test_missing_rights_end_with_a_clear_line(self, topic: Topic, clearings: FakeClearings) -> None:
-        def forbidden() -> Any:
+        def forbidden(_: object) -> Any:
             log = connect(configured.KAFKA_GROUP)
             log.poll = lambda **_: refuse(kafka_errors.TopicAuthorizationFailedError)
             return log
