@@ -1,4 +1,4 @@
-"""What came in: sync orders, quarantined messages, watermarks. To look at;
+"""Read-only pages of sync orders, quarantined messages, watermarks and reconcile runs;
 `clearing/admin/clearings.py` adds to an order how it was cleared.
 """
 
@@ -76,11 +76,11 @@ class SyncOrderAdmin(ReadOnlyAdmin):
 
     @column("created at the counter (UTC)")
     def created(self, order: SyncOrder) -> str:
-        return moment(order.created_ms)
+        return utc_text(order.created_ms)
 
     @column("created (UTC)")
     def created_shown(self, order: SyncOrder) -> str:
-        return moment(order.created_ms)[5:]
+        return utc_text(order.created_ms)[5:]
 
     @column("source", label={Source.KAFKA: "info", Source.GAP: "warning", Source.REPLAY: "primary", Source.RESTORE: "primary"})
     def source_label(self, order: SyncOrder) -> str:
@@ -200,7 +200,7 @@ class WatermarkAdmin(ReadOnlyAdmin):
 
     @column("newest order held (UTC)")
     def newest(self, watermark: Watermark) -> str:
-        return moment(watermark.newest_ms)
+        return utc_text(watermark.newest_ms)
 
     @column("its age")
     def newest_age(self, watermark: Watermark) -> str:
@@ -208,7 +208,7 @@ class WatermarkAdmin(ReadOnlyAdmin):
 
     @column("compared through (UTC)")
     def scanned(self, watermark: Watermark) -> str:
-        return moment(watermark.scanned_through_ms)
+        return utc_text(watermark.scanned_through_ms)
 
     @column("its age")
     def scanned_age(self, watermark: Watermark) -> str:
@@ -249,7 +249,7 @@ class ReconcileRunAdmin(ReadOnlyAdmin):
 
     @column("window (UTC)")
     def window(self, run: ReconcileRun) -> str:
-        return f"{moment(run.from_ms)[:16]} to {moment(run.to_ms)[:16]}"
+        return f"{utc_text(run.from_ms)[:16]} to {utc_text(run.to_ms)[:16]}"
 
     @column("error")
     def error_start(self, run: ReconcileRun) -> str:
@@ -260,8 +260,8 @@ class ReconcileRunAdmin(ReadOnlyAdmin):
         return _block("\n".join(f"{kind}: {', '.join(order_ids)}" for kind, order_ids in run.order_ids.items()))
 
 
-def moment(milliseconds: int) -> str:
-    """Milliseconds since the epoch as UTC."""
+def utc_text(milliseconds: int) -> str:
+    """Milliseconds since the epoch as text, UTC; "-" for 0."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}" if milliseconds else "-"
 
 

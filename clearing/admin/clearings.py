@@ -30,7 +30,7 @@ from clearing.flow.flows import LAST_STEP
 from clearing.interventions.case import read_cases
 from clearing.models import Clearing
 from clearing.status import ACTIVE, FINAL, State
-from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, moment, order_id_in
+from orders.admin import COINS, SHOWN_FIELDS, SyncOrderAdmin, order_id_in, utc_text
 from orders.models import Direction, Source, SyncOrder
 
 __all__ = ["CounterpartyAdmin", "InterventionAdmin"]  # registered by their import
@@ -188,11 +188,11 @@ class ClearingAdmin(ReadOnlyAdmin):
 
     @column("created (UTC)")
     def created(self, clearing: Clearing) -> str:
-        return moment(clearing.created_ms)
+        return utc_text(clearing.created_ms)
 
     @column("created (UTC)")
     def created_shown(self, clearing: Clearing) -> str:
-        return moment(clearing.created_ms)[5:]
+        return utc_text(clearing.created_ms)[5:]
 
     # -- the page of one --
 

@@ -1,5 +1,5 @@
-"""The counter's interface: its shards, and each shard's orders in pages of (milliseconds, id), of
-either of its two tables.
+"""The counter's interface: lists its shards, and returns each shard's orders, from either of its
+two tables, in pages sorted by (milliseconds, id).
 """
 
 import json
@@ -13,8 +13,8 @@ from base.http import HttpError, SignedClient
 DIGITS_MAX = 19
 
 
-class InterfaceFailed(Exception):  # noqa: N818 - named by what it tells
-    """The counter gave no usable answer: why."""
+class InterfaceFailed(Exception):  # noqa: N818 - named by what it reports
+    """The counter gave no usable response; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The counter's shards, and its own clock at the answer."""
+    """The counter's shards, and its clock at the time of the response."""
 
     shards: tuple[int, ...]
     now_ms: int
@@ -35,8 +35,8 @@ class Shards:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one shard; `following` is None where they are the last. Numbers in rows are texts, as
-    they were written.
+    """Rows of one shard; `following` is None after the last page. Numbers in rows are texts, digit
+    for digit.
     """
 
     now_ms: int
@@ -45,8 +45,8 @@ class Page:
 
 
 class Table(StrEnum):
-    """The counter's two tables, by their paths. The second is the independent source: what never
-    got a sync-order row is only there.
+    """The counter's two tables, by their paths. The second is the independent source: it also has
+    orders that never got a sync-order row.
     """
 
     SYNC_ORDERS = "sync-orders"
@@ -61,7 +61,7 @@ class Counts:
 
 
 class CounterTables(Protocol):
-    """What reconcile asks of the counter. Raises InterfaceFailed."""
+    """The requests that reconcile makes to the counter. Each raises InterfaceFailed."""
 
     def shards(self) -> Shards: ...
 
@@ -71,7 +71,7 @@ class CounterTables(Protocol):
 
 
 class SyncOrderInterface(Protocol):
-    """What gap compensation asks of the counter. Raises InterfaceFailed."""
+    """The requests that gap compensation makes to the counter. Each raises InterfaceFailed."""
 
     def shards(self) -> Shards: ...
 
@@ -90,9 +90,7 @@ def next_position(page: Page, position: Position) -> Position | None:
 
 
 class HttpSyncOrderInterface:
-    """The interface by HTTP (docs/contracts/). `now_ms` is the time that requests are signed
-    with.
-    """
+    """The interface by HTTP (docs/contracts/). Requests are signed with the time `now_ms`."""
 
     def __init__(self, client: SignedClient, *, deadline_ms: int, now_ms: Callable[[], int]) -> None:
         self._client = client
@@ -129,22 +127,22 @@ class HttpSyncOrderInterface:
             answer = self._client.request("GET", path, deadline_ms=self._deadline_ms, timestamp_ms=self._now_ms())
         except HttpError as error:
             raise InterfaceFailed(f"{path}: {error}") from error
-        if answer.status != 200:  # noqa: PLR2004 - HTTP's own word
+        if answer.status != 200:  # noqa: PLR2004 - HTTP OK
             raise InterfaceFailed(f"{path}: status {answer.status}: {answer.body[:200].decode(errors='replace')}")
         return _object(answer.body)
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """Numbers stay texts, NaN too, and lone surrogates get through: one odd row must not make its
-    whole page unreadable.
+    """Parses a JSON object. Numbers and NaN stay texts, and lone surrogates are let through, so
+    that one odd row doesn't make its whole page unreadable.
     """
     try:
-        found = json.loads(body, parse_int=str, parse_float=str, parse_constant=str)
+        parsed = json.loads(body, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError) as error:
-        raise InterfaceFailed(f"the answer isn't JSON: {type(error).__name__}: {body[:200]!r}") from None
-    if not isinstance(found, dict):
-        _unreadable("answer", found)
-    return found
+        raise InterfaceFailed(f"the response isn't JSON: {type(error).__name__}: {body[:200]!r}") from None
+    if not isinstance(parsed, dict):
+        _unreadable("answer", parsed)
+    return parsed
 
 
 def _minute(value: object) -> tuple[int, dict[str, int]]:

@@ -1,15 +1,16 @@
-"""Gap compensation: asks the counter itself for the orders that the binlog didn't bring (design,
-section 8).
+"""Gap compensation: asks the counter's interface for the orders that the binlog didn't bring
+(design, section 8).
 
-Each shard is read from `scanned_through_ms` on, page by page, and goes through the same mapping and
-`ingest` as the consumer's rows. Only a finished pass moves that position, and never past the
-counter's own clock at the pass's first query less the overlap: so rows that were committed late,
-rows with equal milliseconds, rows with a time in the future and a pass that failed for long are all
-met again. A counter's clock that is ahead of ours for an answer moves it no further than our own
-allows, and a position that lies ahead of the counter's clock hides nothing.
+Each shard is read from `scanned_through_ms` on, page by page, through the same mapping and `ingest`
+as the consumer's rows. Only a finished pass moves that position, and never past the counter's own
+clock at the pass's first query, less the overlap. So the next pass reads again whatever could have
+been missed: rows that were committed late, rows with equal milliseconds, rows with a time in the
+future, everything since a pass failed. If the counter's clock is ahead of ours, the position moves
+only as far as our own clock allows; a position that is ahead of the counter's clock hides nothing,
+since the overlap is always read.
 
-An order that can't be opened because of a mistake of ours doesn't keep the pages after it out:
-whose fault it is is judged at the end of the pass.
+An order that can't be opened because of an internal error doesn't block the pages after it. Whether
+the order or the release is to blame is decided at the end of the pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,21 +37,21 @@ from orders.models import Watermark
 
 log = structlog.get_logger(__name__)
 
-SHARD_LIST = "list"  # among the failed shards: the counter didn't list them
-OFFSET_MAX = 2**63 - 1  # of the quarantine's column; ids beyond it share the place -1
+SHARD_LIST = "list"  # the key among the failed shards if the counter didn't list its shards
+OFFSET_MAX = 2**63 - 1  # of the quarantine's column; larger ids share the offset -1
 
 POSITION_AHEAD = "gap_position_ahead"
 POSITION_FIX = "compare the counter's clock with PostgreSQL's, then `manage.py compensate --since` the last time when it was surely right"
 
-# No position lies further ahead than our own clock allows: one that does was moved by a counter's
-# clock that was ahead, and goes back.
+# A position further ahead than our own clock allows was set by a counter's clock that was ahead: it
+# moves back.
 _MOVE = """
-    WITH ours AS (SELECT (extract(epoch FROM service_now()) * 1000)::bigint + %(skew_ms)s AS ms),
-        this AS (SELECT greatest(least(%(now_ms)s, ours.ms) - %(overlap_ms)s, 0) AS through_ms FROM ours)
+    WITH clock AS (SELECT (extract(epoch FROM service_now()) * 1000)::bigint + %(skew_ms)s AS ms),
+        this AS (SELECT greatest(least(%(now_ms)s, clock.ms) - %(overlap_ms)s, 0) AS through_ms FROM clock)
     INSERT INTO orders_watermark AS w (shard, newest_ms, scanned_through_ms, found_by_gap, scanned_at)
     SELECT %(shard)s, 0, through_ms, 0, service_now() FROM this
     ON CONFLICT (shard) DO UPDATE SET scanned_at = EXCLUDED.scanned_at, scanned_through_ms = CASE
-        WHEN w.scanned_through_ms > (SELECT ms FROM ours) THEN EXCLUDED.scanned_through_ms
+        WHEN w.scanned_through_ms > (SELECT ms FROM clock) THEN EXCLUDED.scanned_through_ms
         ELSE greatest(w.scanned_through_ms, EXCLUDED.scanned_through_ms) END
 """
 _COUNT = """
@@ -61,8 +62,8 @@ _COUNT = """
 
 @dataclass(slots=True)
 class GapResult:
-    """What a pass found: rows read, what became of them, and the shards (or SHARD_LIST) that
-    failed, with the reason.
+    """The result of a pass: rows read, what became of them, and the shards (or SHARD_LIST) that
+    failed, each with the reason.
     """
 
     rows: int = 0
@@ -72,8 +73,8 @@ class GapResult:
 
 @dataclass(slots=True)
 class _ShardRead:
-    """A shard that is read: what of it waits for the end of the pass, and the counter's clock at
-    its first page.
+    """The reading of one shard: batches deferred to the end of the pass, the counter's clock at its
+    first page, and how many orders it brought.
     """
 
     shard: int
@@ -84,8 +85,8 @@ class _ShardRead:
 
 @dataclass(frozen=True, slots=True)
 class GapPass:
-    """One pass over every shard. `intake` takes rows in, as gap's; both it and what is noted here
-    write under the fence.
+    """One pass over every shard. `intake` ingests rows with the source gap. Everything is written
+    under the fence.
     """
 
     interface: SyncOrderInterface
@@ -99,19 +100,19 @@ class GapPass:
         """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and
         doesn't stop the others.
 
-        With `since_ms` it reads from there, if that lies before a shard's position; positions never
-        move back by it. Raises TermOutdated.
+        With `since_ms` it reads from there, if that is before a shard's position; this never moves
+        a position back. Raises TermOutdated.
         """
         result = GapResult()
         try:
-            there = self.interface.shards()
+            listed = self.interface.shards()
         except InterfaceFailed as error:
             _failed(result, SHARD_LIST, error)
             return result
         reads: list[_ShardRead] = []
-        for shard in sorted(there.shards) if only is None else [only]:
+        for shard in sorted(listed.shards) if only is None else [only]:
             with _failing(result, shard):
-                read = self._read(shard, self._start_ms(shard, since_ms, there.now_ms), result)
+                read = self._read(shard, self._start_ms(shard, since_ms, listed.now_ms), result)
                 if read.deferred.pending:
                     reads.append(read)
                 else:
@@ -127,45 +128,43 @@ class GapPass:
         while position is not None:
             page = self.interface.page(shard, position.ms, position.id, self.page_rows)
             read.now_ms = page.now_ms if read.now_ms is None else read.now_ms
-            taken = read.deferred.ingest([self._item(shard, row) for row in page.rows])
+            ingested = read.deferred.ingest([self._item(shard, row) for row in page.rows])
             result.rows += len(page.rows)
-            if taken is not None:
-                self._took(read, taken, result)
+            if ingested is not None:
+                self._count(read, ingested, result)
             position = next_position(page, position)
         return read
 
-    def _took(self, read: _ShardRead, taken: IngestResult, result: GapResult) -> None:
-        """What was found is counted at once, page by page: a pass that fails later has found it all
-        the same.
-        """
-        result.ingested.add(taken)
-        if taken.accepted:
-            read.found += taken.accepted
-            self._note(_COUNT, [read.shard, taken.accepted])
+    def _count(self, read: _ShardRead, ingested: IngestResult, result: GapResult) -> None:
+        """Counts at once, page by page: what a pass brought remains counted if it fails later."""
+        result.ingested.add(ingested)
+        if ingested.accepted:
+            read.found += ingested.accepted
+            self._write(_COUNT, [read.shard, ingested.accepted])
 
     def _finish(self, read: _ShardRead, result: GapResult) -> None:
-        """Takes in what was put off, and moves the position; where the one fails the other stays,
-        and the next pass begins where this one did.
+        """Ingests the deferred batches, then moves the position. If the first fails the position
+        stays, and the next pass begins where this one did.
         """
-        for taken in read.deferred.retry():
-            self._took(read, taken, result)
+        for ingested in read.deferred.retry():
+            self._count(read, ingested, result)
         skew_ms = int(settings.CLOCK_SKEW_SECONDS_MAX * 1000)
-        self._note(_MOVE, {"shard": read.shard, "now_ms": read.now_ms or 0, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
+        self._write(_MOVE, {"shard": read.shard, "now_ms": read.now_ms or 0, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
         if read.found:
             log.info("orders that only the gap pass found", shard=read.shard, orders=read.found)
 
-    def _note(self, sql: str, values: Sequence[int] | Mapping[str, int]) -> None:
+    def _write(self, sql: str, values: Sequence[int] | Mapping[str, int]) -> None:
         with fenced(self.fence), connection.cursor() as cursor:
             cursor.execute(sql, values)
 
     def _start_ms(self, shard: int, since_ms: int | None, now_ms: int) -> int:
-        """The shard's position, but the overlap is read in any case: a position may have been moved
-        by a clock that was ahead.
+        """Where to begin: the shard's position, or earlier, so that the overlap is read in any
+        case: a clock that was ahead may have moved the position.
         """
-        known = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
-        if known > now_ms:
-            alarm(POSITION_AHEAD, "a position lies ahead of the counter's clock", shard=shard, ahead_ms=known - now_ms, fix=POSITION_FIX)
-        start_ms = min(known, now_ms - self.overlap_ms)
+        position_ms = Watermark.objects.filter(shard=shard).values_list("scanned_through_ms", flat=True).first() or 0
+        if position_ms > now_ms:
+            alarm(POSITION_AHEAD, "a position lies ahead of the counter's clock", shard=shard, ahead_ms=position_ms - now_ms, fix=POSITION_FIX)
+        start_ms = min(position_ms, now_ms - self.overlap_ms)
         return max(start_ms if since_ms is None else min(start_ms, since_ms), self.rules.since_ms, 0)
 
     def _item(self, shard: int, row: Mapping[str, Any]) -> Item:
@@ -173,8 +172,8 @@ class GapPass:
 
 
 def interface_origin(prefix: str, shard: int, row: Mapping[str, Any]) -> Origin:
-    """Where a row of the counter's interface came from: the table's prefix and the shard, and the
-    row's id for an offset.
+    """The origin of a row of the counter's interface: the table's prefix and the shard as the
+    topic, the row's id as the offset.
     """
     return Origin(f"{prefix}{shard}", shard, _offset(row.get("id")), row)
 
@@ -187,7 +186,7 @@ def _offset(row_id: object) -> int:
 
 @contextmanager
 def _failing(result: GapResult, shard: int) -> Iterator[None]:
-    """A shard that fails; the others go on."""
+    """Records a shard's failure in the result; the other shards are read all the same."""
     try:
         yield
     except (InterfaceFailed, IntakeFault, DatabaseError) as error:

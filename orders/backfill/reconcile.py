@@ -1,16 +1,16 @@
-"""Reconcile: our orders of the last hours against the counter's sync-order table and against its
+"""Reconcile: compares our orders of the last hours with the counter's sync-order table and with its
 order table, the independent source.
 
-Counts by minute are compared first; ids only of the minutes in which the three differ. What is
-missing goes through the same mapping and ingest as everything else. Two differences of opposite
-sign in one minute of one shard hide each other: the price of not reading every row.
+Counts by minute are compared first, ids only for the minutes in which the three counts differ.
+Missing orders go through the same mapping and ingest as all others. Two differences of opposite
+sign in one minute of one shard cancel out and stay unseen: the price of not reading every row.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from django.db import Error as DatabaseError
@@ -27,14 +27,13 @@ from orders.intake import faults
 from orders.intake.classify import GAP_PREFIX, ORDER_TABLE_PREFIX, read_row
 from orders.intake.faults import IntakeFault
 from orders.intake.ingest import Intake
-from orders.intake.mapping import Rules, stated_order_id
+from orders.intake.mapping import Row, Rules, stated_order_id
 from orders.models import ReconcileRun, SyncOrder
 
 log = structlog.get_logger(__name__)
-Row = Mapping[str, Any]
 
 MINUTE_MS: Final = 60_000
-HOUR_MS: Final = 60 * MINUTE_MS  # of one question: answers stay small, and our own count stays far below the statement timeout
+HOUR_MS: Final = 60 * MINUTE_MS  # of one request: responses stay small, and our own count stays far below the statement timeout
 ID_MAX: Final = 10**18 - 1  # of the interface
 IDS_KEPT_MAX: Final = 200
 RUNS_KEPT: Final = timedelta(days=30)
@@ -47,7 +46,7 @@ _OURS = """
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Milliseconds of the counter's clock, the end not included."""
+    """From `from_ms` up to, and without, `to_ms`: milliseconds of the counter's clock."""
 
     from_ms: int
     to_ms: int
@@ -69,14 +68,14 @@ class Reconcile:
     fence: Fence = no_fence
 
     def run(self, hours: float) -> list[ReconcileRun]:
-        """Compares the last hours and keeps a row for each shard.
+        """Compares the last hours and stores a ReconcileRun for each shard.
 
-        Raises InterfaceFailed if the counter doesn't even list its shards, and TermOutdated.
+        Raises InterfaceFailed if the counter doesn't list its shards, and TermOutdated.
         """
-        there = self.tables.shards()
-        to_ms = there.now_ms - self.settle_ms
+        listed = self.tables.shards()
+        to_ms = listed.now_ms - self.settle_ms
         window = Window(max(to_ms - int(hours * HOUR_MS), self.rules.since_ms, 0), to_ms)
-        runs = [self._reconcile(shard, window) for shard in sorted(there.shards)]
+        runs = [self._reconcile(shard, window) for shard in sorted(listed.shards)]
         with fenced(self.fence):
             ReconcileRun.objects.filter(at__lt=ServiceNow() - RUNS_KEPT).delete()
         return runs
@@ -88,7 +87,7 @@ class Reconcile:
             for hour in _parts(window, HOUR_MS):
                 for minute in self._differing(run, hour):
                     self._compare(run, minute, deferred)
-            run.fetched += sum(taken.accepted for taken in deferred.retry())
+            run.fetched += sum(ingested.accepted for ingested in deferred.retry())
         except (InterfaceFailed, IntakeFault, DatabaseError) as error:
             drop_broken_connection()
             if isinstance(error, IntakeFault):
@@ -96,12 +95,12 @@ class Reconcile:
             run.error = str(error).strip()
         with fenced(self.fence):
             run.save()
-        _tell(run)
+        _report(run)
         return run
 
     def _differing(self, run: ReconcileRun, hour: Window) -> list[Window]:
-        """Adds the hour's counts to the run; the minutes in which the three sources have different
-        ones.
+        """Adds the hour's counts to the run. Returns the minutes in which the three counts
+        differ.
         """
         ours, sync_table, order_table = _ours(run.shard, hour), *(self._counts(table, run.shard, hour) for table in Table)
         run.ours += ours.total()
@@ -116,26 +115,26 @@ class Reconcile:
         return Counter({at: sum(rows for kind, rows in kinds.items() if kind in self.rules.exchange_kinds) for at, kinds in found.items()})
 
     def _compare(self, run: ReconcileRun, minute: Window, deferred: DeferredBatches) -> None:
-        """Compares the ids of a minute and fetches what we don't hold: from the sync-order table,
-        or where that lacks it from the order table.
+        """Compares the ids of a minute, and ingests the orders that we don't hold: from the
+        sync-order table, or if they aren't there from the order table.
         """
-        there = {table: dict(self._rows(table, run.shard, minute)) for table in Table}
-        sync_table, order_table = there[Table.SYNC_ORDERS], there[Table.ORDERS]
+        rows_of = {table: dict(self._rows(table, run.shard, minute)) for table in Table}
+        sync_table, order_table = rows_of[Table.SYNC_ORDERS], rows_of[Table.ORDERS]
         ours = _our_ids(run.shard, minute)
-        missing = {table: [order_id for order_id in rows if order_id not in ours] for table, rows in there.items()}
+        missing = {table: [order_id for order_id in rows if order_id not in ours] for table, rows in rows_of.items()}
         missing[Table.ORDERS] = [order_id for order_id in missing[Table.ORDERS] if order_id not in sync_table]
         for table, order_ids in missing.items():
-            origins = [(there[table][order_id], interface_origin(PREFIXES[table], run.shard, there[table][order_id])) for order_id in order_ids]
-            deferred.ingest([read_row(row, origin, self.rules) for row, origin in origins])
-        wanted = missing[Table.SYNC_ORDERS] + missing[Table.ORDERS]
-        run.fetched += SyncOrder.objects.filter(order_id__in=wanted).count() if wanted else 0
-        run.missing += _keep(run, "missing", wanted)
-        run.no_sync_row += _keep(run, "no_sync_row", sorted(order_table.keys() - sync_table.keys()))
-        run.unknown += _keep(run, "unknown", sorted(ours - sync_table.keys() - order_table.keys()))
+            rows = [rows_of[table][order_id] for order_id in order_ids]
+            deferred.ingest([read_row(row, interface_origin(PREFIXES[table], run.shard, row), self.rules) for row in rows])
+        missing_ids = missing[Table.SYNC_ORDERS] + missing[Table.ORDERS]
+        run.fetched += SyncOrder.objects.filter(order_id__in=missing_ids).count() if missing_ids else 0
+        run.missing += _note_ids(run, "missing", missing_ids)
+        run.no_sync_row += _note_ids(run, "no_sync_row", sorted(order_table.keys() - sync_table.keys()))
+        run.unknown += _note_ids(run, "unknown", sorted(ours - sync_table.keys() - order_table.keys()))
 
     def _rows(self, table: Table, shard: int, window: Window) -> Iterator[tuple[str, Row]]:
-        """The exchange rows of the window by order id; one without a readable id goes by its
-        number, and is quarantined by `intake`.
+        """The exchange rows of the window by order id. A row without a valid order id is listed by
+        its row id; `intake` quarantines it.
         """
         position: Position | None = Position(max(window.from_ms - 1, 0), ID_MAX if window.from_ms else 0)
         while position is not None and position.ms < window.to_ms:
@@ -147,7 +146,7 @@ class Reconcile:
 
 
 def _parts(window: Window, length_ms: int) -> Iterator[Window]:
-    """The window in parts that begin at whole multiples of their length."""
+    """The window cut at whole multiples of `length_ms`."""
     from_ms = window.from_ms
     while from_ms < window.to_ms:
         to_ms = min((from_ms // length_ms + 1) * length_ms, window.to_ms)
@@ -171,15 +170,15 @@ def _created_ms(row: Row) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-def _keep(run: ReconcileRun, kind: str, order_ids: Sequence[str]) -> int:
-    """Notes the first ids of a kind; how many there are."""
+def _note_ids(run: ReconcileRun, kind: str, order_ids: Sequence[str]) -> int:
+    """Adds the first ids to the run under this kind. Returns how many there are in all."""
     if order_ids:
         known: list[str] = run.order_ids.setdefault(kind, [])
         known += order_ids[: IDS_KEPT_MAX - len(known)]
     return len(order_ids)
 
 
-def _tell(run: ReconcileRun) -> None:
+def _report(run: ReconcileRun) -> None:
     counts = {"shard": run.shard, "missing": run.missing, "fetched": run.fetched, "unknown": run.unknown, "no_sync_row": run.no_sync_row}
     if run.error:
         log.warning("reconcile failed", shard=run.shard, error=run.error, fix="nothing: the next run compares the same hours")

@@ -1,8 +1,7 @@
-"""Replay: messages that were read before, or lie in quarantine, go through the same reading and the
-same ingest once more.
+"""Replay: messages that were read before, or are in quarantine, are parsed and ingested once more.
 
-What is known changes nothing, so that a replay may be repeated and may overlap with what the
-consumer reads. A dry run compares only.
+Known orders are left as they are, so a replay may be repeated and may overlap with what the
+consumer reads. A dry run only compares.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ _WORST_FIRST: Final = (Verdict.DIFFERS, Verdict.REFUSED, Verdict.NEW, Verdict.KN
 
 @dataclass(slots=True)
 class Replay:
-    """Takes batches of messages in and counts what they were. `intake` None is a dry run; `only`
+    """Ingests batches of messages and counts their verdicts. A dry run has no `intake`; `only`
     limits it to one order's rows.
     """
 
@@ -37,11 +36,11 @@ class Replay:
     intake: Intake | None
     only: str = ""
     tally: Tally = field(default_factory=Tally)
-    _would_be_new: dict[str, str] = field(default_factory=dict)  # of a dry run, so that an order that comes twice is new once
+    _would_be_new: dict[str, str] = field(default_factory=dict)  # in a dry run, so that an order that comes twice is new once
 
     def run(self, messages: Iterable[Message]) -> None:
-        """One batch. Raises the database's errors that aren't about a row; what was taken in before
-        stays.
+        """Ingests one batch. Raises the database's errors that aren't about a row; what was
+        ingested before stays.
         """
         items = [item for raw, origin in messages for item in read_message(raw, origin, self.rules).items]
         if self.only:
@@ -55,8 +54,8 @@ class Replay:
             self._correct(new, self.intake(items).accepted)
 
     def _correct(self, new: Sequence[Arrival], accepted: int) -> None:
-        """Between comparing and storing, the consumer may have brought some of the new ones, and
-        the database may refuse others.
+        """Corrects the counts: between comparing and storing, the consumer may have stored some of
+        the new orders, and the database may have refused others.
         """
         missed = len(new) - accepted
         if missed:
@@ -68,10 +67,10 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedRow:
-    """A quarantined message, and what it was when it was read anew. `went_in`: its orders are
-    stored now, with its contents.
+    """A quarantined message, and the verdict of reading it again. `went_in`: its orders are now
+    stored with its contents.
 
-    `fault`: the mistake of ours that keeps it out, where it is one.
+    `fault`: the internal error that kept it out, if one did.
     """
 
     row: Quarantined
@@ -81,7 +80,7 @@ class ReplayedRow:
 
 
 def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
-    """The messages that weren't replayed yet, oldest first; of one reason, or of all."""
+    """The messages that weren't replayed yet, oldest first; with this reason, or with any."""
     rows = Quarantined.objects.filter(replayed_at=None, **({"reason": reason} if reason else {})).order_by("pk")
     after = 0
     while page := list(rows.filter(pk__gt=after)[:QUARANTINED_PAGE_ROWS]):
@@ -90,11 +89,11 @@ def waiting_in_quarantine(reason: str = "") -> Iterator[Quarantined]:
 
 
 def replay_quarantined(row: Quarantined, rules: Rules, intake: Intake | None) -> ReplayedRow:
-    """Reads one message anew and takes it in, or only compares (`intake` None); `replayed_at` is
-    set when it went in.
+    """Reads one message again and ingests it, or only compares (`intake` None). Sets `replayed_at`
+    if its orders are stored now.
 
-    One that we fail with counts as refused: it is this message's, not the others'. Raises the
-    database's errors that aren't about a row.
+    A message that causes an internal error counts as refused: the others are replayed all the same.
+    Raises the database's errors that aren't about a row.
     """
     items = _items_of(row, rules)
     verdict = _worst(judge(items, stored_hashes(order_ids_of(items))))
@@ -114,7 +113,7 @@ def replay_quarantined(row: Quarantined, rules: Rules, intake: Intake | None) ->
 
 
 def _items_of(row: Quarantined, rules: Rules) -> list[Item]:
-    """What concerns the row's order; where it names none, all that the message brings."""
+    """The message's items that concern the row's order; all its items if the row names no order."""
     items = read_again(Origin(row.topic, row.partition, row.offset, bytes(row.message or b"")), rules)
     return [item for item in items if not row.order_id or order_id_of(item) == row.order_id]
 

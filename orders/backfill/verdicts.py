@@ -1,6 +1,4 @@
-"""What taking items in would come to: each compared with the orders that are stored. Reads, never
-writes.
-"""
+"""What ingesting items would result in: each is compared with the stored orders. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +9,13 @@ from orders.intake.mapping import canonical_hash
 
 
 class Verdict(StrEnum):
-    """What one item is to us."""
+    """The result of comparing one item."""
 
     NEW = "new"  # an order that isn't stored
     KNOWN = "known"  # stored, with the same contents
-    FILTERED = "filtered"  # none of our business
+    FILTERED = "filtered"  # not an exchange order, or too old
     REFUSED = "refused"  # can't be read, or isn't a valid order
-    DIFFERS = "differs"  # stored, and this tells otherwise of it: other contents, or that it was deleted
+    DIFFERS = "differs"  # stored, and this contradicts it: other contents, or a deletion
 
 
 @dataclass(slots=True)

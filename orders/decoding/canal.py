@@ -1,9 +1,9 @@
 """Canal's flat JSON. Pure.
 
-As measured of Canal 1.1: one message carries many rows of one table; every value is a string or
-null (numbers of other senders are taken by their text, so that no amount becomes a float); `old`
-lists changed columns, and sometimes unchanged ones, so that the old row is the new one with `old`
-laid over it; DDL has no rows; `es` has one-second precision; `id` begins again when Canal restarts.
+Measured with Canal 1.1: one message carries many rows of one table. Every value is a string or null
+(other senders' numbers are kept as text, so that no amount becomes a float). `old` lists changed
+columns, and sometimes unchanged ones: the old row is the new one with `old` laid over it. DDL has
+no rows. `es` has one-second precision. `id` begins again when Canal restarts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
-from orders.decoding.changes import SHOWN_CHARACTERS_MAX, Operation, Row, RowChange, UnreadableMessage, place
+from orders.decoding.changes import SHOWN_CHARACTERS_MAX, Operation, RowChange, RowValues, UnreadableMessage, error_location
 from orders.decoding.mysql_types import Converter, Unconvertible, converter
 from orders.decoding.values import number_text
 
 CANAL_FLAT: Final = "canal_flat"
-EXPANSION_MAX: Final = 8  # how many times its own size a message's SET labels may become; masks are short and labels may be long
+EXPANSION_MAX: Final = 8  # how many times its own size a message may grow by its SET labels: masks are short, labels may be long
 EXPANSION_ALLOWANCE: Final = 65_536
 TIME_DIGITS_MAX: Final = 15
 
@@ -42,32 +42,32 @@ _as_canal_sends: Final = msgspec.json.Decoder(_Flat)
 
 
 def from_bytes(raw: bytes) -> list[RowChange] | None:
-    """The changes of a message that is typed as Canal types it; None where it has to be read by
-    `from_json`. Raises UnreadableMessage.
+    """The changes of a message with Canal's own types; None where it has to be read by `from_json`.
+    Raises UnreadableMessage.
     """
     try:
         flat = _as_canal_sends.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return None if flat.kind.islower() else _changes(flat, len(raw))  # small letters are Maxwell's
+    return None if flat.kind.islower() else _changes(flat, len(raw))  # lower case is Maxwell's
 
 
 def from_json(found: dict[str, Any], size: int) -> list[RowChange]:
-    """The changes of a message that says clearly what it means, but not as Canal types it: numbers
-    for strings, a time as text.
+    """The changes of a message that is clear, but has other types than Canal's: numbers instead of
+    strings, a time as text.
 
     `size` is the message's, in bytes. Raises UnreadableMessage.
     """
     try:
         flat = msgspec.convert(_texts(found), _Flat)
     except msgspec.ValidationError as error:
-        raise UnreadableMessage(CANAL_FLAT, place(str(error)), str(error)) from None
+        raise UnreadableMessage(CANAL_FLAT, error_location(str(error)), str(error)) from None
     return _changes(flat, size)
 
 
 def check_rowless(source_format: str, kind: str, sql: str | None) -> None:
-    """Of an event without rows: one of a row is empty, unless it carries a statement: then rows did
-    change and nobody tells us which.
+    """Checks an event without rows. A row event without rows changed nothing, unless it carries a
+    statement: then rows changed, and the event doesn't say which. Raises UnreadableMessage.
     """
     if kind in ROW_TYPES and sql:
         raise UnreadableMessage(source_format, "data", "a statement instead of its rows (the database needs binlog_format=ROW)", sql)
@@ -86,7 +86,9 @@ def _changes(flat: _Flat, size: int) -> list[RowChange]:
 
 
 def _texts(found: dict[str, Any]) -> dict[str, Any]:
-    """In place: a hostile message isn't kept twice."""
+    """The message with its numbers as text; in place, so that a hostile message isn't kept
+    twice.
+    """
     for rows in (found.get("data"), found.get("old")):
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, dict):
@@ -99,7 +101,7 @@ def _time(value: object) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= TIME_DIGITS_MAX else None
 
 
-def _change(flat: _Flat, operation: Operation, before: Row | None, after: Row | None, key: tuple[str, ...]) -> RowChange:
+def _change(flat: _Flat, operation: Operation, before: RowValues | None, after: RowValues | None, key: tuple[str, ...]) -> RowChange:
     return RowChange(CANAL_FLAT, flat.database or "", flat.table or "", operation, before, after, key, flat.es)
 
 
@@ -116,8 +118,8 @@ def _rows(flat: _Flat, data: list[dict[str, str | None]], operation: Operation, 
     return [_change(flat, operation, None, row, key) for row in rows]
 
 
-def _before(flat: _Flat, rows: list[Row], convert: "_Conversion") -> Iterator[Row | None]:
-    """The old row of each new one; None where the source says nothing of it."""
+def _before(flat: _Flat, rows: list[RowValues], convert: "_Conversion") -> Iterator[RowValues | None]:
+    """The old row of each new one; None where the source doesn't state it."""
     old = flat.old or []
     if len(old) > len(rows):
         raise UnreadableMessage(CANAL_FLAT, "old", f"{len(old)} old rows beside {len(rows)} new ones")
@@ -127,8 +129,8 @@ def _before(flat: _Flat, rows: list[Row], convert: "_Conversion") -> Iterator[Ro
 
 
 class _Conversion:
-    """The converters of one message's columns, and how much longer than their text its values may
-    yet become.
+    """The converters of one message's columns, and by how many characters its values may still
+    outgrow their text.
     """
 
     def __init__(self, types: Mapping[str, str | None], room: int) -> None:
@@ -143,9 +145,9 @@ class _Conversion:
         except Unconvertible as error:
             raise UnreadableMessage(CANAL_FLAT, f"mysqlType.{column[:SHOWN_CHARACTERS_MAX]}", str(error), mysql_type) from None
 
-    def row(self, row: dict[str, str | None], part: str, number: int) -> Row:
+    def row(self, row: dict[str, str | None], part: str, number: int) -> RowValues:
         """The row with its values converted, in place."""
-        converted: Row = row  # type: ignore[assignment]
+        converted: RowValues = row  # type: ignore[assignment]
         for column, convert in self._converters:
             text = row.get(column)
             if text is not None:

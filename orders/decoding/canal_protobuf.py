@@ -1,9 +1,9 @@
 """Canal's protobuf packets (flatMessage=false): Packet → Messages → Entry → RowChange, schema in
 `canal.proto`. Pure.
 
-As measured of Canal 1.1: a packet holds several transactions, or a part of one; a transaction's end
-comes without its begin on MariaDB; entries without rows occur. Values are printed as in the flat
-messages. Canal has no sender for compressed packets, but the protocol names them.
+Measured with Canal 1.1: a packet holds several transactions, or a part of one. On MariaDB a
+transaction's end comes without its begin. There are entries without rows. Values are printed as in
+the flat messages. Canal never sends compressed packets, but the protocol defines them.
 """
 
 import zlib
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from orders.decoding import canal_pb2 as pb
 from orders.decoding.canal import DDL_TYPES, ROW_TYPES, check_rowless
-from orders.decoding.changes import SHOWN_CHARACTERS_MAX, Operation, Row, RowChange, UnreadableMessage
+from orders.decoding.changes import SHOWN_CHARACTERS_MAX, Operation, RowChange, RowValues, UnreadableMessage
 from orders.decoding.mysql_types import Unconvertible, converter
 
 CANAL_PROTOBUF: Final = "canal_protobuf"
@@ -114,9 +114,9 @@ def _rows(header: pb.Header, rows: Iterable[pb.RowData], operation: Operation, p
         yield RowChange(CANAL_PROTOBUF, database, table, operation, before, after, key, source_time)
 
 
-def _columns(columns: Iterable[pb.Column], place: str) -> tuple[Row | None, tuple[str, ...]]:
+def _columns(columns: Iterable[pb.Column], place: str) -> tuple[RowValues | None, tuple[str, ...]]:
     """The row, None where there is none, and the names of its key's columns."""
-    row: Row = {}
+    row: RowValues = {}
     key: list[str] = []
     for column in columns:
         name = column.name

@@ -1,6 +1,4 @@
-"""What every format of change message is read into: a row's change, or the complaint that it can't
-be read.
-"""
+"""The result of decoding a change message of any format: row changes, or UnreadableMessage."""
 
 from typing import Final, Literal
 
@@ -8,14 +6,16 @@ import msgspec
 
 from orders.decoding.mysql_types import Value
 
-Row = dict[str, Value]
+RowValues = dict[str, Value]
 Operation = Literal["insert", "update", "delete", "ddl"]
 
 SHOWN_CHARACTERS_MAX: Final = 80
 
 
-class UnreadableMessage(ValueError):  # noqa: N818 - named by what it tells
-    """The message can't be read: of which format, where in it, and what stood there, shortened."""
+class UnreadableMessage(ValueError):  # noqa: N818 - named by what it reports
+    """The message can't be read: its format, where in it the problem is, and the value found there,
+    shortened.
+    """
 
     def __init__(self, source_format: str, field: str, problem: str, value: object = None) -> None:
         self.source_format = source_format
@@ -30,26 +30,26 @@ class RowChange(msgspec.Struct, frozen=True, gc=False):
     `source_time` is in ms since the epoch.
 
     In `before` and `after` None is null and absent is absent; `ddl` has neither. An update's
-    `before` is the old row as far as the source tells.
+    `before` is the old row as far as the source states it.
     """
 
     source_format: str
     database: str
     table: str
     operation: Operation
-    before: Row | None
-    after: Row | None
+    before: RowValues | None
+    after: RowValues | None
     primary_key: tuple[str, ...]
     source_time: int | None
 
 
 def shortened(value: object) -> str:
-    """The value as a short text for people; never raises."""
+    """The value as a short text for error messages; never raises."""
     text = value if isinstance(value, str) else f"{value!r}" if not isinstance(value, int | list | dict) else f"a {type(value).__name__}"
     return repr(text[:SHOWN_CHARACTERS_MAX]) + ("…" if len(text) > SHOWN_CHARACTERS_MAX else "")
 
 
-def place(complaint: str) -> str:
-    """Where it went wrong, as msgspec names it at the end: "… - at `$.data[0][...]`"."""
-    _, at, found = complaint.rpartition(" - at `$")
-    return found.strip("`.") or "message" if at else "message"
+def error_location(error: str) -> str:
+    """Where the error is, as msgspec names it at its end: "… - at `$.data[0][...]`"."""
+    _, at, path = error.rpartition(" - at `$")
+    return path.strip("`.") or "message" if at else "message"

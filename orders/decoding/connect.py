@@ -1,5 +1,5 @@
-"""Values as Kafka Connect's schemas describe them, with Debezium's own types, as MySQL's text for
-them. Pure.
+"""Converts values by Kafka Connect's schemas, with Debezium's own types, to MySQL's text for them.
+Pure.
 """
 
 import re
@@ -38,7 +38,7 @@ Convert = Callable[[Any], Value]
 
 
 def converters(columns: Iterable[Column]) -> Mapping[str, Convert]:
-    """By column, for those whose values aren't simply text or a number."""
+    """The converters of the columns whose values aren't simply text or a number, by column name."""
     made = ((column.field, _converter(column)) for column in columns)
     return {name: convert for name, convert in made if name is not None and convert is not None}
 
@@ -108,7 +108,7 @@ def _bits(value: object) -> str:
     return str(int.from_bytes(found, "little"))
 
 
-def _moment(microseconds: int) -> datetime:
+def _instant(microseconds: int) -> datetime:
     try:
         return _EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
@@ -116,13 +116,13 @@ def _moment(microseconds: int) -> datetime:
 
 
 def _date(value: object) -> str:
-    return _moment(_whole(value) * 86_400_000_000).date().isoformat()
+    return _instant(_whole(value) * 86_400_000_000).date().isoformat()
 
 
 def _datetime(value: object, microseconds: int, digits: int) -> str:
     """A DATETIME without a zone, as the column held it."""
-    moment = _moment(int(_whole(value) * microseconds) if microseconds else _whole(value) // 1000)
-    return moment.replace(tzinfo=None).isoformat(" ", "milliseconds" if digits == 3 else "microseconds")  # noqa: PLR2004
+    instant = _instant(int(_whole(value) * microseconds) if microseconds else _whole(value) // 1000)
+    return instant.replace(tzinfo=None).isoformat(" ", "milliseconds" if digits == 3 else "microseconds")  # noqa: PLR2004
 
 
 def _time(value: object, microseconds: int, digits: int) -> str:
@@ -141,10 +141,10 @@ def _zoned(value: object) -> str:
     if not found:
         raise Unconvertible("no time with its zone")
     try:
-        moment = datetime.fromisoformat(f"{found[1]}T{found[2]}{found[4]}").astimezone(UTC)
+        instant = datetime.fromisoformat(f"{found[1]}T{found[2]}{found[4]}").astimezone(UTC)
     except (ValueError, OverflowError):
         raise Unconvertible("no possible time") from None
-    return f"{moment.replace(tzinfo=None).isoformat(' ')}{found[3] or ''}"
+    return f"{instant.replace(tzinfo=None).isoformat(' ')}{found[3] or ''}"
 
 
 def _year(value: object) -> str:

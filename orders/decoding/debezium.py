@@ -1,10 +1,10 @@
 """Debezium's JSON, with or without the envelope of `schema` and `payload`. Pure.
 
-A schema says what a value is: DECIMAL in base64, days and milliseconds since the epoch, base64 of
-bytes; without one, values stay as they stand. A change of a key comes as a delete and a create, a
-delete is followed by a tombstone. Key columns aren't named in the value. Beside changes of rows
-there are transactions' begins and ends, heartbeats, logged messages (none of them about a row),
-truncations, and changes of the schema.
+A schema gives the type of a value: DECIMAL in base64, days and milliseconds since the epoch, base64
+of bytes; without a schema values stay as they are. A change of a key comes as a delete and a
+create, and a delete is followed by a tombstone. Key columns aren't named in the value. Besides row
+changes there are begins and ends of transactions, heartbeats, logged messages (none of them about a
+row), truncations, and schema changes.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from orders.decoding import fields
-from orders.decoding.changes import Operation, Row, RowChange, UnreadableMessage, place
+from orders.decoding.changes import Operation, RowChange, RowValues, UnreadableMessage, error_location
 from orders.decoding.connect import Column, converters
 from orders.decoding.values import exact
 
 DEBEZIUM: Final = "debezium"
 ENVELOPE_MARK: Final = b'"payload"'
-SCHEMA_BYTES_CACHED_MAX: Final = 50_000  # longer ones are read each time: a cache must not hold a hostile message's megabytes
+SCHEMA_BYTES_CACHED_MAX: Final = 50_000  # longer ones are parsed each time: the cache must not hold a hostile message's megabytes
 
 OPERATIONS: Final[Mapping[str, Operation]] = {"c": "insert", "r": "insert", "u": "update", "d": "delete", "t": "ddl"}
 LOGGED_MESSAGE: Final = "m"
@@ -60,12 +60,12 @@ def from_json(found: dict[str, Any]) -> list[RowChange]:
 
 @lru_cache(maxsize=64)
 def _converters(schema: bytes) -> Mapping[str, fields.Convert]:
-    """Of the row's columns, by name."""
+    """The converters of the row's columns, by name."""
     try:
         envelope = _schema.decode(schema)
     except (ValueError, RecursionError) as error:
-        complaint = str(error)
-        raise UnreadableMessage(DEBEZIUM, f"schema.{place(complaint)}", complaint or "nested too deep") from None
+        problem = str(error)
+        raise UnreadableMessage(DEBEZIUM, f"schema.{error_location(problem)}", problem or "nested too deep") from None
     row = next((column for column in (envelope.fields if envelope else None) or () if column.field in {"after", "before"}), None)
     return converters((row.fields if row else None) or ())
 
@@ -90,17 +90,17 @@ def _of_row(payload: Mapping[str, Any], columns: Mapping[str, fields.Convert]) -
     if operation == "ddl":
         return [_change(payload, operation, None, None)]
     before, after = (_row(payload, part, columns) for part in ("before", "after"))
-    told = "before" if operation == "delete" else "after"
-    if payload.get(told) is None:
-        raise UnreadableMessage(DEBEZIUM, told, "no row")
+    required = "before" if operation == "delete" else "after"
+    if payload.get(required) is None:
+        raise UnreadableMessage(DEBEZIUM, required, "no row")
     return [_change(payload, operation, None if operation == "insert" else before, None if operation == "delete" else after)]
 
 
-def _row(payload: Mapping[str, Any], part: str, columns: Mapping[str, fields.Convert]) -> Row | None:
+def _row(payload: Mapping[str, Any], part: str, columns: Mapping[str, fields.Convert]) -> RowValues | None:
     return None if payload.get(part) is None else fields.row(DEBEZIUM, payload[part], part, columns)
 
 
-def _change(payload: Mapping[str, Any], operation: Operation, before: Row | None, after: Row | None, database: str = "") -> RowChange:
+def _change(payload: Mapping[str, Any], operation: Operation, before: RowValues | None, after: RowValues | None, database: str = "") -> RowChange:
     source = payload.get("source")
     if not isinstance(source, dict):
         raise UnreadableMessage(DEBEZIUM, "source", "no object", source)

@@ -1,9 +1,9 @@
-"""Change messages of the counter's database, as rows, in whichever of the known formats. Pure:
-bytes in, `RowChange`s out, or `UnreadableMessage`.
+"""Decodes change messages of the counter's database, in any of the known formats. Pure: bytes in,
+`RowChange`s out, or `UnreadableMessage`.
 
-The format is recognised by the message's shape: a packet of Canal's begins with a protobuf tag that
-JSON can't begin with; of the JSON ones Canal and Maxwell have `type`, in capitals and in small
-letters, Debezium has none but `op`, perhaps in an envelope of `schema` and `payload`.
+The format is recognised by the message's shape. A Canal packet begins with a protobuf tag that JSON
+can't begin with. Canal's and Maxwell's JSON have `type`, in upper and in lower case. Debezium's has
+`op` instead, possibly in an envelope of `schema` and `payload`.
 """
 
 from typing import Any, Final
@@ -11,20 +11,20 @@ from typing import Any, Final
 import msgspec
 
 from orders.decoding import canal, canal_protobuf, debezium, maxwell
-from orders.decoding.changes import SHOWN_CHARACTERS_MAX, RowChange, UnreadableMessage, place
+from orders.decoding.changes import SHOWN_CHARACTERS_MAX, RowChange, UnreadableMessage, error_location
 from orders.decoding.values import exact
 
 __all__ = ["RowChange", "UnreadableMessage", "decode"]
 
-TOMBSTONE: Final = b"null"  # None, by a sender of JSON
-CANAL_MARK: Final = b'"mysqlType"'  # saves the others a vain attempt, and Canal's messages a second one; decides nothing
+TOMBSTONE: Final = b"null"  # a null value, as a JSON serializer sends it
+CANAL_MARK: Final = b'"mysqlType"'  # only for speed: spares other formats an attempt to parse them as Canal's, and Canal's a second parse
 
 _json: Final = msgspec.json.Decoder(float_hook=exact)
 
 
 def decode(raw: bytes | None) -> list[RowChange]:
-    """The changes that a message carries, in its order; none for a tombstone and for messages about
-    no row. Raises UnreadableMessage alone.
+    """The changes in a message, in its order; none for a tombstone and for messages that aren't
+    about a row. Raises no other error than UnreadableMessage.
     """
     if raw is None or raw == TOMBSTONE:
         return []
@@ -40,8 +40,8 @@ def _read(raw: bytes) -> dict[str, Any]:
     try:
         found = _json.decode(raw)
     except (ValueError, RecursionError) as error:
-        complaint = str(error)
-        raise UnreadableMessage("json", place(complaint), complaint or type(error).__name__, raw[:SHOWN_CHARACTERS_MAX]) from None
+        problem = str(error)
+        raise UnreadableMessage("json", error_location(problem), problem or type(error).__name__, raw[:SHOWN_CHARACTERS_MAX]) from None
     if not isinstance(found, dict):
         raise UnreadableMessage("json", "message", "no object", found)
     return found

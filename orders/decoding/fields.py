@@ -1,11 +1,9 @@
-"""What the JSON formats without types of their own share: reading a field, and complaining of it.
-Pure.
-"""
+"""Reads the fields of the untyped JSON formats. Pure."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from orders.decoding.changes import SHOWN_CHARACTERS_MAX, Row, UnreadableMessage
+from orders.decoding.changes import SHOWN_CHARACTERS_MAX, RowValues, UnreadableMessage
 from orders.decoding.mysql_types import Unconvertible, Value
 from orders.decoding.values import value_text
 
@@ -23,17 +21,15 @@ def text(source_format: str, found: Mapping[str, Any], name: str) -> str:
 
 
 def number(value: object) -> int | None:
-    """A time's number, None where there is none or one that no clock shows."""
+    """A time in milliseconds; None where there is none, or an impossible one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MILLISECONDS_MAX else None
 
 
-def row(source_format: str, found: object, part: str, converters: Mapping[str, Convert], otherwise: Convert = value_text) -> Row:
-    """The row's values, by the converters of its columns or the one for all others. Raises
-    UnreadableMessage.
-    """
+def row(source_format: str, found: object, part: str, converters: Mapping[str, Convert], otherwise: Convert = value_text) -> RowValues:
+    """The row's values, by its columns' converters, or by `otherwise`. Raises UnreadableMessage."""
     if not isinstance(found, dict) or not found:
         raise UnreadableMessage(source_format, part, "no row", found)
-    values: Row = {}
+    values: RowValues = {}
     for name, value in found.items():
         convert = converters.get(name)
         if value is None or (convert is None and isinstance(value, str)):

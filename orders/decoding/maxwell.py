@@ -1,16 +1,16 @@
 """Maxwell's JSON. Pure.
 
-One row a message; types in small letters; numbers are numbers; ENUM by its label, SET as a list of
-them; `old` holds the changed columns alone, so that the old row is the new one with `old` laid over
-it; `ts` is in seconds for rows and in ms for DDL; key columns are named on request only. Binary
-columns come in base64 and nothing says which they are: they stay text.
+One row a message; types in lower case; numbers are numbers; ENUM as its label, SET as a list of
+labels. `old` holds only the changed columns: the old row is the new one with `old` laid over it.
+`ts` is in seconds for rows and in ms for DDL. Key columns are named on request only. Binary columns
+come in base64 and aren't marked: they stay text.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from orders.decoding import fields
-from orders.decoding.changes import Operation, Row, RowChange, UnreadableMessage
+from orders.decoding.changes import Operation, RowChange, RowValues, UnreadableMessage
 from orders.decoding.mysql_types import Value
 from orders.decoding.values import value_text
 
@@ -35,7 +35,7 @@ def from_json(found: dict[str, Any]) -> list[RowChange]:
     return [_change(found, operation, *_rows(found, operation))]
 
 
-def _change(found: Mapping[str, Any], operation: Operation, before: Row | None, after: Row | None) -> RowChange:
+def _change(found: Mapping[str, Any], operation: Operation, before: RowValues | None, after: RowValues | None) -> RowChange:
     database, table = fields.text(MAXWELL, found, "database"), fields.text(MAXWELL, found, "table")
     return RowChange(MAXWELL, database, table, operation, before, after, _key(found), _time(found))
 
@@ -52,7 +52,7 @@ def _time(found: Mapping[str, Any]) -> int | None:
     return stated * 1000 if stated is not None and stated < SECONDS_MAX else stated
 
 
-def _rows(found: Mapping[str, Any], operation: Operation) -> tuple[Row | None, Row | None]:
+def _rows(found: Mapping[str, Any], operation: Operation) -> tuple[RowValues | None, RowValues | None]:
     """Before and after."""
     row = fields.row(MAXWELL, found.get("data"), "data", {}, _value)
     if operation == "delete":
@@ -62,7 +62,7 @@ def _rows(found: Mapping[str, Any], operation: Operation) -> tuple[Row | None, R
     return {**row, **_old(found["old"])}, row
 
 
-def _old(old: object) -> Row:
+def _old(old: object) -> RowValues:
     return fields.row(MAXWELL, old, "old", {}, _value) if old != {} else {}
 
 

@@ -1,5 +1,4 @@
-"""How a MySQL column's printed value becomes its value, by the column's type as the source spells
-it. Pure.
+"""Converts a MySQL column's printed value, by the column's type as the source spells it. Pure.
 
 Canal prints ENUM as a 1-based index and SET as a bit mask, binary columns as one Latin-1 character
 for each byte, and MariaDB's JSON as the Latin-1 characters of its UTF-8 bytes. Types are spelled in
@@ -14,7 +13,7 @@ from typing import Final
 Value = str | bytes | None
 Converter = Callable[[str], str | bytes]
 
-TYPE_LENGTH_CACHED_MAX: Final = 2_000  # longer ones are parsed each time: a cache must not hold a hostile message's megabytes
+TYPE_LENGTH_CACHED_MAX: Final = 2_000  # longer ones are parsed each time: the cache must not hold a hostile message's megabytes
 NUMBER_LENGTH_MAX: Final = 20  # digits of the largest mask of 64 labels
 BINARY: Final = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
 SPATIAL: Final = frozenset({
@@ -27,13 +26,13 @@ _ESCAPE: Final = re.compile(r"''|\\(.)", re.DOTALL)
 _ESCAPED: Final = {"0": "\0", "n": "\n", "r": "\r", "t": "\t", "b": "\b", "Z": "\x1a"}
 
 
-class Unconvertible(ValueError):  # noqa: N818 - named by what it tells
+class Unconvertible(ValueError):  # noqa: N818 - named by what it reports
     """The value, or the type's own text, isn't what such a column holds."""
 
 
 def converter(mysql_type: str) -> Converter | None:
-    """What turns a printed value of this type into its value; None where the text is the value.
-    Raises Unconvertible for a broken type.
+    """The converter for printed values of this type; None where the text is the value. Raises
+    Unconvertible for a malformed type.
     """
     return _cached(mysql_type) if len(mysql_type) <= TYPE_LENGTH_CACHED_MAX else _converter(mysql_type)
 
@@ -78,7 +77,7 @@ def _number(text: str, largest: int) -> int | None:
 
 class _Enum:
     def __init__(self, labels: tuple[str, ...]) -> None:
-        self._labels = ("", *labels)  # 0 is MySQL's value for what was no label
+        self._labels = ("", *labels)  # 0 is MySQL's value for an invalid label
 
     def __call__(self, text: str) -> str:
         number = _number(text, len(self._labels) - 1)
@@ -110,8 +109,8 @@ def _binary(text: str) -> bytes:
 
 
 def _json(text: str) -> str:
-    """Where the characters are the bytes of valid UTF-8, what those bytes say; otherwise the text
-    was the value already.
+    """If the characters are the bytes of valid UTF-8: the text that those bytes encode. Otherwise
+    the text is the value already.
     """
     if text.isascii():
         return text

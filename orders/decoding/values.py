@@ -1,6 +1,4 @@
-"""Values of JSON as the text that MySQL has for them; numbers digit for digit, never through a
-float. Pure.
-"""
+"""JSON values as MySQL's text for them; numbers digit for digit, never as a float. Pure."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -15,7 +13,7 @@ _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 def exact(text: str) -> Decimal:
-    """The number that a JSON text is, with its digits. Raises ValueError."""
+    """The exact number of a JSON text. Raises ValueError."""
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -28,9 +26,7 @@ def decimal_text(number: Decimal) -> str:
 
 
 def number_text(value: object) -> object:
-    """A number by its digits, a boolean as MySQL has it; anything else is judged by who reads
-    it.
-    """
+    """A number as its digits, a boolean as MySQL's 0 or 1; anything else unchanged."""
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, int):
@@ -39,7 +35,7 @@ def number_text(value: object) -> object:
 
 
 def value_text(value: object) -> Value:
-    """Any value of JSON; what isn't a single one stays JSON. Raises Unconvertible."""
+    """Any JSON value as text; a list or an object stays JSON. Raises Unconvertible."""
     text = number_text(value)
     if text is None or isinstance(text, str):
         return text

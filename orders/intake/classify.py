@@ -1,10 +1,10 @@
-"""What comes in, read: each row of a message becomes one item that says what is to be done with it.
-Pure.
+"""Classifies each row of a Kafka message, or of the counter's interface, as one item that says how
+to ingest it. Pure.
 
-Arrival   an order to accept, or to find known
-Suspect   a changed or deleted row: it matters if it belongs to an accepted order
+Arrival   an order to accept, unless it is stored already
+Suspect   a changed or deleted row: it matters if it refers to an accepted order
 Bad       can't be read or isn't a valid order: to be quarantined
-Skipped   none of our business: counted
+Skipped   not an exchange order, or too old: only counted
 """
 
 import json
@@ -23,11 +23,11 @@ CONTENTS_DIFFER = "contents_differ"
 DELETED = "deleted_at_counter"
 DELETED_UNKNOWN = "deleted_unknown"  # a valid order that was deleted before we ever saw it
 DATABASE_REFUSED = "database_refused"
-INTERNAL_ERROR = "internal_error"  # a mistake of ours that others of its batch don't meet
+INTERNAL_ERROR = "internal_error"  # an error of ours with this order, while others were accepted
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
-# What stands in a topic's place for rows that the counter's interface gave, followed by the shard:
-# of its sync-order table, of its order table.
+# For rows from the counter's interface these prefixes and the shard take the place of a topic: of
+# its sync-order table, of its order table.
 GAP_PREFIX = "gap:"
 ORDER_TABLE_PREFIX = "order_table:"
 
@@ -36,8 +36,8 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from, and the whole of it: its bytes, or the row of the counter's
-    interface that it is.
+    """Where a message came from, and its whole content: the bytes, or a row of the counter's
+    interface.
     """
 
     topic: str
@@ -48,8 +48,8 @@ class Origin:
 
     @property
     def message(self) -> bytes:
-        """The bytes to keep; of a row only made where they are, since a gap pass reads thousands
-        that nobody keeps.
+        """The bytes to quarantine. A row's are made only when asked for, since a gap pass reads
+        thousands of rows and quarantines few.
         """
         return self.whole if isinstance(self.whole, bytes) else json.dumps(self.whole, sort_keys=True).encode()
 
@@ -63,11 +63,11 @@ class Origin:
         return sha256(self.message).hexdigest()
 
     def is_before(self, place: Place, known_ms: int) -> bool:
-        """Whether this is known to have been written before that, which was read by then: it lies
-        before it in the same partition of the same log.
+        """Whether this message was surely written before the one at `place`, which we had read by
+        `known_ms`: it has a lower offset in the same partition.
 
-        A log that was made anew counts from 0 again: what was written to it after that had been
-        read isn't its past, whatever the offset.
+        A recreated log counts from 0 again. A message that was written after `known_ms` is
+        therefore newer, whatever its offset.
         """
         lies_before = (self.topic, self.partition) == place[:2] and self.offset < place[2]
         return lies_before and (self.written_ms is None or self.written_ms <= known_ms)
@@ -81,8 +81,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """To be quarantined under `reason`. `contents_hash`: of the contents that it tells, where it
-    tells any.
+    """To be quarantined under `reason`. `contents_hash`: of the order's contents that it states,
+    empty where it states none.
     """
 
     reason: str
@@ -94,8 +94,8 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """If the order is accepted: quarantine and hold under `code`; if not: quarantine under
-    `otherwise`, or only count where that is empty.
+    """A change of an order. If the order is accepted: quarantine it and put the order on hold under
+    `code`. If not: quarantine it under `otherwise`, or only count it where that is empty.
     """
 
     order_id: str
@@ -103,10 +103,10 @@ class Suspect:
     detail: str
     otherwise: str
     origin: Origin
-    contents_hash: str = ""  # empty of a deletion: each is one of its own
+    contents_hash: str = ""  # empty for a deletion: each is a separate one
 
     def bad(self, reason: str) -> Bad:
-        """As what is quarantined, under one of its two codes."""
+        """As a message to quarantine, under one of its two codes."""
         return Bad(reason, self.detail, self.order_id, self.origin, self.contents_hash)
 
 
@@ -120,7 +120,7 @@ Item = Arrival | Suspect | Bad | Skipped
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A message's items, and which operations on our table it told of."""
+    """A message's items, and the operations on the sync-order table that it reports."""
 
     items: list[Item]
     operations: list[str]
@@ -132,13 +132,13 @@ def read_message(raw: bytes | None, origin: Origin, rules: Rules) -> Reading:
         changes = decode(raw)
     except UnreadableMessage as error:
         return Reading([Bad(UNREADABLE, str(error), "", origin)], [])
-    ours = [change for change in changes if f"{change.database}.{change.table}" == rules.table]
-    items: list[Item] = [Skipped(FilterReason.TABLE)] * (len(changes) - len(ours))
+    orders = [change for change in changes if f"{change.database}.{change.table}" == rules.table]
+    items: list[Item] = [Skipped(FilterReason.TABLE)] * (len(changes) - len(orders))
     if rules.columns:
-        ours = [structs.replace(change, before=rules.named(change.before), after=rules.named(change.after)) for change in ours]
-    for change in ours:
+        orders = [structs.replace(change, before=rules.named(change.before), after=rules.named(change.after)) for change in orders]
+    for change in orders:
         items.extend(_OPERATIONS[change.operation](change, origin, rules))
-    return Reading(items, [change.operation for change in ours])
+    return Reading(items, [change.operation for change in orders])
 
 
 def read_row(row: Row, origin: Origin, rules: Rules) -> Item:
@@ -147,7 +147,7 @@ def read_row(row: Row, origin: Origin, rules: Rules) -> Item:
 
 
 def read_again(origin: Origin, rules: Rules) -> list[Item]:
-    """Reads what was kept in quarantine: a message of the binlog, or a row of the counter's
+    """Reads a quarantined message again: a message of the binlog, or a row of the counter's
     interface as JSON.
     """
     if not origin.topic.startswith((GAP_PREFIX, ORDER_TABLE_PREFIX)):
@@ -164,7 +164,7 @@ def _arrival(row: Row, mapped: Callable[[Row, Rules], NewOrder | Filtered], orig
 
 
 def _refused(refusal: Refused, row: Row, origin: Origin) -> Bad | Suspect:
-    """A row that isn't valid may still name an order that we have accepted with other contents."""
+    """An invalid row may still name an order that we have accepted with other contents."""
     reason = REFUSED_PREFIX + refusal.code
     order_id = stated_order_id(row)
     if not order_id:
@@ -177,7 +177,7 @@ def _inserted(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]
 
 
 def _updated(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
-    """The new row is an order as it stands: known, new (its insert was lost), or one whose contents
+    """The new row is read as an order: it is known, new (its insert was lost), or its contents
     differ.
     """
     after = change.after or {}

@@ -12,7 +12,7 @@ INTAKE_FAULT: Final = "intake_fault"
 FAULT_FIX: Final = "the cause is in this log: go back to the release before, or deploy a mended one; nothing is lost meanwhile, all is retried"
 
 
-class IntakeFault(Exception):  # noqa: N818 - named by what it tells
+class IntakeFault(Exception):  # noqa: N818 - named by what it reports
     """An internal error: the rows are valid, but their clearings can't be opened. Nothing of the
     orders named is stored.
     """

@@ -1,9 +1,9 @@
-"""A row of the counter's sync-order table, however it came, as an order of ours. Pure.
+"""Maps a row of the counter's sync-order table, from any source, to a NewOrder. Pure.
 
-Two shapes: the binlog's row, whose `created_at` is a DATETIME(3) without a zone (INTAKE_ZONE's), or
-what a source without a schema makes of it: a number since the epoch, or a text with a zone; and the
-row of the counter's interface, with `created_ms`. Either gives the same order, and so the same
-canonical hash: `1.50` is `1.5`.
+There are two shapes. The binlog's row has `created_at`, a DATETIME(3) without a zone (it is in
+INTAKE_ZONE), or what a source without a schema makes of it: a number since the epoch, or a text
+with a zone. The row of the counter's interface has `created_ms`. Both give the same order, and so
+the same canonical hash: `1.50` is `1.5`.
 """
 
 import re
@@ -52,7 +52,7 @@ class RefusalCode(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
 
 
-class Refused(ValueError):  # noqa: N818 - named by what it tells
+class Refused(ValueError):  # noqa: N818 - named by what it reports
     """The row isn't a valid order: `code` says why, `field` where."""
 
     def __init__(self, code: RefusalCode, field: str, value: object = None) -> None:
@@ -62,7 +62,7 @@ class Refused(ValueError):  # noqa: N818 - named by what it tells
 
 
 class FilterReason(StrEnum):
-    """Why a row is none of our business."""
+    """Why a row isn't cleared."""
 
     KIND = "kind"  # not an exchange order
     OLD = "old"  # created before INTAKE_SINCE
@@ -105,30 +105,30 @@ class Rules:
     exchange_kinds: frozenset[str]
     since_ms: int
     assets: frozenset[str]
-    columns: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours, where they differ
+    columns: Mapping[str, str] = field(default_factory=dict)  # the counter's column -> our field, where they differ
     zone: tzinfo = UTC  # of a created_at that names none
 
     @classmethod
     def from_settings(cls) -> "Rules":
-        """The rules that the settings INTAKE_… and ASSET_SCALES give."""
+        """The rules by the settings INTAKE_… and ASSET_SCALES."""
         return cls(
             table=settings.INTAKE_TABLE,
             exchange_kinds=frozenset(settings.INTAKE_EXCHANGE_KINDS),
             since_ms=(settings.INTAKE_SINCE - _EPOCH) // _MILLISECOND,
             assets=frozenset(settings.ASSET_SCALES) - {"USDT"},
-            columns={theirs: ours for ours, theirs in settings.INTAKE_COLUMNS.items()},
+            columns={column: name for name, column in settings.INTAKE_COLUMNS.items()},
             zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
         )
 
     def named(self, row: Row | None) -> Row | None:
-        """The row under our columns' names. One of theirs that has a name of ours, but isn't it,
-        gives way.
+        """The row with the counter's columns renamed to our fields. A column that is named like one
+        of our fields, but is mapped from another column, is dropped.
         """
         if row is None or not self.columns:
             return row
-        strangers = {ours for theirs, ours in self.columns.items() if theirs != ours}
-        kept = {name: value for name, value in row.items() if name not in self.columns and name not in strangers}
-        return kept | {ours: row[theirs] for theirs, ours in self.columns.items() if theirs in row}
+        mapped_fields = {field for column, field in self.columns.items() if column != field}
+        unmapped = {name: value for name, value in row.items() if name not in self.columns and name not in mapped_fields}
+        return unmapped | {field: row[column] for column, field in self.columns.items() if column in row}
 
 
 def from_binlog(row: Row, rules: Rules) -> NewOrder | Filtered:
@@ -157,17 +157,15 @@ def canonical_amount(amount: Decimal) -> str:
 
 
 def stated_order_id(row: Row) -> str:
-    """The order id that a row gives, fit to be stored, also where the row is refused; empty where
-    it gives none.
+    """The row's order id, also where the row is refused; empty where it has none that could be
+    stored.
     """
     value = row.get("order_id")
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
 
 
 def stated_hash(row: Row) -> str:
-    """SHA-256, in hex, of what a row that isn't a valid order gives for the fields that we map, as
-    it gives them.
-    """
+    """SHA-256, in hex, of the mapped fields of an invalid row, as they are in the row."""
     stated = [(name, row.get(name)) for name in _MAPPED]
     return sha256(repr(stated).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -220,8 +218,8 @@ def _identifier(row: Row, name: str) -> str:
 
 
 def _user_id(row: Row) -> str:
-    """A BIGINT UNSIGNED, which Debezium can print as a long: beyond the signed range it is negative
-    then.
+    """A BIGINT UNSIGNED. Debezium can print it as a signed long: beyond the signed range it is
+    negative.
     """
     text = _identifier(row, "user_id")
     return str(int(text) + 2**64) if _NEGATIVE.fullmatch(text) else text
@@ -260,7 +258,7 @@ def _amount(row: Row, name: str) -> Decimal:
 
 def _created_at(row: Row, rules: Rules) -> int:
     text = _present(row, "created_at")
-    if _SINCE_EPOCH.fullmatch(text):  # of a wall clock: what sends numbers takes the column's digits for UTC
+    if _SINCE_EPOCH.fullmatch(text):  # of a wall clock: senders of numbers take the column's digits for UTC
         return _from_wall(_EPOCH + int(text[:13]) * _MILLISECOND, rules.zone)
     found = _DATETIME.fullmatch(text)
     if not found:
@@ -274,8 +272,8 @@ def _created_at(row: Row, rules: Rules) -> int:
 
 
 def _from_wall(wall: datetime, zone: tzinfo) -> int:
-    """Milliseconds since the epoch when a clock in the zone shows this; of an hour that it shows
-    twice, the first.
+    """Milliseconds since the epoch when a wall clock in the zone shows this time; if it shows it
+    twice (the end of summer time), the first.
     """
     return ((wall if zone is UTC else wall.replace(tzinfo=zone)) - _EPOCH) // _MILLISECOND
 

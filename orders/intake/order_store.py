@@ -1,6 +1,4 @@
-"""The SQL of taking orders in: what is stored, and what is known of it. Without transactions of its
-own.
-"""
+"""SQL that stores orders and looks up stored ones. The caller opens the transactions."""
 
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
@@ -11,13 +9,13 @@ from orders.intake.classify import Arrival, Place
 from orders.intake.mapping import NewOrder
 from orders.models import Source
 
-# Who stores orders shares it, who quarantines a message about an order that isn't stored has it
-# alone: so one of the two sees the other's row.
+# Shared by transactions that store orders, exclusive for one that quarantines a message about an
+# order that isn't stored: so one of the two sees the other's row.
 ACCEPTING_LOCK: Final = 0x6F72646572735F69  # "orders_i"
-KEPT_OUT_MS_MAX: Final = "2000"  # whoever waits for it alone keeps all who accept waiting behind it, and so does whoever freezes with it
+EXCLUSIVE_MS_MAX: Final = "2000"  # to wait for the exclusive lock, or to hold it idle: all that accept orders wait meanwhile
 
-# The lock is a statement of its own: rows that were stored while it was waited for are seen by what
-# follows.
+# The lock is a statement of its own, so that the next one sees rows that were stored while it
+# waited.
 _INSERT = """
     SELECT pg_advisory_xact_lock_shared(%s);
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
@@ -52,14 +50,14 @@ class Hashed(NamedTuple):
 
 
 class Inserted(NamedTuple):
-    """A stored order's primary key, and whether a quarantined message names it."""
+    """A new row's primary key, and whether a quarantined message names its order."""
 
     pk: int
     in_quarantine: bool
 
 
 def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
-    """Inserts what isn't there, in the order of its keys. Returns the new rows by order id."""
+    """Inserts the orders that aren't stored, sorted by id. Returns the new rows by order id."""
     rows = [
         (
             *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
@@ -74,7 +72,7 @@ def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
 
 
 def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:
-    """The canonical hashes of those that are stored."""
+    """The canonical hashes of the stored ones among the orders, by order id."""
     if not order_ids:
         return {}
     with connection.cursor() as cursor:
@@ -83,7 +81,9 @@ def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:
 
 
 def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
-    """Where those that are stored came from, and when they were stored, in milliseconds."""
+    """Of the stored ones among the orders: where they came from, and when they were stored
+    (milliseconds since the epoch).
+    """
     if not order_ids:
         return {}
     with connection.cursor() as cursor:
@@ -92,19 +92,19 @@ def stored_places(order_ids: Collection[str]) -> dict[str, tuple[Place, int]]:
 
 
 def lock_out_inserts() -> None:
-    """To the end of the transaction: waits for orders that are being stored, and lets no further
-    ones in.
+    """Waits until the transactions that are storing orders have ended, and blocks new ones until
+    the end of this transaction.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)", [KEPT_OUT_MS_MAX] * 2
+            "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)", [EXCLUSIVE_MS_MAX] * 2
         )
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ACCEPTING_LOCK])
 
 
 def raise_watermarks(accepted: Iterable[NewOrder]) -> None:
-    """The last statement before the commit, and only for the shards that move, so that the rows are
-    locked as shortly as may be.
+    """Raises `newest_ms` of the orders' shards. To be the last statement before the commit; only
+    the shards that change are locked, as briefly as possible.
     """
     newest: dict[int, int] = {}
     for order in accepted:

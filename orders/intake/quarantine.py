@@ -1,4 +1,4 @@
-"""Where messages that can't be read or aren't trusted are kept whole."""
+"""Quarantine: stores messages that can't be read or aren't trusted, unabridged."""
 
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from orders.intake.classify import CONTENTS_DIFFER, DELETED, DELETED_UNKNOWN, Ba
 from orders.models import Quarantined, Source
 
 DETAIL_LENGTH_MAX = 500
-HOLDING: Final = (CONTENTS_DIFFER, DELETED)  # under these an order was held when the message was put here
+HOLDING: Final = (CONTENTS_DIFFER, DELETED)  # messages under these codes have put their order on hold
 
 _INSERT = """
     INSERT INTO orders_quarantined (topic, partition, "offset", message_hash, message, source, reason, detail, order_id, contents_hash)
@@ -18,8 +18,8 @@ _INSERT = """
 """
 _KEY = 'RETURNING topic, partition, "offset", message_hash, order_id'
 _ONCE = f"{_INSERT} DO NOTHING {_KEY}"
-# What lies here from before its order was accepted, under a reason that held nothing, is from now
-# on what the order is held for.
+# A message that was quarantined before its order was accepted, under a reason that puts nothing on
+# hold, becomes the cause of the order's hold.
 _UNLESS_HELD = """
     DO UPDATE SET reason = EXCLUDED.reason, detail = EXCLUDED.detail, contents_hash = EXCLUDED.contents_hash, replayed_at = NULL
     WHERE orders_quarantined.reason NOT IN ('contents_differ', 'deleted_at_counter')
@@ -29,9 +29,9 @@ _HELD_BEFORE = """
     SELECT EXISTS (SELECT FROM orders_quarantined
         WHERE order_id = %s AND contents_hash = %s AND contents_hash <> '' AND reason = ANY (%s) AND replayed_at IS NULL)
 """
-# What lies here of orders that were just stored and tells otherwise of them. A deletion does,
-# unless the order was written after it; contents do where they were written after those that were
-# accepted. What was written first is only known within a partition.
+# Quarantined messages that contradict an order that was just stored. A deletion does, unless the
+# order was written after it; other contents do if they were written after the accepted ones. Which
+# was written first is known only within a partition.
 _CONTRADICTED = """
     UPDATE orders_quarantined q
     SET reason = CASE WHEN q.reason = ANY (%(deletions)s) THEN %(deleted)s ELSE %(differs)s END
@@ -45,53 +45,53 @@ _CONTRADICTED = """
 """
 
 
-class Kept(NamedTuple):
-    """Whether a message is new here, and whether its order is to be held for it."""
+class Outcome(NamedTuple):
+    """Whether the message is new in the quarantine, and whether it puts its order on hold."""
 
     new: bool
     holds: bool
 
 
-def quarantine(found: Sequence[Bad], source: Source) -> list[Bad]:
-    """Stores each, in the open transaction or one of its own. Returns those that weren't there yet;
-    the same message again adds nothing.
+def quarantine(bad_messages: Sequence[Bad], source: Source) -> list[Bad]:
+    """Stores each message, in the open transaction or one of its own. Returns the new ones; the
+    same message again adds nothing.
     """
-    if not found:
+    if not bad_messages:
         return []
-    first = {_key(bad): bad for bad in reversed(found)}
+    first = {_key(bad): bad for bad in reversed(bad_messages)}
     with connection.cursor() as cursor:
         rows = execute_values(cursor, _ONCE, [_values(first[key], source) for key in sorted(first)], page_size=len(first), fetch=True)
     return [first[row] for row in rows]
 
 
-def quarantine_contradiction(bad: Bad, source: Source) -> Kept:
-    """Stores, in the open transaction, a message that tells otherwise of an accepted order.
+def quarantine_contradiction(bad: Bad, source: Source) -> Outcome:
+    """Stores, in the open transaction, a message that contradicts an accepted order.
 
-    The order is held for it unless it was held for the same message before, or for the same
-    contents: a hold that stands needn't be set again, and one that a person has released was
-    released for these very contents.
+    It puts the order on hold, unless the same message or the same contents did so before: an active
+    hold needn't be set again, and if an operator has released the hold, it was for these very
+    contents.
     """
     with connection.cursor() as cursor:
         cursor.execute(_HELD_BEFORE, [bad.order_id, bad.contents_hash, list(HOLDING)])
         (held_before,) = cursor.fetchone()
         new = bool(execute_values(cursor, _ONCE_HELD, [_values(bad, source)], fetch=True))
-    return Kept(new, holds=new and not held_before)
+    return Outcome(new, holds=new and not held_before)
 
 
 def contradicted_orders(order_ids: Collection[str]) -> dict[str, str]:
-    """Of the orders, stored in this transaction, those that a quarantined message tells otherwise
-    of, with the code to hold each under.
+    """Returns the orders, among those stored in this transaction, that contradict an already
+    quarantined message, mapped to the hold code.
 
-    The messages get that code for their reason, since the order is held for them from now on.
+    The messages get that code as their reason, since they are now the cause of a hold.
     """
     with connection.cursor() as cursor:
         codes: dict[str, str | list[str]] = {"deletions": [DELETED_UNKNOWN, DELETED], "deleted": DELETED, "differs": CONTENTS_DIFFER}
         cursor.execute(_CONTRADICTED, {**codes, "order_ids": sorted(order_ids)})
-        return dict(sorted(cursor.fetchall()))  # of both codes the one of the deletion
+        return dict(sorted(cursor.fetchall()))  # the deletion's code wins over contents_differ
 
 
 def already_quarantined(reason: str, order_ids: Collection[str]) -> set[str]:
-    """Those of the orders that lie in quarantine for this reason already, from wherever."""
+    """Those of the orders that a message in quarantine names under this reason, from any source."""
     if not order_ids:
         return set()
     return set(Quarantined.objects.filter(reason=reason, order_id__in=sorted(order_ids)).values_list("order_id", flat=True))
@@ -108,7 +108,7 @@ def _values(bad: Bad, source: Source) -> tuple[object, ...]:
 
 
 def _storable(detail: str) -> str:
-    """As PostgreSQL takes it: without NULs and lone surrogates, which may be just what was wrong
-    with the row.
+    """As PostgreSQL can store it: without NULs and lone surrogates, which may be exactly what was
+    wrong with the row.
     """
     return detail[:DETAIL_LENGTH_MAX].replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -272,7 +272,7 @@ class BinlogConsumer:
             for record in records:
                 place = (partition.topic, partition.partition, record.offset)
                 if place in result.bad or place not in result.bad_before:
-                    self._stop_rule.saw(bad=place in result.bad)
+                    self._stop_rule.count(bad=place in result.bad)
 
     def _idle(self, assigned: bool) -> None:
         now = time.monotonic()

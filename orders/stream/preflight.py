@@ -15,30 +15,30 @@ from django.conf import settings
 from orders.stream.sasl import authenticate_sasl
 
 
-class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it tells
+class BrokerNotTrusted(Exception):  # noqa: N818 - named by what it reports
     """The TLS handshake failed, or our own certificates can't be read: what happened, and which
-    settings to look at.
+    settings to check.
     """
 
 
 def advice() -> str:
-    """What to do about a broker that doesn't serve us. Some hang up on credentials that they
-    refuse: it looks like a broken line.
+    """What to do if Kafka is unavailable. Some brokers close the connection when they refuse
+    credentials, which looks like a network error.
     """
-    fix = "is it up, and are its address and port right? Trying again is harmless"
+    fix = "is it up, and are its address and port right? Retrying is harmless"
     if settings.KAFKA_SECURITY.authenticated:
-        fix += "; if it never does, look at KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
+        fix += "; if it stays unavailable, check KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, which may be refused"
     else:
-        fix += "; if it never does, does it want credentials or TLS? See KAFKA_SECURITY_PROTOCOL"
+        fix += "; if it stays unavailable, does it want credentials or TLS? See KAFKA_SECURITY_PROTOCOL"
     return fix
 
 
 def check_connectivity(servers: Sequence[str], milliseconds_max: int) -> None:
-    """Raises OSError where none of the servers ("host:port") takes a connection within so long
-    each, BrokerNotTrusted where we don't trust it, SaslAuthenticationFailedError or
-    UnsupportedSaslMechanismError where it refuses our credentials.
+    """Connects to the first of the servers ("host:port") that accepts a connection within
+    `milliseconds_max`. Raises OSError if none does, BrokerNotTrusted if we don't trust it,
+    SaslAuthenticationFailedError or UnsupportedSaslMechanismError if it refuses our credentials.
     """
-    complaint: OSError = ConnectionRefusedError("no servers are named")
+    last_error: OSError = ConnectionRefusedError("no servers are named")
     context = _tls() if settings.KAFKA_SECURITY.encrypted else None
     for server in servers:
         try:
@@ -47,20 +47,20 @@ def check_connectivity(servers: Sequence[str], milliseconds_max: int) -> None:
             fix = "look at KAFKA_SSL_CAFILE, KAFKA_SSL_CERTFILE and KAFKA_SECURITY_PROTOCOL, and at the name in the broker's certificate"
             raise BrokerNotTrusted(f"no TLS with {server}: {error.reason or error}: {fix}") from error
         except OSError as error:
-            complaint = error
+            last_error = error
             continue
         return
-    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}: {complaint}")
+    raise ConnectionRefusedError(f"no connection to any of {', '.join(servers)}: {last_error}")
 
 
 def _connect(server: str, seconds_max: float, context: ssl.SSLContext | None) -> None:
     host, _, port = server.rpartition(":")
     host = host.strip("[]")
     with socket.create_connection((host, int(port)), timeout=seconds_max) as connection:
-        line = connection if context is None else context.wrap_socket(connection, server_hostname=host)
-        with line:
+        channel = connection if context is None else context.wrap_socket(connection, server_hostname=host)
+        with channel:
             if settings.KAFKA_SECURITY.authenticated:
-                authenticate_sasl(line, settings.KAFKA_SECURITY)
+                authenticate_sasl(channel, settings.KAFKA_SECURITY)
 
 
 def _tls() -> ssl.SSLContext:

@@ -1,5 +1,5 @@
-"""When so many messages are bad that it's the pipeline, or our reading of it, that is wrong
-(design, rule 3). Pure.
+"""The stop rule: so many bad messages mean that the pipeline, or our parsing, is broken (design,
+rule 3). Pure.
 """
 
 from collections import deque
@@ -11,18 +11,18 @@ BAD_IN_A_ROW_MAX: Final = 100
 
 
 class StopRule:
-    """Watches messages go by. Messages that were in quarantine already aren't shown to it, so that
-    a stopped consumer can be started again.
+    """Counts good and bad messages. Messages that were quarantined before aren't counted, so that a
+    stopped consumer can be started again.
     """
 
     def __init__(self) -> None:
         self._window: deque[bool] = deque(maxlen=WINDOW_MESSAGES)
         self._bad_of_window = 0
         self._in_a_row = 0
-        self.broken = ""  # why the consumer must stop; stays, once it says something
+        self.broken = ""  # why the consumer must stop; once set, it stays
 
-    def saw(self, *, bad: bool) -> None:
-        """One more message went by."""
+    def count(self, *, bad: bool) -> None:
+        """Counts one more message."""
         if len(self._window) == WINDOW_MESSAGES:
             self._bad_of_window -= self._window[0]
         self._window.append(bad)

@@ -1,5 +1,5 @@
-"""Reads a part of a topic once more, beside the consumer: no group is joined and no offset is
-committed, so that nobody notices.
+"""Reads a part of a topic again, beside the consumer: it joins no group and commits no offset, so
+the consumer isn't affected.
 """
 
 import time
@@ -21,8 +21,8 @@ POLL_MS: Final = 300
 SILENT_SECONDS_MAX: Final = 20.0  # without a message, while some are still to come
 
 
-class LogNotReadable(Exception):  # noqa: N818 - named by what it tells
-    """The topic, or the part of it that was asked for, can't be read: why, and what to do."""
+class LogNotReadable(Exception):  # noqa: N818 - named by what it reports
+    """The topic, or the requested part of it, can't be read: why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +42,37 @@ Message = tuple[bytes | None, Origin]
 
 
 class LogReader:
-    """One topic, or one partition of it, as it is now: what comes later isn't read. Every method
-    raises LogNotReadable.
+    """One topic, or one partition of it, up to its present end. Every method raises
+    LogNotReadable.
     """
 
     def __init__(self, consumer: KafkaConsumer, topic: str, partition: int | None) -> None:
         self._consumer = consumer
         self._topic = topic
         with _explained(topic):
-            there = sorted(consumer.partitions_for_topic(topic) or ())
-            if not there:
+            numbers = sorted(consumer.partitions_for_topic(topic) or ())
+            if not numbers:
                 raise LogNotReadable(f"there is no topic {topic!r} at this broker: name another with --topic")
-            if partition is not None and partition not in there:
-                raise LogNotReadable(f"{topic!r} has no partition {partition}; it has {', '.join(map(str, there))}")
-            self._partitions = [TopicPartition(topic, number) for number in ([partition] if partition is not None else there)]
+            if partition is not None and partition not in numbers:
+                raise LogNotReadable(f"{topic!r} has no partition {partition}; it has {', '.join(map(str, numbers))}")
+            self._partitions = [TopicPartition(topic, number) for number in ([partition] if partition is not None else numbers)]
             self._begins: dict[TopicPartition, int] = consumer.beginning_offsets(self._partitions, timeout_ms=ANSWER_MS_MAX)
             self._ends: dict[TopicPartition, int] = consumer.end_offsets(self._partitions, timeout_ms=ANSWER_MS_MAX)
 
     def whole(self) -> list[Span]:
-        """Everything that the log still has."""
-        return [Span(place.partition, self._begins[place], self._ends[place]) for place in self._partitions]
+        """All messages that the log still has."""
+        return [Span(each.partition, self._begins[each], self._ends[each]) for each in self._partitions]
 
     def by_offsets(self, first: int, last: int) -> list[Span]:
-        """The messages from offset `first` to `last`, both included, of each partition. What the
-        log doesn't have is left out.
+        """The messages from offset `first` to `last`, both included, of each partition. Offsets
+        that the log doesn't have are left out.
         """
         return [Span(span.partition, max(first, span.start), min(last + 1, span.end)) for span in self.whole()]
 
     def by_times(self, from_ms: int, to_ms: int) -> list[Span]:
         """The messages that were written to the log from `from_ms` up to, and without, `to_ms`."""
         starts, ends = self._first_since(from_ms), self._first_since(to_ms)
-        return [Span(place.partition, starts[place], ends[place]) for place in self._partitions]
+        return [Span(each.partition, starts[each], ends[each]) for each in self._partitions]
 
     def read(self, spans: Sequence[Span], batch_messages: int) -> Iterator[list[Message]]:
         """The spans' messages, each partition's in order, in batches of at most so many."""
@@ -83,32 +83,36 @@ class LogReader:
                 self._consumer.seek(TopicPartition(self._topic, span.partition), span.start)
         last_data = time.monotonic()
         while ends:
-            found = self._poll(ends, batch_messages)
-            if found:
+            messages = self._poll(ends, batch_messages)
+            if messages:
                 last_data = time.monotonic()
-                yield found
+                yield messages
             elif time.monotonic() - last_data > SILENT_SECONDS_MAX:
-                raise LogNotReadable(f"nothing came from {self._topic!r} for {SILENT_SECONDS_MAX:.0f} s: is the broker well? Repeating is harmless")
+                raise LogNotReadable(
+                    f"nothing came from {self._topic!r} for {SILENT_SECONDS_MAX:.0f} s: is the broker healthy? Repeating is harmless"
+                )
 
     def _poll(self, ends: dict[TopicPartition, int], batch_messages: int) -> list[Message]:
-        """The next batch. Takes a partition that is through out of `ends`, and stops reading it."""
+        """The next batch. A partition that was read to its end is removed from `ends` and
+        paused.
+        """
         with _explained(self._topic):
             polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=batch_messages)
-            found = [
-                (record.value, Origin(place.topic, place.partition, record.offset, record.value or b"", record.timestamp or None))
-                for place, records in polled.items()
+            messages = [
+                (record.value, Origin(partition.topic, partition.partition, record.offset, record.value or b"", record.timestamp or None))
+                for partition, records in polled.items()
                 for record in records
-                if record.offset < ends.get(place, 0)
+                if record.offset < ends.get(partition, 0)
             ]
-            for place in [place for place, end in ends.items() if self._consumer.position(place, timeout_ms=ANSWER_MS_MAX) >= end]:
-                del ends[place]
-                self._consumer.pause(place)
-        return found
+            for partition in [each for each, end in ends.items() if self._consumer.position(each, timeout_ms=ANSWER_MS_MAX) >= end]:
+                del ends[partition]
+                self._consumer.pause(partition)
+        return messages
 
     def _first_since(self, at_ms: int) -> Mapping[TopicPartition, int]:
         with _explained(self._topic):
-            found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, at_ms), timeout_ms=ANSWER_MS_MAX)
-        return {place: self._ends[place] if found.get(place) is None else found[place].offset for place in self._partitions}
+            offsets = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, at_ms), timeout_ms=ANSWER_MS_MAX)
+        return {each: self._ends[each] if offsets.get(each) is None else offsets[each].offset for each in self._partitions}
 
 
 @contextmanager
@@ -138,7 +142,7 @@ def _explained(topic: str) -> Iterator[None]:
     try:
         yield
     except kafka_errors.AuthorizationError as error:
-        raise LogNotReadable(f"Kafka refuses us: give our account the right to read {topic!r} ({type(error).__name__})") from error
+        raise LogNotReadable(f"Kafka denies access: give our account the right to read {topic!r} ({type(error).__name__})") from error
     except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError) as error:
         fix = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
         raise LogNotReadable(f"Kafka refuses our credentials: {error}: {fix}") from error

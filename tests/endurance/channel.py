@@ -45,7 +45,7 @@ class Statement:
 
     @property
     def dropped(self) -> bool:
-        """Whether only the counter's interface tells of these orders."""
+        """Whether only the counter's interface has these orders."""
         return not self.sendings
 
     @property
@@ -73,7 +73,7 @@ class Channel:
 
     def _delay(self, random: Random) -> float:
         """From a tenth of the longest one on: beyond the jitter, so that a delayed message can be
-        told from another.
+        distinguished from another.
         """
         return self.delay_seconds_max * random.uniform(0.1, 1.0)
 

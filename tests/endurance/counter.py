@@ -3,7 +3,7 @@
 
 It commits the orders of a seed at an even rate, serves shards and sync orders as docs/contracts/
 has it, signatures checked, and publishes each statement as Canal would, through the lossy channel.
-All in memory. Unsigned pages of its own: POST /begin, GET /progress. It ends when it is told to,
+All in memory. Unsigned pages of its own: POST /begin, GET /progress. It ends when it is asked to,
 after it has written what it committed to --report.
 """
 
@@ -85,13 +85,13 @@ class Table:
         return [row for _, _, row in found], found[-1][:2] if len(found) == limit else None
 
 
-class Teller(threading.Thread):
+class Committer(threading.Thread):
     """Commits what is due and sends what is due, on one timetable: statement by statement, late
     ones later than their rows' time.
     """
 
     def __init__(self, table: Table, plan: Iterator[Statement], producer: KafkaProducer, topic: str, rate: float) -> None:
-        super().__init__(name="teller", daemon=True)
+        super().__init__(name="committer", daemon=True)
         self._table, self._plan, self._producer, self._topic, self._rate = table, plan, producer, topic, rate
         self._late: list[tuple[float, int, list[SyncOrderRow], Statement]] = []
         self._outbox: list[tuple[float, int, int, bytes]] = []
@@ -166,8 +166,8 @@ class Teller(threading.Thread):
 class Pages:
     """The counter's interface, and the harness's two pages."""
 
-    def __init__(self, table: Table, teller: Teller, signatures: Signatures, orders: int) -> None:
-        self._table, self._teller, self._signatures, self._orders = table, teller, signatures, orders
+    def __init__(self, table: Table, committer: Committer, signatures: Signatures, orders: int) -> None:
+        self._table, self._committer, self._signatures, self._orders = table, committer, signatures, orders
 
     @property
     def routes(self) -> list[Route]:
@@ -209,13 +209,13 @@ class Pages:
         return None
 
     async def _begin(self, _: Request) -> Response:
-        self._teller.start()
+        self._committer.start()
         return JSONResponse({"orders": self._orders}, status_code=202)
 
     async def _progress(self, _: Request) -> Response:
-        teller = self._teller
-        found = {"committed": len(teller.committed), "sent": teller.sent, "done": teller.done, "error": teller.error}
-        return JSONResponse({**found, "behind_seconds": round(teller.behind_seconds, 3)})
+        committer = self._committer
+        found = {"committed": len(committer.committed), "sent": committer.sent, "done": committer.done, "error": committer.error}
+        return JSONResponse({**found, "behind_seconds": round(committer.behind_seconds, 3)})
 
 
 def main() -> None:
@@ -232,13 +232,13 @@ def main() -> None:
     table = Table()
     producer = KafkaProducer(bootstrap_servers=options.kafka, acks="all", enable_idempotence=False, linger_ms=0, metrics_enabled=False)
     plan = statements(options.seed, options.orders, Channel(delay_seconds_max=options.delay_seconds_max))
-    teller = Teller(table, plan, producer, options.topic, options.rate)
-    pages = Pages(table, teller, Signatures({"counter": os.environ["COUNTER_KEY"]}, VALIDITY_MS), options.orders)
+    committer = Committer(table, plan, producer, options.topic, options.rate)
+    pages = Pages(table, committer, Signatures({"counter": os.environ["COUNTER_KEY"]}, VALIDITY_MS), options.orders)
 
     @asynccontextmanager
     async def reporting(_: Starlette) -> Any:
         yield
-        await asyncio.to_thread(options.report.write_text, json.dumps([asdict(order) for order in teller.committed]))
+        await asyncio.to_thread(options.report.write_text, json.dumps([asdict(order) for order in committer.committed]))
 
     app = Starlette(routes=pages.routes, lifespan=reporting)
     uvicorn.run(app, host="127.0.0.1", port=options.port, loop="asyncio", ws="none", log_config=None, access_log=False, timeout_keep_alive=75)

@@ -46,7 +46,7 @@ exit code: 0 the audit found nothing, and the consumer alone brought every order
 
 @dataclass
 class Outcome:
-    """What a run came to. `known`: rows that came once more after a kill."""
+    """The result of a run. `known`: rows that came once more after a kill."""
 
     orders: int
     rate: float
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """Whatever doesn't hold."""
+        """The conditions that don't hold."""
         wrong = [] if self.audit_exit_code == 0 else [f"the audit ended with {self.audit_exit_code}"]
         orders = self.trial + self.orders
         if self.audit.get("placed") != orders:
@@ -152,7 +152,7 @@ def _known(service: LiveService) -> int:
 
 
 def report(outcome: Outcome) -> str:
-    """For people."""
+    """The report as text."""
     audit = ", ".join(f"{value} {name}" for name, value in outcome.audit.items() if isinstance(value, int) and not isinstance(value, bool))
     lines = [
         f"{Rate(outcome.rate, outcome.holds)}; {slowness()}",

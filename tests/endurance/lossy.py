@@ -61,7 +61,7 @@ exit code: 0 each order was accepted exactly once with its contents, every dropp
 
 @dataclass
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     seed: int
     orders: int
@@ -80,7 +80,7 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """Whatever doesn't hold."""
+        """The conditions that don't hold."""
         wrong = [f"{count:,} orders {kind}: {', '.join(self.comparison.wrong[kind])}" for kind, count in self.comparison.counts.items()]
         if self.comparison.dropped.longest > FOUND_MS_MAX:
             wrong.append(f"a dropped order was found only {self.comparison.dropped.longest:,.0f} ms after its commit")
@@ -139,7 +139,7 @@ class Run:
             outcome.accepted = watch.count(ACCEPTED_SQL)
             on_progress(progress["committed"], outcome.accepted)
             time.sleep(0.5)
-        with suppress(AssertionError):  # what is missing then is told by the comparison
+        with suppress(AssertionError):  # the comparison reports what is missing then
             wait_until(
                 lambda: watch.count(ACCEPTED_SQL) >= self.orders and watch.all_read(), seconds=slowness().scaled(TAIL_SECONDS_MAX), pause_seconds=0.2
             )
@@ -202,7 +202,7 @@ class CounterProcess:
             return False
 
     def end(self) -> list[dict[str, Any]]:
-        """Tells it to end; what it committed."""
+        """Ends it. Returns what it committed."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
         committed: list[dict[str, Any]] = json.loads(self.report.read_text())
@@ -241,7 +241,7 @@ class Watch:
 
 
 def report(outcome: Outcome) -> str:
-    """For people."""
+    """The report as text."""
     found = outcome.comparison
     sources = ", ".join(f"{count:,} {source}" for source, count in sorted(found.sources.items()))
     lines = [

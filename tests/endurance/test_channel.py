@@ -1,4 +1,4 @@
-"""The plan of an endurance run is the seed's, and as bad as it says."""
+"""The plan of an endurance run: reproducible by its seed, with the given shares of faults."""
 
 from tests.endurance.channel import Channel, Statement, statements
 

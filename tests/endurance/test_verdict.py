@@ -1,4 +1,4 @@
-"""The comparison complains of whatever isn't as the counter committed it."""
+"""The comparison reports every order that isn't stored as the counter committed it."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -10,7 +10,7 @@ from tests.endurance import kills
 from tests.endurance.channel import Channel, statements
 from tests.endurance.counter import Table, Teller
 from tests.endurance.lossy import Outcome
-from tests.endurance.verdict import CONTENTS, Comparison, Held, Latency, compare
+from tests.endurance.verdict import CONTENTS, Comparison, Latency, StoredOrder, compare
 
 
 def committed(order_id: str = "E1", **fate: bool) -> dict[str, Any]:
@@ -19,13 +19,13 @@ def committed(order_id: str = "E1", **fate: bool) -> dict[str, Any]:
     return {"row": row, "committed_ms": 1_000.0, "dropped": False, "delayed": False, **fate}
 
 
-def held(order_id: str = "E1", *, quantity: str = "1.5", received_ms: float = 1_100.0) -> Held:
+def held(order_id: str = "E1", *, quantity: str = "1.5", received_ms: float = 1_100.0) -> StoredOrder:
     contents = (order_id, "7", "1", "3", "C", "OPEN", "BTC", Decimal(quantity).normalize(), Decimal("90.25"), "I", "1000")
     assert len(contents) == len(CONTENTS)
-    return Held(contents, "kafka", received_ms, clearings=1, operations=1)
+    return StoredOrder(contents, "kafka", received_ms, clearings=1, operations=1)
 
 
-def found(order: Held | None) -> Comparison:
+def found(order: StoredOrder | None) -> Comparison:
     return compare([committed()], {} if order is None else {order.contents[0]: order})
 
 
@@ -41,7 +41,7 @@ def test_other_contents_are_seen() -> None:
     assert found(held(quantity="1.6")).counts == {"other contents": 1}
 
 
-def test_an_order_that_nobody_committed_is_extra() -> None:
+def test_an_order_that_was_never_committed_is_extra() -> None:
     assert compare([], {"E9": held("E9")}).wrong == {"extra": ["E9"]}
 
 

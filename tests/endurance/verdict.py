@@ -1,4 +1,4 @@
-"""What a run came to: what the counter committed against what the database holds. Pure, but for
+"""Compares what the counter committed with what the database holds. Pure, but for
 reading the database.
 """
 
@@ -27,7 +27,7 @@ Contents = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredOrder:
     """An order as the database holds it."""
 
     contents: Contents
@@ -74,12 +74,12 @@ class Comparison:
             self.wrong[kind].append(order_id)
 
 
-def read_orders(database_url: str) -> dict[str, Held]:
+def read_orders(database_url: str) -> dict[str, StoredOrder]:
     """Every order that the database holds, by its id, with its clearings."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(_ORDERS)
         width = len(CONTENTS)
-        return {row[0]: Held(_canonical(row[:width]), *row[width:]) for row in cursor.fetchall()}
+        return {row[0]: StoredOrder(_canonical(row[:width]), *row[width:]) for row in cursor.fetchall()}
 
 
 def queued(database_url: str) -> tuple[int, int]:
@@ -90,7 +90,7 @@ def queued(database_url: str) -> tuple[int, int]:
         return int(count), int(sends)
 
 
-def compare(committed: Sequence[dict[str, Any]], held: dict[str, Held]) -> Comparison:
+def compare(committed: Sequence[dict[str, Any]], held: dict[str, StoredOrder]) -> Comparison:
     """Each committed order is held once, as it was committed, with one clearing and its first
     operation; nothing else is.
     """

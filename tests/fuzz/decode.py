@@ -34,7 +34,7 @@ STEP = 1_000
 
 @dataclass
 class Outcome:
-    """What came out."""
+    """The result of a run."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ def inputs(seed: int, numbers: range) -> Iterator[tuple[int, str, bytes]]:
 
 
 def feed(outcome: Outcome, number: int, name: str, raw: bytes) -> None:
-    """Decodes one input and notes what came out."""
+    """Decodes one input and counts the result."""
     started = time.process_time()
     try:
         outcome.counts[f"{name}: {judged(raw)}"] += 1
@@ -66,7 +66,7 @@ def feed(outcome: Outcome, number: int, name: str, raw: bytes) -> None:
 
 
 def judged(raw: bytes) -> str:
-    """What the message became. Raises whatever it should not have raised."""
+    """The result of decoding. Raises any error that it should not have raised."""
     try:
         changes = decode(raw)
     except UnreadableMessage:

@@ -88,15 +88,15 @@ class Broker:
     ports: dict[str, int] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
 
-    def address(self, door: str = "plain") -> str:
-        """host:port of a door: plain, sasl or tls."""
-        return f"{LOOPBACK}:{self.ports[door]}"
+    def address(self, listener: str = "plain") -> str:
+        """host:port of a listener: plain, sasl or tls."""
+        return f"{LOOPBACK}:{self.ports[listener]}"
 
     def prepare(self) -> None:
         """Writes its configuration and formats its data, with the accounts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for door in ("plain", "sasl", "tls", "controller"):
-            self.ports[door] = find_free(set(self.ports.values()))
+        for listener in ("plain", "sasl", "tls", "controller"):
+            self.ports[listener] = find_free(set(self.ports.values()))
         keystore = self.folder / "broker.pem"
         keystore.write_text(self.key.read_text() + self.certificate.read_text())
         text = PROPERTIES.format(host=LOOPBACK, keystore=keystore, data=self.folder / "data", **self.ports)

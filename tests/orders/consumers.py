@@ -1,6 +1,4 @@
-"""Consumers that read the test's topic, in a thread or as a process, and what they have taken
-in.
-"""
+"""Consumers that read the test's topic, in a thread or as a process, and what they have stored."""
 
 import subprocess
 import sys

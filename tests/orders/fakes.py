@@ -1,5 +1,5 @@
-"""Stand-ins for what `orders` is handed: they remember what they were given, and write nothing of
-their own.
+"""Fakes of the functions that `orders` is given by `clearing`: they record their arguments and
+write nothing to the database.
 """
 
 from collections.abc import Callable, Sequence

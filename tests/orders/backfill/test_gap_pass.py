@@ -141,7 +141,7 @@ class TestRowsInPages:
 
         assert gap_pass.run().ingested.filtered == 1
 
-    def test_that_are_refused_are_quarantined_once_and_hinder_nobody(self, counter: Counter, gap_pass: GapPass) -> None:
+    def test_that_are_refused_are_quarantined_once_and_delay_no_other(self, counter: Counter, gap_pass: GapPass) -> None:
         counter.commit("BAD", NOW - 1, asset="DOGE", instrument="half a \ud800 surrogate")
         counter.commit("O1", NOW - 1)
         gap_pass.run()
@@ -218,7 +218,7 @@ class TestClocks:
         assert scanned() == counter.now_ms - OVERLAP
 
 
-class TestMistakesOfOurs:
+class TestInternalErrors:
     """BAD can't be opened; LOST, on a later page, can."""
 
     @pytest.fixture(autouse=True)
@@ -352,4 +352,4 @@ def fail() -> Any:
 
 
 def fail_with_ours() -> None:
-    raise KeyError("a mistake of ours")
+    raise KeyError("an internal error")

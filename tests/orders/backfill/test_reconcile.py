@@ -197,7 +197,7 @@ class Minutes:
         return [(at, interface_row(order_id, id=str(at), user_id=order_id, shard=0, created_ms=str(at))) for at, order_id in times]
 
 
-class TestMistakesOfOurs:
+class TestInternalErrors:
     """BAD can't be opened, what comes in later minutes can."""
 
     @pytest.fixture

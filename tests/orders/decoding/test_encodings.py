@@ -30,7 +30,7 @@ class TestOneOrder:
 
 
 class TestFormats:
-    """Are told apart by their shape, not by words that a row may hold too."""
+    """Are recognised by their shape, not by words that a row may contain, too."""
 
     @pytest.mark.parametrize("encode", ENCODINGS)
     def test_of_a_row_that_names_the_others_marks(self, encode: Callable[..., bytes]) -> None:

@@ -1,5 +1,5 @@
-"""What is told of an order before it is accepted, or again after a person has judged it: none of it
-is cleared in silence, none is held twice.
+"""Messages that contradict an order, before it is accepted or again after an operator has released
+it: none is ignored, and none puts the order on hold twice.
 """
 
 import threading
@@ -75,7 +75,7 @@ class TestADeletion:
         inside.wait(20)
         deleting.start()
         try:
-            wait_until(somebody_waits)
+            wait_until(a_transaction_waits)
         finally:
             go_on.set()
             storing.join(20)
@@ -235,7 +235,7 @@ def in_a_thread(take: object, items: Sequence[Item]) -> None:
         connection.close()
 
 
-def somebody_waits() -> bool:
+def a_transaction_waits() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
         return bool(cursor.fetchone()[0])

@@ -134,7 +134,7 @@ class TestKnownOrders:
         first.start()
         inside.wait(5)
         second.start()
-        wait_until(somebody_waits)
+        wait_until(a_transaction_waits)
         go_on.set()
         first.join(10)
         second.join(10)
@@ -151,7 +151,7 @@ def in_a_thread(clearings: FakeClearings, batch: Sequence[Item]) -> None:
         connection.close()
 
 
-def somebody_waits() -> bool:
+def a_transaction_waits() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
         return bool(cursor.fetchone()[0])
@@ -179,14 +179,14 @@ class TestOtherContents:
         assert len(kept.message_hash) == 64
 
     @pytest.mark.parametrize(
-        ("told", "code"),
+        ("change", "code"),
         [
             (message(row("O1", quantity="7")), "contents_differ"),
             (message(row("O1", quantity="-7")), "contents_differ"),
             (message(row("O1"), kind="DELETE"), "deleted_at_counter"),
         ],
     )
-    def test_in_the_same_batch_hold_before_the_order_is_published(self, clearings: FakeClearings, told: bytes, code: str) -> None:
+    def test_in_the_same_batch_hold_before_the_order_is_published(self, clearings: FakeClearings, change: bytes, code: str) -> None:
         held_at_publishing: list[tuple[str, str]] = []
 
         def publishing() -> bool:
@@ -195,7 +195,7 @@ class TestOtherContents:
 
         clearings.while_publishing = publishing
 
-        clearings.ingest(read(message(row("O1")), told))
+        clearings.ingest(read(message(row("O1")), change))
 
         assert (held_at_publishing, clearings.published) == ([("O1", code)], ["O1"])
 

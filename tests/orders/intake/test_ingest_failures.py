@@ -1,6 +1,4 @@
-"""Intake of what can't be taken in: bad rows, mistakes of ours, a database that fails or is
-slow.
-"""
+"""Ingest of bad rows, with internal errors, and with a database that fails or is slow."""
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -59,7 +57,7 @@ class TestBadRows:
             {"contract_id": "C" * 65},
         ],
     )
-    def test_that_only_the_database_refuses_are_found_and_put_away_alone(self, clearings: FakeClearings, fields: dict[str, object]) -> None:
+    def test_that_only_the_database_refuses_are_found_and_quarantined_alone(self, clearings: FakeClearings, fields: dict[str, object]) -> None:
         batch = inserts(f"O{number:02d}" for number in range(20))
         batch[13] = changed(batch[13], **fields)
 
@@ -82,13 +80,13 @@ def fails_with(*order_ids: str) -> Callable[[Sequence[AcceptedOrder]], None]:
 
 
 def fail_inside(sqlstate: str) -> None:
-    """PostgreSQL fails, and says with what."""
+    """PostgreSQL raises an error with this SQLSTATE."""
     with connection.cursor() as cursor:
         cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'it is {sqlstate}' USING ERRCODE = '{sqlstate}'; END $$")
 
 
 class TestInternalErrors:
-    def test_that_one_order_meets_put_it_away_alone_with_an_alarm(self, clearings: FakeClearings) -> None:
+    def test_with_one_order_quarantine_it_alone_with_an_alarm(self, clearings: FakeClearings) -> None:
         clearings.while_opening = fails_with("O3")
 
         with capture_logs() as lines:
@@ -98,7 +96,7 @@ class TestInternalErrors:
         assert reasons() == [("O3", "internal_error")]
         assert [line["alarm"] for line in lines if "alarm" in line] == ["internal_error"]
 
-    def test_that_every_order_meets_are_no_order_s_fault(self, clearings: FakeClearings) -> None:
+    def test_with_every_order_quarantine_none(self, clearings: FakeClearings) -> None:
         clearings.while_opening = fails_with()
 
         with pytest.raises(IntakeFault, match="no plan for this order") as fault:
@@ -107,7 +105,7 @@ class TestInternalErrors:
         assert (order_ids(), reasons(), clearings.published) == ([], [], [])
         assert len(fault.value.order_ids) == 8
 
-    def test_that_one_order_meets_alone_are_its_own_where_others_are_known_to_get_in(self, clearings: FakeClearings) -> None:
+    def test_with_a_single_order_quarantine_it_if_others_were_accepted_meanwhile(self, clearings: FakeClearings) -> None:
         clearings.while_opening = fails_with("O1")
         clearings.others_succeeded = lambda: True
 
@@ -164,7 +162,7 @@ class TestInternalErrors:
         with pytest.raises(OperationalError, match="25006"):
             clearings.ingest(inserts(["O1", "O2"]))
 
-    def test_of_a_database_that_is_away_stay_what_they_are(self, clearings: FakeClearings) -> None:
+    def test_are_not_what_an_unavailable_database_raises(self, clearings: FakeClearings) -> None:
         def away(_: Sequence[AcceptedOrder]) -> None:
             raise OperationalError("terminating connection")
 

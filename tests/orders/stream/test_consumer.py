@@ -1,5 +1,5 @@
-"""The consumer: takes in each message once, waits for its topic, stops after too many bad ones;
-also as the command.
+"""The consumer, in a thread and as the command: ingests each message once, waits for its topic,
+stops after too many bad messages.
 """
 
 import signal
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 class TestReading:
-    def test_every_message_is_taken_in_once(self, topic: Topic, clearings: FakeClearings) -> None:
+    def test_every_message_is_ingested_once(self, topic: Topic, clearings: FakeClearings) -> None:
         with running(clearings.ingest):
             topic.send(*orders(*range(50)), None, b"garbage")
             wait_until(lambda: stored() == 50 and Quarantined.objects.count() == 1)
@@ -121,7 +121,7 @@ class TestCommand:
     def test_stores_orders_with_their_clearings_and_stops_at_once(self, topic: Topic, environment: dict[str, str]) -> None:
         with process(environment) as consumer:
             topic.send(*orders(1, 2))
-            wait_until(lambda: Clearing.objects.count() == 2, seconds=20)
+            wait_until(lambda: Clearing.objects.count() == 2, seconds=60)
             consumer.send_signal(signal.SIGTERM)
 
             assert consumer.wait(20) == 0

@@ -1,5 +1,5 @@
-"""What interrupts the consumer: a crash, the database or the broker away, a rebalance, a mistake of
-ours; each order still gets in once.
+"""Interruptions of the consumer: a crash, an unavailable database or broker, a rebalance, an
+internal error. Each order is still accepted once.
 """
 
 import itertools
@@ -151,7 +151,7 @@ class TestInterruptions:
         assert again.consumer.total.known == 0
 
     def test_a_faulty_release_quarantines_nothing_and_a_mended_one_takes_all_in(self, topic: Topic, clearings: FakeClearings) -> None:
-        clearings.while_opening = mistake
+        clearings.while_opening = fail_internally
         topic.send(*orders(*range(8)))
         with capture_logs() as lines, running(clearings.ingest) as faulty:
             wait_until(lambda: faulty.consumer._faults > 1)
@@ -163,7 +163,7 @@ class TestInterruptions:
             wait_until(lambda: stored() == 8)
 
     def test_an_order_that_we_fail_with_waits_for_others_and_then_lets_them_pass(self, topic: Topic, clearings: FakeClearings) -> None:
-        clearings.while_opening = lambda accepted: mistake(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
+        clearings.while_opening = lambda accepted: fail_internally(accepted) if "O0001" in {stored.order.order_id for stored in accepted} else None
         with running(clearings.ingest) as reading:
             topic.send(*orders(1), partition=0)
             wait_until(lambda: reading.consumer._faults > 0)
@@ -218,8 +218,8 @@ def refuse(error: type[Exception]) -> None:
     raise error
 
 
-def mistake(_: object) -> None:
-    raise TypeError("a mistake of ours")
+def fail_internally(_: object) -> None:
+    raise TypeError("an internal error")
 
 
 class TestBrokerThatLosesItsLog:

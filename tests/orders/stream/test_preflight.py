@@ -161,7 +161,7 @@ class TestCredentials:
             pass
 
     @pytest.mark.parametrize("answers", [(), (WELCOME,), (b"HTTP/1.1 400 Bad Request",), (b"\x00\x01",)])
-    def test_that_nobody_answers_are_a_broker_that_is_away(self, answers: tuple[bytes, ...]) -> None:
+    def test_that_are_not_answered_are_an_unavailable_broker(self, answers: tuple[bytes, ...]) -> None:
         with answering(*answers) as server, pytest.raises(ConnectionRefusedError, match="no connection to any of"):
             check_connectivity([server], 5_000)
 

@@ -6,7 +6,7 @@ def shown(*messages: tuple[int, bool]) -> StopRule:
     rule = StopRule()
     for count, bad in messages:
         for _ in range(count):
-            rule.saw(bad=bad)
+            rule.count(bad=bad)
     return rule
 
 
