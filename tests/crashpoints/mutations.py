@@ -144,7 +144,7 @@ def gap_position_first() -> None:
     real = gap_pass.GapPass._read
 
     def read(self: gap_pass.GapPass, shard: int, start_ms: int, result: gap_pass.GapResult) -> Any:
-        self._note(gap_pass._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": self.overlap_ms, "skew_ms": 0})
+        self._write(gap_pass._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": self.overlap_ms, "skew_ms": 0})
         return real(self, shard, start_ms, result)
 
     _replace(gap_pass.GapPass, "_read", read)

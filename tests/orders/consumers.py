@@ -29,7 +29,7 @@ class Running:
 
     intake: Intake
     idle_seconds: float | None = None
-    open_log: Callable[[], Any] = field(default_factory=lambda: partial(connect, configured.KAFKA_GROUP))
+    open_log: Callable[[Any], Any] = field(default_factory=lambda: partial(connect, configured.KAFKA_GROUP))
     stopping: threading.Event = field(default_factory=threading.Event)
     ended: ExitCode | None = None
 
