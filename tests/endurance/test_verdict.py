@@ -8,7 +8,7 @@ import pytest
 
 from tests.endurance import kills
 from tests.endurance.channel import Channel, statements
-from tests.endurance.counter import Table, Teller
+from tests.endurance.counter import Committer, Table
 from tests.endurance.lossy import Outcome
 from tests.endurance.verdict import CONTENTS, Comparison, Latency, StoredOrder, compare
 
@@ -75,12 +75,12 @@ def test_orders_of_the_trial_count_for_the_audit(trial: int, placed: int, failur
 
 def test_a_counter_whose_thread_fails_says_why() -> None:
     plan = statements(1, 10, Channel(drop=0.0))
-    teller = Teller(Table(), plan, BrokenProducer(), "topic", rate=1_000.0)
+    committer = Committer(Table(), plan, BrokenProducer(), "topic", rate=1_000.0)
 
     with pytest.raises(RuntimeError, match="no broker"):
-        teller.run()
+        committer.run()
 
-    assert (teller.error, teller.done) == ("RuntimeError: no broker", False)
+    assert (committer.error, committer.done) == ("RuntimeError: no broker", False)
 
 
 class BrokenProducer:

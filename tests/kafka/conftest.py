@@ -20,9 +20,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     folder = tmp_path_factory.mktemp("kafka")
     running = Broker(folder / "broker", *certificate(folder))
     running.prepare()
-    running.start()
-    yield running
-    running.kill()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
