@@ -1,4 +1,4 @@
-"""List filters that cost nothing: their choices are known, and none of them counts."""
+"""List filters without a query of their own: their choices are fixed, and none shows a count."""
 
 from collections.abc import Iterable
 from datetime import timedelta

@@ -1,5 +1,5 @@
-"""Pages over tables of any size: counts exactly while that is cheap, and takes the planner's word
-beyond.
+"""Pages over tables of any size: counts exactly where that is cheap, and uses the planner's
+estimate beyond.
 """
 
 import json
@@ -11,7 +11,7 @@ from django.core.paginator import Paginator
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 
-EXACT_ROWS_MAX = 20_000  # a count of so many rows takes milliseconds; nobody pages through more
+EXACT_ROWS_MAX = 20_000  # a count of so many rows takes milliseconds; more pages than anybody turns
 COUNT_MS_MAX = 250  # few rows may still take a long scan to find
 
 
@@ -35,7 +35,7 @@ class EstimatingPaginator(Paginator[Any]):
 
     @cached_property
     def estimate(self) -> int:
-        """The planner's idea of the number of rows, from the table's statistics."""
+        """The planner's estimate of the number of rows, from the table's statistics."""
         try:
             sql, params = _unordered(self.object_list).query.sql_with_params()
         except EmptyResultSet:  # its condition can't be met
@@ -57,6 +57,6 @@ class EstimatingPaginator(Paginator[Any]):
 
 
 def _unordered(rows: Any) -> QuerySet[Any]:
-    """The rows' primary keys: neither order nor annotations matter to how many they are."""
+    """The rows' primary keys alone: order and annotations don't change their number."""
     found: QuerySet[Any] = rows.order_by().values("pk")
     return found

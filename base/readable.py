@@ -1,4 +1,4 @@
-"""Values as people read them: durations, amounts and bytes."""
+"""Durations, amounts and bytes as text for people."""
 
 import json
 from decimal import Decimal
@@ -8,8 +8,8 @@ HEX_BYTES_A_LINE = 16
 
 
 def duration(seconds: float) -> str:
-    """`43 ms`, `1.2 s`, `3 min`, `5 h`, `12 d`; negative ones are clocks that disagree and read as
-    0 ms.
+    """`43 ms`, `1.2 s`, `3 min`, `5 h`, `12 d`; a negative one comes from clocks that disagree and
+    reads as 0 ms.
     """
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"

@@ -1,4 +1,4 @@
-"""The admin for tables that people look at and never edit, however big they grow."""
+"""The base of the admin's read-only pages, for tables of any size."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -13,8 +13,8 @@ Shown = TypeVar("Shown", bound=Callable[..., object])
 
 
 def column(description: str, *, label: str | Mapping[Any, str] | None = None, ordering: str | None = None) -> Callable[[Shown], Shown]:
-    """A column of a list or a field of a page: its heading, its colours (one, or by value) and what
-    sorts it.
+    """A column of a list or a field of a page: its heading, its colours (one, or by value) and the
+    field that it is sorted by.
     """
 
     def describe(shown: Shown) -> Shown:
@@ -28,8 +28,8 @@ def column(description: str, *, label: str | Mapping[Any, str] | None = None, or
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """No form adds, changes or deletes; no page counts the whole table; lists are newest first by
-    primary key, which an index gives.
+    """Nothing is added, changed or deleted by a form; no page counts a whole table; lists are
+    sorted by primary key, newest first, which an index gives.
     """
 
     paginator = EstimatingPaginator
@@ -51,8 +51,8 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
         return False
 
     def find(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        """The rows that a search term means, by indexes alone: no `%term%`. Overridden by each
-        table that can be searched.
+        """The rows for a search term, found by an index: no `%term%`. Each admin with a search
+        overrides it.
         """
         raise NotImplementedError
 

@@ -1,5 +1,5 @@
-"""Read-only pages of sync orders, quarantined messages, watermarks and reconcile runs;
-`clearing/admin/clearings.py` adds to an order how it was cleared.
+"""Read-only pages of the intake: sync orders, quarantined messages, watermarks, reconcile runs.
+`clearing/admin/clearings.py` adds an order's clearing to its page.
 """
 
 from datetime import UTC, datetime
@@ -32,21 +32,19 @@ def order_id_in(term: str) -> str:
     return term.partition(":")[0]
 
 
-def orders_meant(term: str) -> Q:
-    """Orders by their id (or its beginning), or by the user's whole id: each answered by an
-    index.
-    """
+def orders_matching(term: str) -> Q:
+    """Orders by their id (or its beginning), or by the user's whole id; each uses an index."""
     return Q(order_id__startswith=order_id_in(term)) | Q(user_id=term)
 
 
 SHOWN_FIELDS: tuple[Any, ...] = (
     ("The order", {"fields": (("order_id", "contract_id"), ("user_id", "created"), ("what", "quoted"), ("price", "instrument"))}),
-    ("How it came", {"fields": (("source", "place", "received_at"), ("shard", "sequence", "late"), ("canonical_hash",))}),
+    ("Source", {"fields": (("source", "place", "received_at"), ("shard", "sequence", "late"), ("canonical_hash",))}),
 )
 
 
 class SyncOrderAdmin(ReadOnlyAdmin):
-    """The counter's row as we hold it."""
+    """The counter's row as it was accepted."""
 
     list_display: ClassVar[tuple[str, ...]] = ("order_id", "user_id", "what", "quoted", "created_shown", "source_label", "late")
     list_filter: ClassVar[tuple[Any, ...]] = (
@@ -60,7 +58,7 @@ class SyncOrderAdmin(ReadOnlyAdmin):
     fieldsets: ClassVar[tuple[Any, ...] | None] = SHOWN_FIELDS
 
     def find(self, rows: QuerySet[SyncOrder], term: str) -> QuerySet[SyncOrder]:
-        return rows.filter(orders_meant(term))
+        return rows.filter(orders_matching(term))
 
     @column("order")
     def what(self, order: SyncOrder) -> str:
@@ -86,13 +84,13 @@ class SyncOrderAdmin(ReadOnlyAdmin):
     def source_label(self, order: SyncOrder) -> str:
         return order.source
 
-    @column("place in the log")
+    @column("position in the topic")
     def place(self, order: SyncOrder) -> str:
         return f"{order.topic} / {order.partition} @ {order.offset}" if order.topic else "-"
 
 
-# Skips from one reason to the next through their index, so that it costs as many steps as there are
-# reasons.
+# Skips from one reason to the next in the index, so that its cost grows with the number of reasons,
+# not of messages.
 REASONS_SQL = """
     WITH RECURSIVE reasons (reason) AS (
         (SELECT reason FROM orders_quarantined ORDER BY reason LIMIT 1)
@@ -105,7 +103,7 @@ REASONS_SQL = """
 
 
 class ReasonFilter(admin.SimpleListFilter):
-    """The reasons that there are, each with how many messages it has: the list's groups."""
+    """The reasons in use, each with its number of messages: the list's groups."""
 
     title = "reason"
     parameter_name = "reason"
@@ -120,21 +118,21 @@ class ReasonFilter(admin.SimpleListFilter):
 
 
 class ReplayedFilter(admin.SimpleListFilter):
-    """Whether a message went in by a replay."""
+    """Whether a replay has ingested the message."""
 
     title = "replayed"
     parameter_name = "replayed"
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
-        return [("no", "not yet"), ("yes", "went in")]
+        return [("no", "not yet"), ("yes", "replayed")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Quarantined]) -> QuerySet[Quarantined]:
         return queryset.filter(replayed_at__isnull=self.value() == "no") if self.value() in {"no", "yes"} else queryset
 
 
 class QuarantinedAdmin(ReadOnlyAdmin):
-    """Messages that couldn't be read or weren't trusted, whole. `ops/admin/quarantine.py` adds
-    their replay.
+    """Messages that were unreadable or refused, with all their bytes. `ops/admin/quarantine.py`
+    adds their replay.
     """
 
     list_display: ClassVar[tuple[str, ...]] = ("quarantined_at", "reason_label", "place", "order_id", "size", "detail_start", "replayed_at")
@@ -142,12 +140,12 @@ class QuarantinedAdmin(ReadOnlyAdmin):
     search_fields = ("order_id",)
     search_help_text = "A whole order id, or topic/partition@offset"
     fieldsets: ClassVar[tuple[Any, ...] | None] = (
-        ("Why", {"fields": (("reason_label", "order_id"), ("detail",), ("quarantined_at", "replayed_at"))}),
-        ("What", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",))}),
+        ("Reason", {"fields": (("reason_label", "order_id"), ("detail",), ("quarantined_at", "replayed_at"))}),
+        ("Message", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",))}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Quarantined]:
-        """Without the bytes, which may be many; a page that shows them asks for its own."""
+        """Without the bytes, which may be many; the page of one message loads its own."""
         return Quarantined.objects.defer("message").annotate(message_bytes=Func(F("message"), function="octet_length", output_field=IntegerField()))
 
     def find(self, rows: QuerySet[Quarantined], term: str) -> QuerySet[Quarantined]:
@@ -161,14 +159,14 @@ class QuarantinedAdmin(ReadOnlyAdmin):
     def reason_label(self, message: Quarantined) -> str:
         return message.reason
 
-    @column("place in the log")
+    @column("position in the topic")
     def place(self, message: Quarantined) -> str:
         return f"{message.topic}/{message.partition}@{message.offset}"
 
     @column("bytes")
     def size(self, message: Quarantined) -> int:
-        found: int | None = message.message_bytes  # type: ignore[attr-defined]  # annotated
-        return found or 0
+        size: int | None = message.message_bytes  # type: ignore[attr-defined]  # annotated
+        return size or 0
 
     @column("detail")
     def detail_start(self, message: Quarantined) -> str:
@@ -189,7 +187,7 @@ def _block(text: str) -> SafeString:
 
 @admin.register(Watermark)
 class WatermarkAdmin(ReadOnlyAdmin):
-    """How far each shard of the counter is known, and how long ago that was looked at."""
+    """How far each shard of the counter has been compared, and how long ago."""
 
     list_display = ("shard", "newest", "newest_age", "scanned", "scanned_age", "found_by_gap", "scanned_at")
     ordering = ("shard",)
@@ -198,7 +196,7 @@ class WatermarkAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Watermark]:
         return Watermark.objects.annotate(now=ServiceNow())
 
-    @column("newest order held (UTC)")
+    @column("newest order (UTC)")
     def newest(self, watermark: Watermark) -> str:
         return utc_text(watermark.newest_ms)
 
@@ -216,7 +214,7 @@ class WatermarkAdmin(ReadOnlyAdmin):
 
 
 class DifferenceFilter(admin.SimpleListFilter):
-    """Runs that found something."""
+    """Runs with a result that needs attention."""
 
     title = "found"
     parameter_name = "found"
@@ -225,17 +223,17 @@ class DifferenceFilter(admin.SimpleListFilter):
         return [("difference", "a difference"), ("unresolved", "still missing"), ("error", "not compared")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[ReconcileRun]) -> QuerySet[ReconcileRun]:
-        found = {
+        conditions = {
             "difference": Q(missing__gt=0) | Q(unknown__gt=0) | Q(no_sync_row__gt=0),
             "unresolved": Q(missing__gt=F("fetched")),
             "error": ~Q(error=""),
         }
-        return queryset.filter(found[value]) if (value := self.value()) in found else queryset
+        return queryset.filter(conditions[value]) if (value := self.value()) in conditions else queryset
 
 
 @admin.register(ReconcileRun)
 class ReconcileRunAdmin(ReadOnlyAdmin):
-    """How our orders compared with the counter's two tables, shard by shard; kept for 30 days."""
+    """Comparisons of our orders with the counter's two tables, by shard; kept for 30 days."""
 
     list_display = ("at", "shard", "window", "ours", "sync_table", "order_table", "missing", "fetched", "no_sync_row", "unknown", "error_start")
     list_filter = (DifferenceFilter,)
@@ -243,7 +241,7 @@ class ReconcileRunAdmin(ReadOnlyAdmin):
         ("at", "shard", "window"),
         ("ours", "sync_table", "order_table", "minutes"),
         ("missing", "fetched", "no_sync_row", "unknown"),
-        ("orders_meant",),
+        ("orders_found",),
         ("error",),
     )
 
@@ -255,8 +253,8 @@ class ReconcileRunAdmin(ReadOnlyAdmin):
     def error_start(self, run: ReconcileRun) -> str:
         return run.error[:120]
 
-    @column("the orders")
-    def orders_meant(self, run: ReconcileRun) -> SafeString:
+    @column("orders")
+    def orders_found(self, run: ReconcileRun) -> SafeString:
         return _block("\n".join(f"{kind}: {', '.join(order_ids)}" for kind, order_ids in run.order_ids.items()))
 
 

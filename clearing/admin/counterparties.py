@@ -53,7 +53,9 @@ class PauseForm(forms.Form):
 
 
 class StoredNameAdmin(ReadOnlyAdmin):
-    """For a model whose permissions keep the name that it had first: groups hold them."""
+    """The admin of a renamed model: its permissions keep the stored name, since groups hold
+    them.
+    """
 
     stored_name: ClassVar[str]
 

@@ -204,7 +204,7 @@ def _tell(intervention: Intervention) -> None:
     """
     notify(
         f"people_{intervention.kind}",
-        "two people decided",
+        "two operators decided",
         order_id=intervention.clearing.order.order_id,
         intervention=intervention.pk,
         key=intervention.operation.key,

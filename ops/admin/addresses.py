@@ -1,4 +1,4 @@
-"""The admin's addresses. They stay as they are when a model gets another name: people have them in
+"""The admin's addresses. They stay as they are when a model is renamed: operators have them in
 bookmarks and tickets, and the release before serves them beside this one.
 """
 

@@ -28,17 +28,17 @@ def person(name: str, *permissions: str) -> Client:
 
 @pytest.fixture
 def viewer(db: None) -> Client:
-    """Somebody who may look."""
+    """An operator who may only look."""
     return person("viewer", "view_clearing", "view_syncorder", "view_quarantined", "view_watermark", "view_logentry")
 
 
 @pytest.fixture
 def operator(db: None) -> Client:
-    """Somebody who may look and intervene."""
+    """An operator who may look and retry."""
     return person("operator", "view_clearing", "change_clearing", "view_syncorder", "view_logentry")
 
 
 @pytest.fixture
 def replayer(db: None) -> Client:
-    """Somebody who may look at the quarantine and replay."""
+    """An operator who may look at the quarantine and replay."""
     return person("replayer", "view_quarantined", "change_quarantined", "view_syncorder", "view_logentry")

@@ -23,19 +23,19 @@ PAUSED_STEP = {"step": "3", "reason": "their release of 18:00"}
 
 @pytest.fixture
 def switcher(db: None) -> Client:
-    """Somebody who may pause counterparties."""
+    """An operator who may pause counterparties."""
     return person("switcher", "view_standing", "change_standing", "view_standingchange")
 
 
 @pytest.fixture
 def onlooker(db: None) -> Client:
-    """Somebody who may only look."""
+    """An operator who may only look."""
     return person("onlooker", "view_standing")
 
 
 @pytest.fixture
 def governor(db: None) -> Client:
-    """Somebody who may decide about errors."""
+    """An operator who may edit error policies."""
     return person("governor", "view_errorpolicy", "add_errorpolicy", "change_errorpolicy")
 
 
@@ -125,7 +125,7 @@ class TestSwitch:
         assert Pause.objects.count() == 0
 
     def test_knows_no_other_counterparties(self, world: World, switcher: Client) -> None:
-        assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["nobody"]), PAUSED_STEP).status_code == 403
+        assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["bank"]), PAUSED_STEP).status_code == 403
 
 
 class TestPolicies:

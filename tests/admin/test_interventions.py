@@ -81,7 +81,7 @@ def forget_the_generation() -> None:
     broker._known.value, broker._known.read_at = "", float("-inf")
 
 
-def told(answer: Any) -> str:
+def shown(answer: Any) -> str:
     return " ".join(str(message) for message in answer.context["messages"])
 
 
@@ -195,7 +195,7 @@ class TestDeciding:
         answer = decide(approver, asked, "approve")
 
         held.refresh_from_db()
-        assert "the order goes on" in told(answer)
+        assert "the order goes on" in shown(answer)
         assert (held.state, broker.length(lane_queue(held.lane))) == (State.QUEUED, 1)
         assert held.history.get(from_state=State.PARKED).actor == "ann, approved by ben"
         assert LogEntry.objects.filter(user__username="ben", change_message__startswith="Approved: Release the hold").count() == 1
@@ -232,25 +232,25 @@ class TestDeciding:
         intervention = Intervention.objects.get()
 
         assert not both.get(f"{INTERVENTIONS}{intervention.pk}/change/").context["may_approve"]
-        assert "can't approve" in told(decide(both, intervention, "approve"))
+        assert "can't approve" in shown(decide(both, intervention, "approve"))
         held.refresh_from_db()
         assert held.state == State.PARKED
 
     def test_a_second_person_refuses_with_a_reason(self, approver: Client, held: Clearing, asked: Intervention) -> None:
-        assert "give a reason" in told(decide(approver, asked, "refuse", reason=""))
+        assert "give a reason" in shown(decide(approver, asked, "refuse", reason=""))
 
         answer = decide(approver, asked, "refuse", reason="theirs is right")
 
         assert levels(answer) == ["info"]
-        assert told(answer) == "Intervention refused. The order is unchanged."
+        assert shown(answer) == "Intervention refused. The order is unchanged."
         asked.refresh_from_db()
         held.refresh_from_db()
         assert (asked.state, asked.decided_by, asked.outcome, held.state) == ("refused", "ben", "theirs is right", State.PARKED)
 
     def test_who_asked_withdraws_it(self, asker: Client, asked: Intervention) -> None:
-        answer = decide(asker, asked, "refuse", reason="a mistake of mine")
+        answer = decide(asker, asked, "refuse", reason="entered for the wrong order")
 
-        assert told(answer) == "Intervention withdrawn. The order is unchanged."
+        assert shown(answer) == "Intervention withdrawn. The order is unchanged."
         asked.refresh_from_db()
         assert (asked.state, asked.decided_by) == ("refused", "ann")
 
@@ -263,7 +263,7 @@ class TestDeciding:
         answer = decide(approver, asked, "approve")
 
         asked.refresh_from_db()
-        assert "changed" in told(answer)
+        assert "changed" in shown(answer)
         assert (asked.state, asked.decided_by) == ("failed", "ben")
 
     def test_looking_decides_nothing(self, approver: Client, asked: Intervention) -> None:
@@ -274,7 +274,7 @@ class TestDeciding:
         intervention = Intervention.objects.get(clearing=unknown)
 
         assert approver.get(f"{INTERVENTIONS}{intervention.pk}/change/").context["waits_until"] is not None
-        assert "on its way: approve it after" in told(decide(approver, intervention, "approve"))
+        assert "on its way: approve it after" in shown(decide(approver, intervention, "approve"))
 
     def test_the_approver_reads_what_a_confirmation_will_do(self, asker: Client, approver: Client, unknown: Clearing) -> None:
         ask(asker, unknown, "confirm_done", reference="p-1", amount="3000", bought="0.05", document="a call")
@@ -287,8 +287,8 @@ class TestDeciding:
 
 @pytest.mark.django_db(transaction=True)
 class TestWhileOthersKeepItsLocks:
-    """A worker, say, that was frozen in its transaction: who clicks is told so, and nothing is
-    done.
+    """A worker, say, that was frozen in its transaction: the operator reads so, and the order is
+    unchanged.
     """
 
     @pytest.fixture
@@ -314,14 +314,14 @@ class TestWhileOthersKeepItsLocks:
 
         asked.refresh_from_db()
         held.refresh_from_db()
-        assert "at this very moment" in told(answer)
+        assert "at this very moment" in shown(answer)
         assert (asked.state, held.state) == ("requested", State.PARKED)
         assert not LogEntry.objects.filter(user__username="ben").exists()
 
     def test_and_can_be_made_afterwards(self, approver: Client, held: Clearing, asked: Intervention) -> None:
         self.meanwhile(held, lambda: decide(approver, asked, "approve"))
 
-        assert "the order goes on" in told(decide(approver, asked, "approve"))
+        assert "the order goes on" in shown(decide(approver, asked, "approve"))
 
     def test_nothing_is_asked_for(self, asker: Client, held: Clearing) -> None:
         answer = self.meanwhile(held, lambda: ask(asker, held, "void"))
@@ -333,7 +333,7 @@ class TestWhileOthersKeepItsLocks:
         answer = self.meanwhile(rejected, lambda: asker.post(f"{LIST}retry/", {"ids": str(rejected.pk), "reason": REASON}, follow=True))
 
         rejected.refresh_from_db()
-        assert "at this very moment" in told(answer)
+        assert "at this very moment" in shown(answer)
         assert rejected.state == State.PARKED
 
 

@@ -24,7 +24,7 @@ IDS_PAGES = ("/admin/clearing/clearing/retry/", "/admin/orders/quarantined/repla
 
 @pytest.fixture
 def root(db: None, world: World) -> Client:
-    """Somebody who may do everything, in a database with a row in each table that has a page."""
+    """An operator with every permission, in a database with a row in each table that has a page."""
     user = User.objects.create_superuser("root")
     clearing = world.accept()
     Quarantined.objects.create(topic="t", partition=1, offset=1, message=b"x", reason="unreadable", source="kafka")
@@ -62,7 +62,9 @@ class TestEveryList:
 
 
 class TestLookingWritesNothing:
-    """A replica that is read-only serves every page; who may only look changes nothing by it."""
+    """A replica that is read-only serves every page; an operator with view permission alone changes
+    nothing.
+    """
 
     def test_at_any_list(self, root: Client) -> None:
         read_only()

@@ -1,4 +1,4 @@
-"""Replaying from the quarantine: chosen, confirmed, told, and kept in the audit log."""
+"""The replay of quarantined messages: chosen, confirmed, reported, and kept in the audit log."""
 
 from collections.abc import Iterator
 
@@ -85,8 +85,8 @@ class TestReplaying:
     def test_lets_in_what_was_mended_and_tells_of_each(self, replayer: Client, refused: Quarantined, unreadable: Quarantined) -> None:
         answer = replayer.post(PAGE, {"ids": f"{refused.pk},{unreadable.pk}"}, follow=True)
 
-        told = [str(found) for found in answer.context["messages"]]
-        assert [text.partition(": ")[2] for text in told] == [
+        texts = [str(found) for found in answer.context["messages"]]
+        assert [text.partition(": ")[2] for text in texts] == [
             "refused:unknown_asset is a new order",
             "unreadable is still refused: fix the cause first",
         ]

@@ -1,4 +1,4 @@
-"""The one thing a person may do in the admin: retry, with a reason that is kept."""
+"""The retry in the admin: one operator, with a reason that is kept."""
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -117,7 +117,7 @@ class TestRetrying:
 
         answer = operator.post(PAGE, {"ids": f"{parked.pk},{queued.pk}", "reason": REASON}, follow=True)
 
-        told = [str(message) for message in answer.context["messages"]]
-        assert any(queued.order.order_id in text and "only parked and retrying" in text for text in told)
-        assert any("Retried 1 of 2" in text for text in told)
+        texts = [str(message) for message in answer.context["messages"]]
+        assert any(queued.order.order_id in text and "only parked and retrying" in text for text in texts)
+        assert any("Retried 1 of 2" in text for text in texts)
         assert LogEntry.objects.filter(object_id=str(queued.pk)).count() == 0

@@ -70,7 +70,7 @@ def late_answer(clearing: Clearing) -> None:
     connection.cursor().execute("SELECT clearing_record_attempt(%s, 1, 'w', false, 60000, 0, 'done', '', '', '{}')", [found.pk])
 
 
-def bury(name: str) -> None:
+def mark_dead(name: str) -> None:
     """Declared dead after three seconds of silence, long before its claim ends."""
     sql = "INSERT INTO base_incarnation (name, role, host, pid, version, \"end\", ended_at) VALUES (%s, 'w', 'h', 1, '', 'dead', now())"
     with connection.cursor() as cursor:

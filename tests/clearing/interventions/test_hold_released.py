@@ -1,5 +1,5 @@
-"""A hold is released by two people: the accepted contents stand, and the order goes on from where
-it was.
+"""Two operators release a hold: the accepted contents remain valid, and the order goes on from
+where it was.
 """
 
 import pytest

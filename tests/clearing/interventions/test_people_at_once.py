@@ -17,7 +17,7 @@ from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, recovery
 from clearing.store.claims import Evidence, Recorded
 from clearing.store.interventions import NotPossible, Person
-from tests.clearing.people import BEN, LATER, K, asked, bury, held, rejected
+from tests.clearing.people import BEN, LATER, K, asked, held, mark_dead, rejected
 from tests.support.beside import beside
 from tests.support.orders import World, history, operation
 
@@ -128,7 +128,7 @@ class TestSameMoment:
         frozen = FrozenCounter(busy_world, arrived, goes_on)
         thread, _ = beside(lambda: frozen.runner().run(clearing.pk, clearing.epoch))
         assert arrived.wait(10)
-        bury("frozen")
+        mark_dead("frozen")
         recovery.requeue([clearing.pk], actor="sweep", generation="")
         claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
         clearing = busy_world.run(clearing)

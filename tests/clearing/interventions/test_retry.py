@@ -1,4 +1,4 @@
-"""The plain retry by a person."""
+"""The plain retry by one operator."""
 
 from decimal import Decimal
 

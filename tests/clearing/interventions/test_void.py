@@ -1,4 +1,4 @@
-"""An order is voided by two people: what is to be booked for it, and what stands against it."""
+"""Two operators void an order: the bookings that it needs, and what prevents it."""
 
 from decimal import Decimal
 
@@ -15,7 +15,7 @@ from clearing.status import InterventionState, State
 from clearing.store import claims, interventions, recovery
 from clearing.store.interventions import NotPossible
 from ops.recovery.sweep import sweep
-from tests.clearing.people import BEN, LATER, K, asked, bury, done_by_two, late_answer, rejected, unknown
+from tests.clearing.people import BEN, LATER, K, asked, done_by_two, late_answer, mark_dead, rejected, unknown
 from tests.support.orders import World, history, operation
 
 
@@ -116,7 +116,7 @@ class TestVoid:
         """
         clearing = world.accept()
         claims.claim(clearing.pk, clearing.epoch, worker=lambda: "frozen", gives_up=lambda: True)
-        bury("frozen")
+        mark_dead("frozen")
         recovery.requeue([clearing.pk], actor="sweep", generation="")
 
         until = interventions.on_its_way_until(clearing.pk)

@@ -1,5 +1,5 @@
-"""After a restore: the list of what people had voided, from what was told of each to the command
-that takes it.
+"""After a restore: the list of orders that operators had voided, from the log line of each to the
+command that reads the list.
 """
 
 import json
