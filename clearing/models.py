@@ -35,31 +35,33 @@ class Clearing(models.Model):
     step = models.SmallIntegerField(default=1, db_default=1)
     epoch = models.IntegerField(default=0, db_default=0, help_text="Raised at every transition into queued; a claim inherits it.")
     restored = models.BooleanField(
-        default=False, db_default=False, help_text="It may have been run before a restore of the database: reconciled before resend."
+        default=False,
+        db_default=False,
+        help_text="It may have been run before a restore of the database: each step starts with a status query by its key.",
     )
-    lane = models.SmallIntegerField(help_text="The number of the queue that its user is folded onto.")
+    lane = models.SmallIntegerField(help_text="The number of the queue for its user.")
     broker_generation = models.CharField(max_length=32, blank=True, default="", db_default="")
     queued_at = models.DateTimeField(null=True, blank=True)
-    sends = models.SmallIntegerField(default=0, db_default=0, help_text="How often the sweep sent its message again since it was queued.")
+    sends = models.SmallIntegerField(default=0, db_default=0, help_text="How often the sweep has sent its message again since it was queued.")
     claimed_by = models.CharField(max_length=80, blank=True, default="", db_default="")
     claimed_until = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
-    attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that surely failed and count.")
-    tries = models.IntegerField(default=0, db_default=0, help_text="Status queries and sendings since the last progress: the backoff's.")
-    tried_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these tries was made.")
+    attempts = models.IntegerField(default=0, db_default=0, help_text="Attempts of the current operation that certainly failed.")
+    tries = models.IntegerField(default=0, db_default=0, help_text="Calls and status queries since the last progress; the backoff grows with them.")
+    tried_since = models.DateTimeField(null=True, blank=True, help_text="When the first of these calls or queries was made.")
     deaths = models.SmallIntegerField(default=0, db_default=0, help_text="Workers that died while running it, since the last result.")
     waits_for = models.CharField(
         max_length=10, blank=True, default="", db_default="", help_text="counterparty:step that it is due for, until a worker claims it."
     )
     error_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
-    held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set: a release refers to it.")
+    held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set; a release refers to it.")
     slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
     accepted_at = models.DateTimeField(db_default=ServiceNow())
     started_at = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(db_default=ServiceNow())
     cleared_at = models.DateTimeField(null=True, blank=True)
-    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When operators were last reminded of it.")
+    reminded_at = models.DateTimeField(null=True, blank=True, help_text="When operators were last reminded that it waits for them.")
 
     class Meta:
         constraints = [
@@ -97,11 +99,13 @@ class RestorePoint(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(db_default=ServiceNow())
-    through_ms = models.BigIntegerField(help_text="Orders created up to here, milliseconds of the counter's clock, are reconciled before resend.")
+    through_ms = models.BigIntegerField(
+        help_text="Orders created up to here, milliseconds of the counter's clock, start each step with a status query."
+    )
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
     database = models.CharField(
-        max_length=64, default="", db_default="", help_text="The database that it was said of: another one holds it as part of its backup."
+        max_length=64, default="", db_default="", help_text="The database that was restored; another one has this row as part of its backup."
     )
 
     def __str__(self) -> str:
@@ -109,8 +113,8 @@ class RestorePoint(models.Model):
 
 
 class VoidedBefore(models.Model):
-    """An order that was voided in the time that a restore has forgotten, as an operator has listed:
-    held when it comes again (docs/decisions/0007).
+    """An order that operators voided in the time that a restore has forgotten, as listed by the
+    operator who restored: it is put on hold when it is accepted again (docs/decisions/0007).
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -186,7 +190,7 @@ class StatusChange(models.Model):
     step = models.SmallIntegerField()
     epoch = models.IntegerField()
     reason = models.CharField(max_length=200, blank=True, default="", db_default="")
-    actor = models.CharField(max_length=330, help_text="A process, an operator, or the two who requested and approved.")
+    actor = models.CharField(max_length=330, help_text="A process, an operator, or the two operators who requested and approved.")
     at = models.DateTimeField(db_default=ServiceNow())
 
     def __str__(self) -> str:
@@ -194,11 +198,11 @@ class StatusChange(models.Model):
 
 
 class Intervention(models.Model):
-    """What an operator requested, on what grounds, who approved it, and what became of it
+    """An operator's request with its evidence, the operator who approved it, and its outcome
     (docs/decisions/0012). Never deleted.
 
-    It refers to the clearing as it was at the request: `epoch`, `operation` and its state, the
-    hold. It fails if any of these has changed.
+    It refers to the clearing as it was when it was requested: `epoch`, `operation` and its state,
+    the hold. If any of these has changed, it fails.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -210,19 +214,21 @@ class Intervention(models.Model):
     operation_state = models.CharField(max_length=8, choices=OperationState)
     held_at = models.DateTimeField(null=True, blank=True)
     reason = models.CharField(max_length=200)
-    reference = models.CharField(max_length=200, blank=True, db_default="", help_text="The counterparty's own, of what it did.")
-    amount = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True, help_text="Of a transfer; of an exchange, what was sold.")
+    reference = models.CharField(max_length=200, blank=True, db_default="", help_text="The counterparty's own reference for what it did.")
+    amount = models.DecimalField(
+        max_digits=36, decimal_places=18, null=True, blank=True, help_text="The amount transferred; of an exchange, the amount sold."
+    )
     bought = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
     min_lot = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True)
-    document = models.TextField(blank=True, db_default="", help_text="Where the evidence lies, or what it says.")
-    asked_by = models.CharField(max_length=150)
-    asked_by_id = models.BigIntegerField(null=True, blank=True, help_text="The user's key: a name may be changed.")
-    asked_at = models.DateTimeField(db_default=ServiceNow())
+    document = models.TextField(blank=True, db_default="", help_text="Where the evidence is recorded, or its words.")
+    asked_by = models.CharField("requested by", max_length=150)
+    asked_by_id = models.BigIntegerField(null=True, blank=True, help_text="The user's primary key: a name may be changed.")
+    asked_at = models.DateTimeField("requested at", db_default=ServiceNow())
     expires_at = models.DateTimeField()
     decided_by = models.CharField(max_length=150, blank=True, db_default="")
     decided_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=500, blank=True, db_default="")
-    bookings = models.JSONField(default=list, blank=True, help_text="What operators must book by hand after a void.")
+    bookings = models.JSONField(default=list, blank=True, help_text="The bookings to be made by hand after a void.")
 
     class Meta:
         permissions = [("approve_intervention", "Can approve an intervention")]
@@ -243,7 +249,7 @@ class Intervention(models.Model):
 
 class ErrorPolicy(models.Model):
     """What operators decided about an error of a counterparty, on top of the table in
-    `clearing/policy/outcomes.py`. An empty field: as everywhere.
+    `clearing/policy/outcomes.py`. An empty field leaves the default.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -256,17 +262,20 @@ class ErrorPolicy(models.Model):
         default="",
         db_default="",
         choices=[(outcome.value, outcome.label) for outcome in POLICY_OUTCOMES],
-        help_text="Only less certain than the table has it: unknown means that a status query comes before anything is sent again.",
+        help_text="May only be less certain than the built-in class: unknown means a status query by key before anything is sent again.",
     )
     attempts_max = models.PositiveIntegerField(
-        "attempts", null=True, blank=True, help_text="Sure failures before the order parks; else CLEARING_ATTEMPTS_MAX."
+        "attempts", null=True, blank=True, help_text="Certain failures before the order parks; empty: CLEARING_ATTEMPTS_MAX."
     )
-    backoff_base_ms = models.PositiveIntegerField("backoff from, ms", null=True, blank=True, help_text="Else RETRY_BASE_MS.")
-    backoff_cap_ms = models.PositiveIntegerField("backoff up to, ms", null=True, blank=True, help_text="Else RETRY_CAP_MS.")
+    backoff_base_ms = models.PositiveIntegerField("backoff from, ms", null=True, blank=True, help_text="Empty: RETRY_BASE_MS.")
+    backoff_cap_ms = models.PositiveIntegerField("backoff up to, ms", null=True, blank=True, help_text="Empty: RETRY_CAP_MS.")
     deadline_seconds = models.PositiveIntegerField(
-        "deadline, s", null=True, blank=True, help_text="Since the operation's first try; then the order parks, and what isn't known stays unknown."
+        "deadline, s",
+        null=True,
+        blank=True,
+        help_text="Since the operation's first attempt; then the order parks, and an unknown outcome stays unknown.",
     )
-    reason = models.CharField(max_length=200, help_text="Why: whoever reads it next year wasn't there.")
+    reason = models.CharField(max_length=200, help_text="Why this policy exists, for whoever reads it next year.")
 
     class Meta:
         verbose_name_plural = "error policies"
@@ -297,10 +306,12 @@ class CounterpartyState(models.Model):
     refuses = models.BooleanField(default=False, db_default=False, help_text="It refuses our signature or our rights.")
     changed_at = models.DateTimeField(db_default=ServiceNow())
     probe_at = models.DateTimeField(null=True, blank=True)
-    failures = models.SmallIntegerField(default=0, db_default=0, help_text="Trials after a probe that failed, in a row.")
-    quiet_until = models.DateTimeField(null=True, blank=True, help_text="Its Retry-After with a 429: nobody calls before.")
-    busy_until = models.DateTimeField(null=True, blank=True, help_text="Somebody found no slot: the sweep dispatches no more than are free.")
-    tokens = models.FloatField(default=0, db_default=0, help_text="Calls that its rate limit still allows.")
+    failures = models.SmallIntegerField(default=0, db_default=0, help_text="Consecutive failed trials after a probe was answered.")
+    quiet_until = models.DateTimeField(null=True, blank=True, help_text="Its Retry-After with a 429: no calls before.")
+    busy_until = models.DateTimeField(
+        null=True, blank=True, help_text="A worker found no free slot: until then the sweep dispatches only as many orders as slots are free."
+    )
+    tokens = models.FloatField(default=0, db_default=0, help_text="Calls that its rate limit allows now.")
     tokens_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -316,7 +327,7 @@ class CounterpartyState(models.Model):
 
 
 class Pause(models.Model):
-    """A counterparty, or one step, that an operator has paused. While the row is there nobody
+    """A counterparty, or one step, that an operator has paused. While the row exists it gets no
     calls.
     """
 

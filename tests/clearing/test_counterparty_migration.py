@@ -13,13 +13,13 @@ from django.db import connection
 
 from clearing.models import CounterpartyState
 
-BEFORE, AFTER = "0006", "0007"
+BEFORE, AFTER, NEWEST = ("0006",), ("0007",), ()
 CODENAMES = {f"{action}_{model}" for action in ("add", "change", "delete", "view") for model in ("standing", "standingchange")}
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def migrate(name: str) -> None:
-    call_command("migrate", "clearing", name, verbosity=0, interactive=False)
+def migrate(name: tuple[str, ...]) -> None:
+    call_command("migrate", "clearing", *name, verbosity=0, interactive=False)
     ContentType.objects.clear_cache()
 
 
@@ -31,7 +31,7 @@ def release_before() -> Iterator[None]:
     group.permissions.set(Permission.objects.filter(codename__in=["view_standing", "change_standing"]))
     User.objects.create(username="ann").groups.add(group)
     yield
-    migrate(AFTER)
+    migrate(NEWEST)
 
 
 def content_types() -> set[str]:
