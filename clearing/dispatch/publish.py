@@ -1,10 +1,12 @@
 """The one place that builds and publishes chains: `chain(step_1.si(…), …, step_4.si(…))` from a
 clearing's own step on, on its lane's queue.
 
-The chain is built by Celery once a process for each first step, on an in-memory transport; a
-message is that template with other ids and arguments, published by kombu's batch: 32 µs instead of
-600. A message is a hint to look at a row: publishing never raises for a broker that is away, since
-the sweep finds what wasn't published.
+This is the transactional outbox pattern: a transaction queues a clearing in its row, the message is
+published after the commit, and the sweep publishes again what got lost. So publishing never raises
+while the broker is unavailable, and a message is only a hint to look at a row.
+
+Celery builds the chain once a process for each first step, on an in-memory transport; a message is
+that template with other ids and arguments, published by kombu's batch: 32 µs instead of 600.
 """
 
 import json

@@ -1,13 +1,12 @@
-"""The one door to the status table: every change of a clearing is one call of a database function,
-one commit (sql/*.sql).
+"""The status table: every change of a clearing is one call of a database function, one commit
+(`sql/*.sql`).
 
-What people do is in `store_people.py`, what the sweep does in `store_recovery.py`: leaves of the
-same door.
-
-Nothing here knows of threads or tasks; `clearing/status.py` holds what may follow what, and a test
-holds the SQL against it. Functions that end an order return whom to publish next. While PostgreSQL
-is away a claim waits for it, and a result is recorded as soon as it is back, until the claim's end;
-then django.db.OperationalError is raised, and the sweep finds what was under way.
+Operator commands are in `interventions.py`, the sweep's in `recovery.py`, the text of the calls in
+`statements.py`. Nothing here knows of threads or tasks. What may follow what is in
+`clearing/status.py`, and the database enforces it. Functions that end an order return what to
+publish next. While PostgreSQL is unavailable a claim waits for it, and a result is recorded as soon
+as it is back, until the claim's end; then django.db.OperationalError is raised, and the sweep takes
+over.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,9 +1,7 @@
-"""The recovery's leaf of the door to the status table (`clearing/store/claims.py`): what the sweep
-looks for and does, and what follows a restore.
+"""Recovery on the status table: what the sweep looks for and does, and what follows a restore.
 
 Each write is one call of a function of `sql/05_recovery.sql` or `sql/10_restore.sql`, one commit.
-What only looks takes no locks: it picks the candidates, and the write looks again under the lanes'
-locks.
+Reads take no locks: they pick the candidates, and the write looks again under the lanes' locks.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -14,7 +14,7 @@ from django.db import transaction
 
 from base import db, fence
 from base.clock import ServiceNow
-from clearing.dispatch import publish as pipeline
+from clearing.dispatch.publish import publish as publish_now
 from clearing.flow import flows
 from clearing.gateways import Blocked, Rejected, UnknownOutcome, counterparty_state, http
 from clearing.policy.backoff import Reaction
@@ -132,7 +132,7 @@ def publishes_in_the_transaction() -> None:
 
     def accept(*args: Any, **kwargs: Any) -> Any:
         refs = real(*args, **kwargs)
-        pipeline.publish(refs)
+        publish_now(refs)
         return refs
 
     _replace(claims, "accept", accept)

@@ -19,7 +19,7 @@ DELIVERY_SECONDS = 0.0005
 
 
 class MemoryBroker:
-    """What `pipeline` publishes to, and workers take from."""
+    """What `clearing.dispatch` publishes to, and workers take from."""
 
     def __init__(self, scheduler: Scheduler, random: Random) -> None:
         self.quiet = False  # nothing is lost or repeated any more
@@ -32,7 +32,7 @@ class MemoryBroker:
 
     # --- Publishing and taking --------------------------------------------------------------------
     def send(self, refs: Sequence[ClearingRef], queue: str | None) -> None:
-        """In the place of `pipeline._send`."""
+        """In the place of `publish._send`."""
         for ref in refs:
             for _ in range(self._deliveries()):
                 self._queues[publish.queue_of(ref, queue)].append((ref.id, ref.epoch, ref.queued_ms))

@@ -17,8 +17,7 @@ from unittest.mock import patch
 from django.db import OperationalError, connection
 
 from base import db, incarnation, metrics
-from clearing.dispatch import broker
-from clearing.dispatch import publish as pipeline
+from clearing.dispatch import broker, publish
 from clearing.gateways import circuit_breaker, counterparty_state, fake, http
 from clearing.policy import backoff, error_policies
 from clearing.running import calls, runner
@@ -116,7 +115,7 @@ class Doors:
 
     # --- The broker -------------------------------------------------------------------------------
     def publish(self, refs: Sequence[Any], queue: str | None) -> None:
-        """In the place of `pipeline._send`."""
+        """In the place of `publish._send`."""
         self.pause("a publish")
         self._broker.send(refs, queue)
 
@@ -142,11 +141,11 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         (incarnation, "call", doors.call_at_once),  # a registration's lock is held
         (claims, "sleep", doors.sleep),
         *((module, "clock_gettime", doors.own_seconds) for module in (claims, calls, runner, metrics)),
-        *((module, "monotonic", virtual) for module in (broker, circuit_breaker, pipeline, error_policies, sweep)),
+        *((module, "monotonic", virtual) for module in (broker, circuit_breaker, publish, error_policies, sweep)),
         (fake, "time", SimpleNamespace(sleep=doors.sleep, time_ns=lambda: doors.now_ms() * 1_000_000)),
         (http, "time", SimpleNamespace(monotonic=virtual)),
         (broker, "client", lambda: memory),
-        (pipeline, "_send", doors.publish),
+        (publish, "_send", doors.publish),
         (backoff, "_random", random),
         (heartbeats, "monitor", SimpleNamespace(dead=doors.dead)),
     ]
