@@ -21,8 +21,8 @@ def open_clearings(accepted: Sequence[AcceptedOrder], *, restored: bool = False)
     """Opens the clearings in the open transaction that inserted the orders. Returns what to publish
     after the commit.
 
-    `restored`: the orders come from a replay after the database was restored, and are asked for
-    first.
+    `restored`: the orders come from a replay after the database was restored: each of their
+    steps is reconciled before it is sent.
     """
     orders = [(order.sync_order_id, _facts(order.order)) for order in accepted]
     return claims.accept(orders, actor=ACTOR, generation=broker.last_generation(), restored=restored)

@@ -59,7 +59,7 @@ def reserve_folder(config: pytest.Config) -> Path:
             config.add_cleanup(lock.close)
             return folder
         lock.close()
-    raise pytest.UsageError(f"{RUNS_MAX} test runs are under way in this checkout: wait for one to end")
+    raise pytest.UsageError(f"{RUNS_MAX} test runs are going on in this checkout: wait for one to end")
 
 
 def take_a_broker_database() -> None:

@@ -116,8 +116,8 @@ def _after_answer(work: Work, calls: Sequence[Call], answer: Answer, *, may_repe
 
 
 def _after_unknown_key(work: Work, evidence: Evidence, key_retention_seconds: float, *, stopping: bool) -> Action:
-    """The call after a query may owe its call of the rate limit: blocked, the order would query
-    again each time, and where one call at a time is allowed never come to send.
+    """The call after a query may run into token debt at the rate limit: blocked, the order would
+    query again each time, and where one call at a time is allowed never come to send.
     """
     if (work.sent_seconds_ago or 0) > key_retention_seconds:
         return _not_sent(evidence, KeyExpired, code=KEY_EXPIRED)

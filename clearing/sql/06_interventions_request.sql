@@ -70,7 +70,7 @@ CREATE OR REPLACE FUNCTION clearing_retry(
 DECLARE
     c clearing_clearing;
     v_now timestamptz;
-    v_restored boolean; -- still to be asked for first
+    v_restored boolean; -- still to be reconciled before it is resent
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
     v_now := service_now();

@@ -33,7 +33,7 @@ BEGIN
 END
 $$;
 
--- A claim came to an operation that people confirmed, and a mistake of ours keeps it from being
+-- A claim came to an operation that people confirmed, and an internal error keeps it from being
 -- cleared: it parks, since it would be claimed again and again. What is done stays done: a retry of
 -- the mended release clears it. `outcome` is parked or lost.
 CREATE OR REPLACE FUNCTION clearing_park_confirmed(

@@ -226,9 +226,9 @@ def stalled_lanes(after: str, limit: int) -> tuple[list[str], str]:
 
 
 def mark_restored(through_ms: int, *, reason: str, actor: str, limit: int = 500) -> int:
-    """The database was restored from a backup: unfinished clearings are asked for first from now
-    on, and so is every order made up to `through_ms` (the counter's clock) that comes in later.
-    Returns how many clearings were marked. Nothing else may run meanwhile.
+    """The database was restored from a backup: unfinished clearings are reconciled before they are
+    resent from now on, and so is every order made up to `through_ms` (the counter's clock) that
+    comes in later. Returns how many clearings were marked. Nothing else may run meanwhile.
 
     The restore point comes first, the clearings in batches of `limit`: after a failure it is
     repeated as a whole.

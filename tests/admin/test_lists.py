@@ -137,7 +137,7 @@ class TestPages:
         assert client.get(CLEARINGS).status_code == 403
         assert "overview" not in client.get("/admin/").context
 
-    def test_the_front_page_counts_what_is_under_way(self, viewer: Client) -> None:
+    def test_the_front_page_counts_orders_in_flight(self, viewer: Client) -> None:
         shown = viewer.get("/admin/").context["overview"]
 
         assert {tile.title: tile.value for tile in shown.tiles}["parked"] == str(Clearing.objects.filter(state="parked").count())

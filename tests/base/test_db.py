@@ -38,7 +38,7 @@ class TestServerThatOnlyReads:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestMistakesOfOurs:
+class TestInternalErrors:
     @pytest.mark.parametrize("state", ["25P03", "25P04"])
     def test_a_time_limit_of_the_session_is_none(self, state: str) -> None:
         with pytest.raises(OperationalError):

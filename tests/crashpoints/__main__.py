@@ -34,7 +34,7 @@ The same seed takes the same boundaries, whatever the machine does: the run says
 
 exit code: 0 all covered and nothing found; 1 not all covered, or a violation; with --mutations, 0 all found"""
 RUNS_MAX = 9
-PATIENCE_MS = 120_000  # of PostgreSQL with a process that a busy machine lets wait: real time decides nothing here
+TIMEOUT_MS = 120_000  # PostgreSQL's, for a process that a busy machine keeps waiting: real time decides nothing here
 
 
 def arguments() -> argparse.Namespace:
@@ -67,7 +67,7 @@ def servers() -> Iterator[None]:
     addresses = {f"{name.upper()}_URL": f"http://{name}" for name in ("counter", "fund", "trading")}
     os.environ.update({**addresses, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "METRICS_DIR": "", "GATEWAY_KIND": "http"})
     os.environ.setdefault("LOG_LEVEL", "CRITICAL")
-    os.environ.update(dict.fromkeys(("DATABASE_LOCK_MS_MAX", "DATABASE_IDLE_MS_MAX", "FENCE_MS_MAX"), str(PATIENCE_MS)))
+    os.environ.update(dict.fromkeys(("DATABASE_LOCK_MS_MAX", "DATABASE_IDLE_MS_MAX", "FENCE_MS_MAX"), str(TIMEOUT_MS)))
     os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
     folder, _lock = reserve_folder()
     stack = Stack(folder, os.environ)
@@ -96,7 +96,7 @@ def reserve_folder() -> tuple[Path, Any]:
         if take(lock.fileno()):
             return folder, lock
         lock.close()
-    raise SystemExit(f"{RUNS_MAX} runs are under way in this checkout: wait for one to end")
+    raise SystemExit(f"{RUNS_MAX} runs are going on in this checkout: wait for one to end")
 
 
 def main() -> int:

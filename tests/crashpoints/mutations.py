@@ -304,7 +304,7 @@ def any_rejection_is_final() -> None:
 
 @_found_in("pending/due/done@2")
 def pending_is_given_up() -> None:
-    """What was still under way when its time had come is done anew, under the next revision of its
+    """What was still in flight when its time had come is done anew, under the next revision of its
     key.
     """
     _before_each_take_back(_ANEW)

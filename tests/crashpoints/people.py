@@ -77,7 +77,7 @@ def hold(_: Process) -> None:
 
 
 def hold_while_it_runs(process: Process, calls: int) -> None:
-    """A worker runs A1, which changes at the counter while the nth call is under way: another
+    """A worker runs A1, which changes at the counter while the nth call is in flight: another
     process sets the hold.
     """
     left = iter(range(calls - 1))

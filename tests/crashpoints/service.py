@@ -218,7 +218,7 @@ def recover(process: Process, again: Callable[[Process], None] | None) -> None:
 
 
 def is_quiet(process: Process) -> bool:
-    """Whether nothing is under way; a waiting order that nothing blocks is a violation by then."""
+    """Whether nothing is in flight; a waiting order that nothing blocks is a violation by then."""
     with process.doors.paused():
         active = Clearing.objects.filter(state__in=ACTIVE).exists()
         return not active and not process.ask("waiting")

@@ -64,3 +64,10 @@ def test_every_link_leads_somewhere(document: str) -> None:
         if not file.exists() or (anchor and anchor not in names.anchors(file.read_text(encoding="utf-8"))):
             lost.append(target)
     assert lost == []
+
+
+def test_decision_records_are_numbered_without_a_gap() -> None:
+    records = sorted(path for path in names.tracked() if re.match(r"docs/decisions/.+\.md$", path))
+
+    assert [path.split("/")[-1][:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    assert [path for path in records if not (names.ROOT / path).read_text(encoding="utf-8").startswith(f"# {path.split('/')[-1][:4]}: ")] == []

@@ -3,14 +3,14 @@ everything else at random, from a seed.
 
 Four workers of two releases, two sweeps, the consumer, the gap pass and a person, each with a clock
 of its own, act in turns that the seed decides; they die, stand still, lose messages and answers,
-and are told everything twice; counterparties are away, orders are held, and people find a way out.
-Then the audit judges. The same seed gives the same run. Each seed is a process with a database of
-its own, `--processes` of them at a time; it prints one line of JSON. The last line is JSON, too:
-seeds, orders, violations, and orders/s of the whole and of each process.
+and are told everything twice; counterparties are away, orders are held, and operators resolve what
+is parked. Then the audit judges. The same seed gives the same run. Each seed is a process with a
+database of its own, `--processes` of them at a time; it prints one line of JSON. The last line is
+JSON, too: seeds, orders, violations, and orders/s of the whole and of each process.
 
 exit code: 0 nothing was lost, doubled, reordered or stranded; 1 something was, or a seed broke off:
 its seed, how to repeat it and the shortest history of a broken order are printed; 2 another run is
-under way; 130 Ctrl-C
+in progress; 130 Ctrl-C
 """
 
 import argparse

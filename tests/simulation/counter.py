@@ -40,7 +40,7 @@ class Counter:
     def place(self) -> None:
         """One order of somebody's."""
         number = len(self.placed) + 1
-        order = self._wish(number)
+        order = self._new_order(number)
         self.placed[order.order_id] = PlacedOrder(
             *(order.order_id, order.user_id, order.shard, order.sequence, order.direction, order.asset),
             *(f"{order.quantity:f}", f"{order.quoted_usdt:f}", order.contract_id, order.created_ms),
@@ -70,7 +70,7 @@ class Counter:
         self.log += [arrival for _, arrival in due]
         self._late = [one for one in self._late if one not in due]
 
-    def _wish(self, number: int) -> NewOrder:
+    def _new_order(self, number: int) -> NewOrder:
         user_id, asset = str(1001 + self._random.randrange(self._users)), self._random.choice(["BTC", "ETH"])
         contract_id, direction = f"C{number}", "OPEN"
         if self._open and self._random.random() < CLOSE:

@@ -59,7 +59,7 @@ class People:
                     self._try(partial(self._help, pk, impatient=pk in waits))
             unsure = Clearing.objects.filter(state__in=[State.PENDING, State.UNKNOWN]).order_by("pk").values_list("pk", flat=True).first()
             if unsure is not None and self.random.random() < CURIOUS:
-                self._try(partial(self._look_into, unsure))
+                self._try(partial(self._settle_unsure, unsure))
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
@@ -74,7 +74,7 @@ class People:
         case = load(pk)
         return case.clearing, case.operation
 
-    def _look_into(self, pk: int) -> None:
+    def _settle_unsure(self, pk: int) -> None:
         self._confirm(*self._load(pk))
 
     def _help(self, pk: int, *, impatient: bool) -> None:

@@ -109,7 +109,7 @@ class Scheduler:
         """The current actor's next turn comes after so many seconds; others may come before."""
         actor = self.current
         assert actor is not None
-        if actor.process.dead:  # on its way out
+        if actor.process.dead:  # it is being ended
             raise Dead
         self.digest = crc32(f"{self.now:.9f} {actor.process.name} {what}".encode(), self.digest)
         self._schedule(actor, seconds)

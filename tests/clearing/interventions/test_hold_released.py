@@ -40,7 +40,7 @@ class TestReleaseOfAHold:
 
         assert (clearing.state, world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3", "4"])
 
-    def test_an_operation_whose_outcome_is_not_known_is_asked_for_first(self, world: World) -> None:
+    def test_an_operation_whose_outcome_is_not_known_is_reconciled_before_it_is_resent(self, world: World) -> None:
         clearing = unknown(world)
         claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
         clearing = world.when_due(clearing)

@@ -87,7 +87,7 @@ class TestNeverMoreCertain:
 
 
 class TestLessCertain:
-    def test_a_refused_connection_that_is_not_trusted_is_asked_for_first(self, world: World) -> None:
+    def test_a_refused_connection_that_is_not_trusted_is_reconciled_before_it_is_resent(self, world: World) -> None:
         policy("connection_refused", outcome="unknown")
         world.counterparties.script(Action.ADJUST, UNREACHABLE)
 
@@ -144,7 +144,7 @@ class TestNumbers:
         assert (clearing.state, clearing.error_code) == (State.PARKED, "connection_lost")
         assert operation(clearing, 1).state == OperationState.UNKNOWN
 
-    def test_and_a_retry_after_it_asks_first_and_has_the_whole_time_again(self, world: World) -> None:
+    def test_and_a_retry_after_it_reconciles_and_has_the_whole_time_again(self, world: World) -> None:
         policy("connection_lost", deadline_seconds=60)
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.APPLY_THEN_RESET))
         world.counterparties.script("status", Fault(kind=FaultKind.RESET), times=2)

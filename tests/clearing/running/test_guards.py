@@ -54,7 +54,7 @@ class TestTakenOver:
         assert world.keys_applied(clearing) == []
 
 
-class TestOwnMistakes:
+class TestInternalErrors:
     def test_an_unexpected_error_parks_the_order_instead_of_running_for_ever(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
         monkeypatch.setattr("clearing.running.runner.after", lambda *_, **__: 1 / 0)

@@ -295,7 +295,7 @@ class TestPartialExecution:
 
 
 class TestLostClaim:
-    def test_the_taken_over_operation_is_asked_for_first(self, world: World) -> None:
+    def test_the_taken_over_operation_is_reconciled_before_it_is_resent(self, world: World) -> None:
         clearing = world.accept()
         dead = claims.claim(clearing.pk, clearing.epoch, worker=lambda: "dead-worker", gives_up=lambda: True)
         assert dead is not None

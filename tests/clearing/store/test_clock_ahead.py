@@ -85,7 +85,7 @@ class TestACounterparty:
 
         assert (counterparty_state.read().quiet_ms, counterparty_state.read().busy) == ({}, frozenset())
 
-    def test_is_left_in_peace_as_it_wishes_now(self) -> None:
+    def test_is_not_called_before_its_present_retry_after(self) -> None:
         counterparty_state.note_quiet("fund", 60_000)
         shift_clock(0)
 

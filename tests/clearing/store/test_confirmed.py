@@ -31,8 +31,8 @@ def confirmed_to_the_end(world: World) -> Clearing:
     world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
     world.run(clearing)
     assert (clearing.state, clearing.step) == (State.PARKED, 4)
-    wished = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
-    done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(wished)))
+    requested = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
+    done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(requested)))
     assert clearing.state == State.QUEUED
     return clearing
 
@@ -78,9 +78,9 @@ class TestConfirmedAsDone:
         world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.REFUSE))
         clearing = world.run(clearing)
         assert (clearing.state, clearing.step) == (State.PARKED, 4)
-        wished = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
+        requested = msgspec.json.decode(bytes(operation(clearing, 4).request))["amount"]
 
-        done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(wished)))
+        done_by_two(clearing, K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(requested)))
         assert clearing.state == State.WAITING
         world.run(following)
         world.run(clearing)
@@ -94,7 +94,7 @@ class TestConfirmedAsDone:
         ]
         assert not Attempt.objects.filter(operation=operation(clearing, 4), outcome="done").exists()
 
-    def test_a_mistake_of_ours_at_its_end_parks_the_order_and_a_retry_of_the_mended_release_clears_it(
+    def test_an_internal_error_at_its_end_parks_the_order_and_a_retry_of_the_mended_release_clears_it(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         clearing = confirmed_to_the_end(world)

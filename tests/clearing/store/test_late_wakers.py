@@ -1,4 +1,4 @@
-"""A worker that was frozen, taken for dead and buried wakes up: what it learned is kept, whatever
+"""A worker that was frozen, and was marked dead wakes up: what it learned is kept, whatever
 was done in its place meanwhile.
 """
 
@@ -63,7 +63,7 @@ class Sleeper:
         return claims.settle(self.work, evidence, Reaction(State.PARKED, OperationState.DONE), counted=False, generation="")
 
 
-def buried(name: str) -> None:
+def marked_dead(name: str) -> None:
     call("UPDATE base_incarnation SET ended_at = service_now(), \"end\" = 'dead' WHERE name = %s RETURNING name", [name])
 
 
@@ -87,7 +87,7 @@ def claimed(clearing: Clearing, *, deaths: int = 0) -> Work:
 def falls_asleep(world: World, clearing: Clearing, *, deaths: int = 0) -> Sleeper:
     work = claimed(clearing, deaths=deaths)
     done = world.counterparties.gateways().perform(work.stored, work.clock)
-    buried(work.worker)
+    marked_dead(work.worker)
     return Sleeper(clearing, work, done)
 
 
@@ -169,7 +169,7 @@ class TestConfirmedByPeopleMeanwhile:
         clearing = world.accept()
         clearing.operations.update(state=OperationState.DONE)  # as people leave the last step
         work = claimed(clearing, deaths=NEARLY_POISON)
-        buried(work.worker)
+        marked_dead(work.worker)
         swept(clearing)
 
         recorded = interventions.park_confirmed(work, "internal_error", generation="")

@@ -98,7 +98,7 @@ class TestTheWorker:
 
         assert (clearing.state, clearing.tries, outcomes(clearing)) == (State.UNKNOWN, 1, [(1, "unknown", "timeout")])
 
-    def test_knows_its_claim_again_and_asks_first(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
+    def test_knows_its_claim_again_and_reconciles_before_it_resends(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
         clearing = busy_world.accept()
 
         run_through(losing("clearing_claim"), busy_world, clearing)

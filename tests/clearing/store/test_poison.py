@@ -154,7 +154,7 @@ class TestPoison:
         assert following.state == State.QUEUED
         assert outcomes(suspect)[-1] == (1, "lost", "claim_lost")
 
-    def test_a_retry_of_it_runs_alone_again_and_asks_first(self, world: World, suspect: Clearing) -> None:
+    def test_a_retry_of_it_runs_isolated_again_and_reconciles(self, world: World, suspect: Clearing) -> None:
         for _ in range(2):
             runs_and_dies(suspect, isolated=True)
 

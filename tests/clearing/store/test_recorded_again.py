@@ -111,7 +111,7 @@ class TestCommitWhoseAnswerWasLost:
 
         assert claims.defer_blocked(work, "counterparty_down", reaction, generation="").outcome == State.RETRYING
 
-    def test_a_claim_is_known_again_and_its_operation_asked_for_first(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_claim_is_known_again_and_its_operation_reconciled(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
         loses_an_answer(monkeypatch, "clearing_claim(")
 

@@ -107,7 +107,7 @@ class TestGapPassAgainstTheSandbox:
         assert Clearing.objects.count() == SyncOrder.objects.count() == result.ingested.accepted
         assert all(Watermark.objects.values_list("scanned_through_ms", flat=True))
 
-    def test_is_left_out_while_another_is_under_way(self) -> None:
+    def test_is_left_out_while_another_runs(self) -> None:
         other = connection.copy()
         try:
             with other.cursor() as cursor:
