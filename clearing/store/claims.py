@@ -167,8 +167,8 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
     """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns
     the heads of lanes, to be published.
 
-    `restored`: each may have been run before the database was restored from a backup, and is asked
-    for first; orders up to the latest restore point are without it.
+    `restored`: each may have been run before the database was restored from a backup, and is
+    reconciled before it is sent; orders up to the latest restore point are without it.
     """
     if not orders:
         return []
