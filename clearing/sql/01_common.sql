@@ -88,7 +88,7 @@ $$;
 CREATE OR REPLACE FUNCTION clearing_record_try(
     p_operation bigint, p_epoch int, p_worker text, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, p_outcome, p_code, p_detail, p_response);
     UPDATE clearing_operation SET first_sent_at = service_now() - p_sent_ms_ago * interval '1 millisecond'

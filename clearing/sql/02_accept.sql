@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_counterparties text[], p_actions text[], p_keys text[], p_requests bytea[], p_flow int,
     p_actor text, p_generation text, p_restored boolean
-) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+) RETURNS SETOF clearing_ref LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_user text;
     v_behind text[];
@@ -80,7 +80,7 @@ $$;
 -- one parks at once; one whose operation may have been sent parks before its next step. Returns the
 -- state before the hold (no row: no such order), and what to publish next.
 CREATE OR REPLACE FUNCTION clearing_hold(p_order text, p_code text, p_actor text, p_generation text)
-RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
+RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v clearing_clearing;
     v_now timestamptz := service_now();

@@ -22,7 +22,7 @@ $$;
 -- 3. the worker's incarnation has ended: the next sweep would take the claim back from a process
 --    that lives.
 CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
-RETURNS SETOF clearing_work_2 LANGUAGE plpgsql AS $$
+RETURNS SETOF clearing_work_2 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     c clearing_clearing;
     o clearing_operation;
@@ -49,7 +49,7 @@ $$;
 -- The claim that the worker took by a call whose answer was lost. Only for a caller that knows that
 -- no other thread of its process runs this epoch: nothing else tells two threads apart. The operation
 -- that the claim opened may have been sent, so it starts with a status query.
-CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     c clearing_clearing;
 BEGIN

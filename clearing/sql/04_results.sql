@@ -22,7 +22,7 @@ CREATE OR REPLACE FUNCTION clearing_step_done(
     p_in_place boolean, p_claim_seconds float8, p_generation text, p_parks text
 ) RETURNS TABLE (
     outcome text, operation_id bigint, now_ms bigint, claimed_until_ms bigint, sent_seconds_ago float8, ref clearing_ref, next clearing_ref
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     c clearing_clearing;
     v_now timestamptz;
@@ -114,7 +114,7 @@ $$;
 CREATE OR REPLACE FUNCTION clearing_finish(
     p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_slippage numeric, p_generation text
-) RETURNS TABLE (outcome text, hold_code text, now_ms bigint, next clearing_ref) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (outcome text, hold_code text, now_ms bigint, next clearing_ref) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_now timestamptz;
     v_hold text;
@@ -155,7 +155,7 @@ $$;
 CREATE OR REPLACE FUNCTION clearing_settle(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_outcome text, p_code text, p_detail text, p_response bytea, p_state text, p_operation_state text, p_due_ms float8, p_counted int, p_generation text
-) RETURNS TABLE (outcome text, next clearing_ref) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (outcome text, next clearing_ref) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_now timestamptz;
     v_state text := p_state;

@@ -1,7 +1,7 @@
 -- Makes orders due now whose backoff has outlasted their counterparty's outage: those that got no
 -- answer before its breaker closed, a moment ago. Takes no lane's lock, since only the time changes,
 -- and skips rows that another session has locked.
-CREATE OR REPLACE FUNCTION clearing_bring_forward(p_ids bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION clearing_bring_forward(p_ids bigint[]) RETURNS SETOF bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY
     WITH waiting AS (
@@ -25,7 +25,7 @@ $$;
 -- 6. What is held parks instead, unless something of it may still be in flight.
 -- Returns the state that each was in, and what to publish; for one that parks, its order and why.
 CREATE OR REPLACE FUNCTION clearing_redispatch(p_ids bigint[], p_actor text, p_generation text)
-RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql AS $$
+RETURNS TABLE (found_state text, parked_order text, parked_as text, ref clearing_ref) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_id bigint;
     c clearing_clearing;
@@ -82,7 +82,7 @@ $$;
 
 -- Marks queued clearings whose message is gone as sent again, under the same epoch. The caller picks
 -- the candidates, and waits longer each time.
-CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION clearing_resend(p_ids bigint[], p_epochs int[], p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY
     WITH gone AS ( -- locked in one order, so that two sweeps at once don't wait for each other
@@ -97,7 +97,7 @@ $$;
 
 -- Queues the next order of each lane that has waiting orders and no active one. No transaction
 -- should leave such a lane, since each one that ends an order promotes the next.
-CREATE OR REPLACE FUNCTION clearing_promote_lanes(p_users text[], p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION clearing_promote_lanes(p_users text[], p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_user text;
 BEGIN
