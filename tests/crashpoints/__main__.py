@@ -67,7 +67,8 @@ def servers() -> Iterator[None]:
     addresses = {f"{name.upper()}_URL": f"http://{name}" for name in ("counter", "fund", "trading")}
     os.environ.update({**addresses, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "METRICS_DIR": "", "GATEWAY_KIND": "http"})
     os.environ.setdefault("LOG_LEVEL", "CRITICAL")
-    os.environ.update(dict.fromkeys(("DATABASE_LOCK_MS_MAX", "DATABASE_IDLE_MS_MAX", "FENCE_MS_MAX"), str(TIMEOUT_MS)))
+    os.environ.update(dict.fromkeys(("DATABASE_LOCK_MS_MAX", "DATABASE_IDLE_MS_MAX"), str(TIMEOUT_MS)))
+    os.environ["FENCE_MS_MAX"] = "60000"  # the longest that the settings allow
     os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
     folder, _lock = reserve_folder()
     stack = Stack(folder, os.environ)
