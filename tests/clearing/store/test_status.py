@@ -13,7 +13,7 @@ from clearing.status import ACTIVE, DUE, FINAL, INITIAL, TRANSITIONS, State
 from tests.support.orders import World
 from tests.support.states import any_transition
 
-ALLOWED = [(source, target) for source, targets in TRANSITIONS.items() for target in targets]
+ALLOWED = sorted((source, target) for source, targets in TRANSITIONS.items() for target in targets)
 # A state that is written again, as a whole row's save does it, is no transition.
 FORBIDDEN = [pair for pair in product(State, State) if pair not in ALLOWED and pair[0] != pair[1]]
 BY_SQL = "UPDATE clearing_clearing SET state = %s WHERE id = %s"
