@@ -15,7 +15,7 @@ from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions.requests import retry_by_hand
-from clearing.models import Clearing
+from clearing.models import Clearing, Pause
 from clearing.running.runner import Runner
 from clearing.status import OperationState, State
 from clearing.store import claims
@@ -100,8 +100,7 @@ class TestSuspect:
         assert (suspect.state, suspect.deaths) == (State.UNKNOWN, 0)
 
     def test_what_only_stood_in_the_way_does_not(self, world: World, suspect: Clearing) -> None:
-        world.guard._known = world.guard._known.__class__(paused=frozenset({("counter", 0)}))
-        world.guard._read_at = float("inf")
+        Pause.objects.create(counterparty="counter", step=0, reason="a test", actor="root")
 
         isolated_worker(world).run(suspect.pk, suspect.epoch)
 

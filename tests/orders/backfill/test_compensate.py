@@ -86,7 +86,7 @@ class TestCompensate:
             with other.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_lock(%s)", [wiring.GAP_PASS_LOCK])
 
-            with pytest.raises(CommandError, match="still running"):
+            with pytest.raises(CommandError, match="still in progress"):
                 call_command("compensate")
         finally:
             other.close()

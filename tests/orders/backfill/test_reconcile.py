@@ -171,7 +171,7 @@ class TestFailures:
             with other.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_lock(%s)", [wiring.RECONCILE_LOCK])
 
-            with pytest.raises(CommandError, match="still running"):
+            with pytest.raises(CommandError, match="still in progress"):
                 call_command("reconcile")
         finally:
             other.close()
