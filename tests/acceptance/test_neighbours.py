@@ -39,8 +39,8 @@ APART = """
 @pytest.fixture(scope="module")
 def service() -> Iterator[LiveService]:
     """Everything but the workers."""
-    slow = {"GATEWAY_DEADLINE_MS": str(DEADLINE_MS), "BREAKER_WINDOW_SECONDS": str(DEADLINE_MS // 1000)}
-    with live_service(CHECKOUT / ".run" / "neighbours", with_services=False, **slow) as running:
+    folder, window = CHECKOUT / ".run" / "neighbours", str(DEADLINE_MS // 1000)
+    with live_service(folder, with_services=False, GATEWAY_DEADLINE_MS=str(DEADLINE_MS), BREAKER_WINDOW_SECONDS=window) as running:
         running.manage("stack", "services", "up", *WITHOUT_WORKER)
         yield running
 
