@@ -16,7 +16,7 @@ SUPERUSER_SQL = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
 
 def empty_used_tables(case: TransactionTestCase) -> None:
-    """Stands for `TransactionTestCase._fixture_teardown`, and writes again what a migration wrote."""
+    """Stands for `TransactionTestCase._fixture_teardown`; a migration's rows are written again."""
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         empty(connections[alias])
         connections[alias].cursor().execute(MIGRATED_ROWS_SQL)
