@@ -110,6 +110,17 @@ class Configuration:
             return default
         return value
 
+    def folder(self, name: str, default: str = "") -> str:
+        """A folder that exists, or can be made; empty where neither a value nor a default is
+        given.
+        """
+        value: str = self.env.str(name, "") or default
+        reason = _why_no_folder(Path(value)) if value else ""
+        if reason:
+            self.problem(name, f"{name} is {_quoted(value)}: set it to a folder ({reason})")
+            return default
+        return value
+
     def required(self, name: str, development: str, *, fits: Callable[[str], bool] = bool, form: str = "its value") -> str:
         """A text that production must set; elsewhere `development` is its default. The value, which
         may be secret, isn't shown.
@@ -270,6 +281,15 @@ def is_broker_address(text: str) -> bool:
 def are_servers(text: str) -> bool:
     """Whether it is host:port,host:port."""
     return all(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}", server.strip()) for server in text.split(","))
+
+
+def _why_no_folder(path: Path) -> str:
+    """Why it neither is a folder nor can become one; empty where it can."""
+    try:
+        nearest = next((one for one in (path, *path.parents) if one.exists()), None)
+        return f"{nearest} is a file" if nearest and not nearest.is_dir() else ""
+    except OSError as error:
+        return str(error)
 
 
 def _is_postgresql(text: str) -> bool:

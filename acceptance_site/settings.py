@@ -29,7 +29,7 @@ env = config.env
 # --- Where we are ---------------------------------------------------------------------------------
 ENVIRONMENT = config.one_of("ENVIRONMENT", "development", "production", other="production")  # a misspelt one must not start as development
 PRODUCTION = config.production = ENVIRONMENT == "production"
-RUN_DIR = Path(config.text("RUN_DIR", str(BASE_DIR / ".run")))
+RUN_DIR = Path(config.folder("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
     env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
 VERSION = config.text("SERVICE_VERSION", "0.1.0")
@@ -46,6 +46,7 @@ ALLOWED_HOSTS = [
     if host.strip()
 ]
 WEB_PORT = config.whole("WEB_PORT", 8000, least=1, most=65_535)  # where the embedded stack serves the admin; the demo tells
+SANDBOX_PORT = config.whole("SANDBOX_PORT", 8100, least=1, most=65_535)  # where the sandbox listens without --port
 CSRF_TRUSTED_ORIGINS = config.words("CSRF_TRUSTED_ORIGINS", [], pattern=r"https?://[^/\s]+", form="https://admin.example")
 INSTALLED_APPS = [
     "unfold",
@@ -288,7 +289,7 @@ ALARM_WEBHOOK_KEY = config.text("ALARM_WEBHOOK_KEY")
 ALARM_REPEAT_SECONDS = config.number("ALARM_REPEAT_SECONDS", 60.0, least=0, most=86_400)
 
 # --- Metrics --------------------------------------------------------------------------------------
-METRICS_DIR = config.text("METRICS_DIR")  # a folder that the processes of one machine share; empty: each process has its own
+METRICS_DIR = config.folder("METRICS_DIR")  # a folder that the processes of one machine share; empty: each process has its own
 METRICS_PORT = config.whole("METRICS_PORT", 0, least=0, most=65_535)  # where a process without HTTP of its own shows them; 0: nowhere
 
 contradictions.check(config, globals())

@@ -71,7 +71,7 @@ def main() -> int:
         return 130
     except Exception as error:
         print(f"{options.figure} failed: {reason(error)}{kept_traceback(error)}", file=sys.stderr)
-        return 1
+        return error.exit_code if isinstance(error, StackError) else 1
     print(text)
     return int(result.get("audit", {}).get("exit_code", 0))
 

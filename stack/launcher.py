@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stack.errors import StackError
 from stack.kafka import Kafka
-from stack.ports import LOOPBACK, find_free, is_free
+from stack.ports import LOOPBACK, find_free, is_free, port_of
 from stack.postgres import Postgres
 from stack.processes import Identity, start_detached, stop, strays, wait_until
 from stack.rundir import Memory, RunDir, tail
@@ -116,7 +116,7 @@ class Stack:
     def _assign_ports(self, memory: Memory) -> None:
         for variable, name in SERVICE_PORTS.items():
             if self.is_named(variable):
-                memory.ports[name] = int(self._environ[variable])
+                memory.ports[name] = port_of(variable, self._environ[variable])
         for name in (*(kind.name for kind in SERVERS), *SERVICE_PORTS.values()):
             if name not in memory.ports:
                 memory.ports[name] = find_free(set(memory.ports.values()))

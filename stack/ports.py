@@ -4,9 +4,19 @@ import random
 import socket
 from pathlib import Path
 
+from stack.errors import WrongVariable
+
 LOOPBACK = "127.0.0.1"
 LOWEST = 15_000
+HIGHEST = 65_535
 EPHEMERAL_LOWEST = 32_768  # Linux's default, where /proc doesn't say
+
+
+def port_of(variable: str, text: str) -> int:
+    """The port that a variable names. Raises WrongVariable."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= HIGHEST:
+        raise WrongVariable(f"{variable} is {text!r}: set it to a port from 1 to {HIGHEST}")
+    return int(text)
 
 
 def ephemeral_start() -> int:

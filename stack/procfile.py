@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from stack.errors import StackError
+from stack.errors import StackError, WrongVariable
 
 LINE = re.compile(r"(?P<name>[a-z][a-z0-9-]*):\s*(?P<command>\S.*)")
 
 
 INSTANCE = re.compile(r"(?P<base>[a-z][a-z0-9-]*)(\.(?P<number>[1-9][0-9]*))?")
-COUNT = re.compile(r"(?P<base>[a-z][a-z0-9-]*)=(?P<count>[0-9]+)")
+COUNT = re.compile(r"(?P<base>[a-z][a-z0-9-]*)=(?P<count>[0-9]{1,2})")
 
 
 def instance_of(name: str) -> tuple[str, int]:
@@ -28,12 +28,12 @@ def instance_name(base: str, number: int) -> str:
 
 
 def read_counts(text: str) -> dict[str, int]:
-    """How many of each are to run, from "worker=2 consumer=2". Raises StackError."""
+    """How many of each are to run, from "worker=2 consumer=2". Raises WrongVariable."""
     counts = {}
     for word in text.split():
         found = COUNT.fullmatch(word)
         if not found:
-            raise StackError(f"PROCESSES names {word!r}: write as in PROCESSES='worker=2 consumer=2'")
+            raise WrongVariable(f"PROCESSES names {word!r}: write as in PROCESSES='worker=2 consumer=2', at most 99 of each")
         counts[found["base"]] = int(found["count"])
     return counts
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stack.errors import StackError
+from stack.errors import StackError, WrongVariable
 from stack.processes import Identity
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -20,8 +20,12 @@ LOCK_SECONDS_MAX = 120.0
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
-    """RUN_DIR, or `.run` in the checkout."""
-    return Path(environ.get("RUN_DIR") or CHECKOUT / ".run").resolve()
+    """RUN_DIR, or `.run` in the checkout. Raises WrongVariable where a file is in its way."""
+    folder = Path(environ.get("RUN_DIR") or CHECKOUT / ".run").resolve()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise WrongVariable(f"RUN_DIR is {str(folder)!r}: set it to a folder ({nearest} is a file)")
+    return folder
 
 
 @dataclass

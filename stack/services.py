@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.errors import StackError
+from stack.errors import StackError, WrongVariable
 from stack.launcher import COUNTERPARTIES, SERVICE_PORTS, Stack
 from stack.ports import accepts
 from stack.processes import Identity, kill_group, start_detached, stop, wait_until
@@ -50,7 +50,9 @@ class Services:
         self._procfile = procfile
         self._names = list(read_procfile(procfile))
         self._counts = read_counts(counts)
-        self._checked(self._counts)
+        unknown = sorted(set(self._counts) - set(self._names))
+        if unknown:
+            raise WrongVariable(f"PROCESSES names {', '.join(unknown)}: the Procfile has {', '.join(self._names)}")
 
     def up(self, names: Collection[str] = ()) -> None:
         """Starts the named services (default: all that this environment needs) and waits until they

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from stack.errors import StackError
 from stack.processes import Identity
 from stack.procfile import instance_of, read_procfile
 from stack.rundir import CHECKOUT, RunDir, default_folder, read_json, write_atomically
@@ -128,8 +129,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="services to run, as named in the Procfile; worker.2 is a second one")
     parser.add_argument("--procfile", type=Path, default=CHECKOUT / "Procfile", help="default: the checkout's")
     options = parser.parse_args(arguments)
-    run_dir = RunDir(default_folder(os.environ))
-    Supervisor(run_dir, read_procfile(options.procfile), set(options.names)).run()
+    try:
+        commands = read_procfile(options.procfile)
+        unknown = sorted(name for name in options.names if instance_of(name)[0] not in commands)
+        if unknown:
+            parser.error(f"{options.procfile} has no {', '.join(unknown)}; it has {', '.join(commands)}")
+        supervisor = Supervisor(RunDir(default_folder(os.environ)), commands, set(options.names))
+    except StackError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: {error}\n")
+    supervisor.run()
 
 
 if __name__ == "__main__":

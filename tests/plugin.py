@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from stack.errors import StackError
 from stack.launcher import Stack
 from stack.rundir import default_folder, take
 from tests.support.servers import forget_durability
@@ -39,9 +40,12 @@ def bring_up_servers(config: pytest.Config) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell that started us in the background left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    stack = Stack(reserve_folder(config), os.environ)
-    config.add_cleanup(stack.down)
-    variables = stack.up()
+    try:
+        stack = Stack(reserve_folder(config), os.environ)
+        config.add_cleanup(stack.down)
+        variables = stack.up()
+    except StackError as error:
+        raise pytest.UsageError(str(error)) from error
     if not stack.is_named("DATABASE_URL"):
         forget_durability(variables["DATABASE_URL"])
     os.environ.update({"RUN_DIR": str(stack.run_dir.folder), **variables})

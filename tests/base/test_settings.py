@@ -41,7 +41,9 @@ WRONG = {
     "BEHIND_TLS_PROXY": ["maybe"],
     "SECURE_SSL_REDIRECT": ["maybe"],
     "CSRF_TRUSTED_ORIGINS": ["admin.example", ","],
+    "RUN_DIR": ["/etc/passwd", "/etc/passwd/run", "x" * 300],
     "WEB_PORT": ["abc", "0", "65536", "80.5"],
+    "SANDBOX_PORT": ["abc", "0", "65536", "80.5"],
     "DATABASE_URL": ["mysql://a@db.example/x", "db.example", "postgresql://a@db.example:port/x", "postgresql://a@db.example"],
     "DATABASE_STATEMENT_MS_MAX": ["abc", "-1"],
     "DATABASE_LOCK_MS_MAX": ["abc", "0"],
@@ -114,13 +116,14 @@ WRONG = {
     "LOG_FORMAT": ["xml"],
     "ALARM_WEBHOOK_URL": ["hooks.example/x", "https://u:s3cret@hooks.example/x", "https://hooks.example/x"],  # the last one without its key
     "ALARM_REPEAT_SECONDS": ["abc", "-1"],
+    "METRICS_DIR": ["/etc/passwd", "/etc/passwd/metrics"],
     "METRICS_PORT": ["abc", "-1", "65536"],
 }
 # What else must be set for the wrong value to be the only problem.
 SSL = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
 BESIDE = {"KAFKA_SSL_CAFILE": SSL, "KAFKA_SSL_CERTFILE": SSL, "KAFKA_SSL_KEYFILE": {**SSL, "KAFKA_SSL_CERTFILE": "manage.py"}}
 # Any text is right.
-FREE = {"SERVICE_VERSION", "PROCESS_ROLE", "RUN_DIR", "KAFKA_GROUP", "KAFKA_SSL_KEY_PASSWORD", "ALARM_WEBHOOK_KEY", "METRICS_DIR"}
+FREE = {"SERVICE_VERSION", "PROCESS_ROLE", "KAFKA_GROUP", "KAFKA_SSL_KEY_PASSWORD", "ALARM_WEBHOOK_KEY"}
 FORMER = {
     "KAFKA_IDLE_PAUSE_MS": ("KAFKA_IDLE_SLEEP_MS", "5", "6", 5),
     "CLEARING_CONTINUE_IN_PLACE": ("CLEARING_RUN_STEPS_INLINE", "false", "true", False),

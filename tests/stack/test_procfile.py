@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.errors import StackError
+from stack.errors import StackError, WrongVariable
 from stack.procfile import instance_name, instance_of, read_counts, read_procfile
 from stack.rundir import CHECKOUT
 
@@ -37,5 +37,8 @@ class TestInstances:
 
     def test_counts_are_words(self) -> None:
         assert read_counts("worker=2 beat=0") == {"worker": 2, "beat": 0}
-        with pytest.raises(StackError, match="PROCESSES"):
-            read_counts("worker:2")
+
+    @pytest.mark.parametrize("text", ["worker:2", "abc", "worker=x", "worker=-1", "worker=100000"])
+    def test_other_counts_are_a_wrong_variable(self, text: str) -> None:
+        with pytest.raises(WrongVariable, match="PROCESSES"):
+            read_counts(text)

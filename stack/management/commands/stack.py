@@ -47,11 +47,11 @@ class Command(BaseCommand):
         _with_json(services)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stack = Stack(default_folder(os.environ), os.environ)
         try:
+            stack = Stack(default_folder(os.environ), os.environ)
             getattr(self, f"_{options['action']}")(stack, options)
         except StackError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(str(error), returncode=error.exit_code) from error
 
     def _up(self, stack: Stack, options: dict[str, Any]) -> None:
         stack.up()

@@ -148,7 +148,15 @@ class Clearings(RuleBasedStateMachine):
             assert steps[order_id] == {1, 2, 3, 4}
 
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES") or 0)  # 0: the quick run's
+def number_in(variable: str, default: int) -> int:
+    """The whole number in a variable of `make state-machine`."""
+    text = os.environ.get(variable) or str(default)
+    if not text.isascii() or not text.isdigit():
+        pytest.exit(f"{variable} is {text!r}: set it to a whole number", returncode=2)
+    return int(text)
+
+
+EXAMPLES = number_in("STATE_MACHINE_EXAMPLES", 0)  # 0: the quick run's
 QUICK = settings(max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=max(EXAMPLES, 1), derandomize=False, print_blob=True)
 
@@ -160,7 +168,7 @@ def test_no_sequence_of_events_breaks_a_clearing(transactional_db: None, setting
     if not EXAMPLES:
         run_state_machine_as_test(Clearings, settings=QUICK)
         return
-    number = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
+    number = number_in("STATE_MACHINE_SEED", random.randrange(2**32))
     again = f"make state-machine EXAMPLES={EXAMPLES} SEED={number}"
     sys.stdout.write(f"\nRepeat it by: {again}\n")
     try:
