@@ -54,8 +54,8 @@ test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
 	@$(PYTEST) -n 2 --dist loadfile -m "processes and not zookeeper"
 
-smoke: setup ## every documented command once, on a small size (ONLY="rolling audit" SKIP="chaos" JSON=1)
-	@$(PY) -m tests.smoke $(addprefix --only ,$(ONLY)) $(addprefix --skip ,$(SKIP)) $(json)
+smoke: setup ## every documented command once, on a small size (ONLY="rolling,make demo" SKIP=chaos JSON=1)
+	@$(PY) -m tests.smoke $(if $(ONLY),--only "$(ONLY)") $(if $(SKIP),--skip "$(SKIP)") $(json)
 
 test-zookeeper: setup ## leadership on a real ZooKeeper, with random faults (COUNT=44 SEED=1; FULL=1: 200)
 	@if $(PY) -m stack.zookeeper --install; then \

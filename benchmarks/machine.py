@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -90,6 +90,11 @@ class Rate:
         if not holds > 0:
             raise BenchmarkError(f"the machine holds {holds} orders/s: nothing was cleared in the trial")
         return cls(min(at_most, max(RATE_MIN, float(int(SHARE * holds)))), holds)
+
+    def halves(self) -> list["Rate"]:
+        """The rate, half of it, and so on down to RATE_MIN."""
+        lower = replace(self, places=max(RATE_MIN, float(int(self.places / 2))))
+        return [self, *(lower.halves() if self.places > RATE_MIN else [])]
 
     def as_json(self) -> dict[str, Any]:
         """For a report, beside how slow the machine is."""

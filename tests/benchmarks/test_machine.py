@@ -58,3 +58,8 @@ def test_trial_orders_that_are_not_cleared_are_told(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(BenchmarkError, match="7 of 60 trial orders were cleared"):
         machine.held(lambda *_: None, "unused")
+
+
+def test_a_rate_is_halved_down_to_the_least() -> None:
+    assert [rate.places for rate in Rate(23.0, 46.0).halves()] == [23.0, 11.0, 5.0, 2.0]
+    assert [rate.holds for rate in Rate(2.0, 3.0).halves()] == [3.0]

@@ -1,28 +1,29 @@
 """Runs every command that README, docs and `make help` name, each on a small size: `python -m
 tests.smoke` (make smoke).
 
-The commands of manage.py run on a service of their own, the others on servers of theirs, all below
-`.run/smoke`. Deadlines are meant on two quiet cores and scaled by what a calibration says of this
-machine. A command that needs what isn't here (Java) is skipped, and the reason is printed.
+The commands of manage.py run on a service of their own, the others on servers of theirs, in two
+lanes beside each other (`.run/smoke-1`, `.run/smoke-2`). Deadlines are meant on two quiet cores and
+scaled by what a calibration says of this machine. A command that needs what isn't here (Java) is
+skipped, and the reason is printed.
 """
 
 import argparse
-import json
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.machine import Slowness, slowness
+from benchmarks.machine import REFERENCE_SECONDS, Slowness, slowness
 from stack.rundir import default_folder, tail
 from tests.smoke.judging import CheckError, SkippedError, raise_if_skipped
+from tests.smoke.lanes import LANES, Lane, partition, running
+from tests.smoke.results import Result, as_json, summary
 from tests.smoke.running import Runner, adopt_orphans
 from tests.smoke.table import SERVICE, Check, checks
 from tests.support.servers import BusyError, only_run_in
@@ -35,29 +36,28 @@ EPILOG: Final = """examples:
   python -m tests.smoke
   python -m tests.smoke --only rolling --only audit
   python -m tests.smoke --skip chaos --skip simulate --json
+  python -m tests.smoke --only "benchmarks pages,make demo"
 
 exit code: 0 every command worked or was skipped for a reason, 1 one didn't, 2 another run is in the way or a name is unknown"""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a check. `result`: passed, failed or skipped; `why`: one line."""
-
-    name: str
-    result: str
-    seconds: float
-    why: str = ""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.smoke", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this check, and what it stands on; may be repeated")
-    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="all but this one; may be repeated")
+    for option, text in (("--only", "only these checks, and what they need; separated by commas, may be repeated"), ("--skip", "all but these")):
+        parser.add_argument(option, action="extend", type=names, default=[], metavar="NAMES", help=text)
+    parser.add_argument("--lanes", type=int, default=LANES, choices=range(1, 9), metavar="COUNT", help="lanes beside each other (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the names of the checks and what each covers")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--lane", type=Path, help=argparse.SUPPRESS)  # this process is a lane of another run, in the folder
+    parser.add_argument("--slowness", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def names(text: str) -> list[str]:
+    """Of a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def chosen(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
@@ -84,23 +84,16 @@ class Smoke:
 
     def run(self, wanted: Sequence[Check]) -> None:
         """All of them, one after another; whatever happens, nothing is left running."""
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         try:
-            with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
-                bar = progress.add_task("smoke", total=len(wanted))
-                for check in wanted:
-                    progress.update(bar, description=check.name)
-                    self._add(self._result(check))
-                    progress.advance(bar)
+            for check in wanted:
+                self._add(self._result(check))
         finally:
             take_down(self._folder)
             self._runner.end_all()
 
     def _add(self, result: Result) -> None:
         self.results.append(result)
-        mark = {"passed": "ok     ", "failed": "FAILED ", "skipped": "skipped"}[result.result]
-        why = f": {result.why}" if result.why else ""
-        self._console.print(f"{mark} {result.seconds:7.1f} s  {result.name}{why}", markup=False)
+        self._console.print(str(result), markup=False)
         if result.result == "failed":
             for path in self._runner.files(result.name):
                 if path.exists() and path.stat().st_size:
@@ -133,16 +126,6 @@ class Smoke:
             raise CheckError(f"left running: {', '.join(names)}")
 
 
-def summary(smoke: Smoke, machine: Slowness, seconds: float) -> str:
-    """One line a failure, then the counts."""
-    failed = [f"FAILED {result.name}: {result.why}" for result in smoke.results if result.result == "failed"]
-    counts = ", ".join(f"{sum(result.result == kind for result in smoke.results)} {kind}" for kind in ("passed", "failed", "skipped"))
-    on_reference = (
-        f"about {seconds / machine.factor:.0f} s on the reference machine" if machine.factor > 1 else "on a machine as fast as the reference"
-    )
-    return "\n".join([*failed, f"{counts} in {seconds:.0f} s, {on_reference}; {machine}"])
-
-
 def main() -> int:
     options = arguments()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell that started us in the background left SIGINT ignored
@@ -156,35 +139,55 @@ def main() -> int:
     if options.list:
         sys.stdout.write("".join(f"{check.name:<28} {', '.join(check.covers)}\n" for check in wanted))
         return 0
-    return smoke_in(default_folder({}) / "smoke", wanted, console, as_json=options.json)
-
-
-def smoke_in(folder: Path, wanted: Sequence[Check], console: Console, *, as_json: bool) -> int:
-    """Runs the checks in the folder; the exit code."""
-    began = time.monotonic()
     try:
-        with only_run_in(folder):
-            adopt_orphans()
-            make_empty(folder)
-            machine = slowness()
-            console.print(f"smoke: {len(wanted)} commands; {machine}; deadlines are scaled by it", markup=False)
-            smoke = Smoke(folder, machine, console)
-            smoke.run(wanted)
+        if options.lane is not None:
+            return one_lane(options.lane, wanted, console, options.slowness)
+        return all_lanes(wanted, console, options)
     except BusyError as error:
         console.print(str(error), markup=False)
         return 2
     except KeyboardInterrupt:
         console.print("stopped; nothing is left running")
         return 130
-    failed = any(result.result == "failed" for result in smoke.results)
-    seconds = time.monotonic() - began
-    if as_json:
-        results = [asdict(result) for result in smoke.results]
-        report = {"passed": not failed, "seconds": round(seconds, 1), "slowness": round(machine.factor, 2), "checks": results}
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        sys.stdout.write(summary(smoke, machine, seconds) + "\n")
-    return 1 if failed else 0
+
+
+def one_lane(folder: Path, wanted: Sequence[Check], console: Console, factor: float) -> int:
+    """Runs the checks in the folder, and prints the results as JSON; the exit code."""
+    with only_run_in(folder):
+        adopt_orphans()
+        make_empty(folder)
+        machine, began = Slowness(factor, factor * REFERENCE_SECONDS), time.monotonic()
+        smoke = Smoke(folder, machine, console)
+        try:
+            smoke.run(wanted)
+        finally:
+            sys.stdout.write(as_json(smoke.results, machine, time.monotonic() - began) + "\n")
+    return int(any(result.result == "failed" for result in smoke.results))
+
+
+def all_lanes(wanted: Sequence[Check], console: Console, options: argparse.Namespace) -> int:
+    """Runs the checks in lanes, and prints what came of them; the exit code."""
+    began, machine = time.monotonic(), slowness()
+    console.print(f"smoke: {len(wanted)} commands; {machine}; deadlines are scaled by it", markup=False)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with only_run_in(default_folder({}) / "smoke"), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("smoke", total=len(wanted))
+
+        def say(line: str) -> None:
+            console.print(line, markup=False)
+            if line.startswith(("ok ", "FAILED ", "skipped ")):
+                progress.advance(bar)
+
+        parts = partition(wanted, options.lanes)
+        lanes = [Lane(default_folder({}) / f"smoke-{number}", part, say) for number, part in enumerate(parts, start=1)]
+        with running(lanes, machine.factor):
+            for lane in lanes:
+                lane.wait()
+    order = {check.name: number for number, check in enumerate(wanted)}
+    results = sorted((result for lane in lanes for result in lane.results), key=lambda result: order.get(result.name, -1))
+    report = as_json if options.json else summary
+    sys.stdout.write(report(results, machine, time.monotonic() - began) + "\n")
+    return int(any(result.result == "failed" for result in results))
 
 
 def take_down(folder: Path) -> None:

@@ -36,7 +36,9 @@ def main() -> int:
         from_commit, to_commit = resolve(options.commit), resolve("HEAD")
         report = _run(console, from_commit, to_commit, orders=options.orders, rate=options.rate)
     except UpgradeError as error:
-        console.print(f"The upgrade failed: {error}", markup=False, highlight=False)
+        if error.seen:
+            console.print(error.seen, markup=False, highlight=False)
+        console.print(f"The upgrade failed: {error}", markup=False, highlight=False)  # last, where it is looked for
         return EXIT_NOT_DONE if "no such commit" in str(error) else EXIT_FAILED
     if options.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")

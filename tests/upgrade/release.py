@@ -20,7 +20,11 @@ REQUIREMENTS = "requirements-dev.txt"  # the Procfile's processes need the launc
 
 
 class UpgradeError(Exception):
-    """The upgrade failed; the text says where."""
+    """The upgrade failed; the text says where. `seen`: states and the ends of the logs then."""
+
+    def __init__(self, text: str, seen: str = "") -> None:
+        super().__init__(text)
+        self.seen = seen
 
 
 @dataclass

@@ -16,11 +16,12 @@ from kafka import KafkaProducer
 
 from tests.support.waiting import wait_until
 from tests.upgrade.operators import Operator
-from tests.upgrade.release import Release
+from tests.upgrade.release import Release, UpgradeError
 
 STATES: Final = ("waiting", "queued", "running", "retrying", "pending", "unknown", "parked", "cleared", "voided")
 EACH: Final = 2  # orders of each kind: three that fail at one counterparty would open its breaker
 BURST_ORDERS: Final = 150
+BURSTS_MAX: Final = 8
 BURST_LATENCY_MS: Final = 300
 UNREADABLE: Final = (b"not JSON", b'{"data": "no rows"}')
 FIRST_USER: Final = 800_000  # none of place_orders' users, which would wait behind orders that don't move
@@ -105,15 +106,29 @@ class Scene:
         wait_until(lambda: self.quarantined() >= len(UNREADABLE), seconds=STATE_SECONDS_MAX)
         self._intervene(ann, bob)
 
-    def burst(self) -> str:
+    def burst(self) -> tuple[str, Counter[str]]:
         """Slow calls and more orders than the workers take: some are queued, running and waiting
-        for a while. Returns the fault that makes the calls slow.
+        for a while. Returns the fault that makes the calls slow, and the states of a moment when
+        orders were in all of them (a moment later an attempt may have taken the last one of a
+        state through `running`).
         """
         slow = self.servers.set_fault(counterparty="*", operation="*", kind="latency", latency_ms=BURST_LATENCY_MS)
-        for number in range(BURST_ORDERS):
-            self.servers.place(BURST_USER + number % (BURST_ORDERS // 2))
-        wait_until(lambda: all(self.servers.states()[state] for state in STATES), seconds=STATE_SECONDS_MAX)
-        return slow
+        states: Counter[str] = Counter()
+
+        def seen_enough() -> bool:
+            states.clear()
+            states.update(self.servers.states())
+            return all(states[state] for state in STATES) or not states["queued"]
+
+        for _ in range(BURSTS_MAX):  # an attempt takes a retrying order through other states: not every burst meets them all
+            for number in range(BURST_ORDERS):
+                self.servers.place(BURST_USER + number % (BURST_ORDERS // 2))
+            wait_until(lambda: self.servers.states()["queued"], seconds=STATE_SECONDS_MAX)
+            wait_until(seen_enough, seconds=STATE_SECONDS_MAX)
+            if all(states[state] for state in STATES):
+                return slow, states
+        missing = ", ".join(state for state in STATES if not states[state])
+        raise UpgradeError(f"no order was {missing} when {BURSTS_MAX} bursts of {BURST_ORDERS} orders were worked off: {dict(states)}")
 
     def quarantined(self) -> int:
         """Rows in the quarantine."""
