@@ -33,7 +33,7 @@ from clearing.interventions.evidence import described
 from clearing.interventions.requests import NO_EVIDENCE, Consequences, approve, consequences_of, evidence_of, refuse, request_approval
 from clearing.models import Clearing, Intervention, Operation
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store.interventions import Busy, NotPossible, OutsideEvidence, Person, on_its_way_until
+from clearing.store.interventions import Busy, NotPossible, Operator, OutsideEvidence, on_its_way_until
 from orders.admin import order_id_in
 from orders.models import SyncOrder
 
@@ -106,10 +106,10 @@ def action_url(clearing: Clearing, kind: InterventionKind) -> str:
     return reverse("admin:clearing_clearing_ask", args=[clearing.pk, kind.value])
 
 
-def person_of(request: HttpRequest) -> Person:
+def operator_of(request: HttpRequest) -> Operator:
     """The signed-in user."""
     user: Any = request.user
-    return Person(user.get_username(), user.pk)
+    return Operator(user.get_username(), user.pk)
 
 
 # --- requesting -----------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def _request(request: HttpRequest, clearing: Clearing, kind: InterventionKind, f
     publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
-            pk = request_approval(clearing.pk, kind, person=person_of(request), reason=reason, evidence=form.evidence())
+            pk = request_approval(clearing.pk, kind, operator=operator_of(request), reason=reason, evidence=form.evidence())
             _log(request, clearing, f"Requested: {TITLES[kind]}: {reason}")
     except NotPossible as refusal:
         form.add_error(None, str(refusal))
@@ -287,8 +287,8 @@ class InterventionAdmin(ReadOnlyAdmin):
 
 
 def _is_own(request: HttpRequest, intervention: Intervention) -> bool:
-    person = person_of(request)
-    return intervention.asked_by == person.name or intervention.asked_by_id == person.id
+    operator = operator_of(request)
+    return intervention.asked_by == operator.name or intervention.asked_by_id == operator.id
 
 
 def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def _approve(request: HttpRequest, intervention: Intervention) -> None:
 def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, int]:
     """The message for the approver, and its level. Raises Busy: the intervention still waits."""
     try:
-        outcome = approve(intervention.pk, person=person_of(request))
+        outcome = approve(intervention.pk, operator=operator_of(request))
     except Busy:
         raise
     except NotPossible as refusal:
@@ -351,7 +351,7 @@ def _refuse(request: HttpRequest, intervention: Intervention) -> None:
     reason = form.cleaned_data["reason"]
     try:
         with transaction.atomic():
-            refuse(intervention.pk, person=person_of(request), reason=reason)
+            refuse(intervention.pk, operator=operator_of(request), reason=reason)
             _log(request, intervention.clearing, f"Refused: {TITLES[K(intervention.kind)]}, requested by {intervention.asked_by}: {reason}")
     except NotPossible as refusal:
         messages.error(request, f"Not refused: {refusal}.")

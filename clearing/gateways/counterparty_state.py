@@ -134,7 +134,7 @@ def lease_calls(counterparty: str, rate: float, wanted: int) -> tuple[int, float
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class DueProbe:
     """The right to probe a counterparty, and why its breaker is open."""
 
     counterparty: Counterparty
@@ -142,14 +142,14 @@ class Probe:
     refuses: bool
 
 
-def take_probes(seconds_max: float) -> list[Probe]:
+def take_probes(seconds_max: float) -> list[DueProbe]:
     """The counterparties to probe now. No other process is given them until `seconds_max` have
     passed, or until the time that `put_off` sets.
     """
-    return [Probe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
+    return [DueProbe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
 
 
-def put_off(probe: Probe, cause: str, *, refuses: bool) -> None:
+def put_off(probe: DueProbe, cause: str, *, refuses: bool) -> None:
     """The probe wasn't answered, or we are still refused: once more, later."""
     seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
     if call(_PUT_OFF, [seconds, cause, refuses, probe.counterparty]) and refuses and not probe.refuses:

@@ -24,7 +24,7 @@ from clearing.interventions.evidence import Confirmed, Unfit, answer_from
 from clearing.models import Intervention, Operation
 from clearing.status import InterventionKind
 from clearing.store import interventions
-from clearing.store.interventions import Decided, NotPossible, OutsideEvidence, Person
+from clearing.store.interventions import Decided, NotPossible, Operator, OutsideEvidence
 
 CONFIRMED_NOT_DONE = "confirmed_not_done"
 NO_EVIDENCE = OutsideEvidence()
@@ -82,7 +82,7 @@ def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | 
         case.seen,
         following,
         revision=revision,
-        person=Person(actor, actor_id),
+        operator=Operator(actor, actor_id),
         reason=reason,
         generation=publish.generation(),
         only_ask=query_only,
@@ -98,7 +98,7 @@ def retry_by_hand(clearing_id: int, *, actor: str, reason: str, actor_id: int | 
 # --- what a second operator approves --------------------------------------------------------------
 
 
-def request_approval(clearing_id: int, kind: InterventionKind, *, person: Person, reason: str, evidence: OutsideEvidence = NO_EVIDENCE) -> int:
+def request_approval(clearing_id: int, kind: InterventionKind, *, operator: Operator, reason: str, evidence: OutsideEvidence = NO_EVIDENCE) -> int:
     """Requests an intervention that a second operator has to approve within INTERVENTION_HOURS; a
     pending or unknown order parks meanwhile.
 
@@ -108,7 +108,7 @@ def request_approval(clearing_id: int, kind: InterventionKind, *, person: Person
     case = load(clearing_id)
     consequences_of(case, kind, evidence)
     outcome, pk, ref = interventions.request_intervention(
-        case.seen, kind, reason=reason, evidence=evidence, person=person, generation=publish.generation()
+        case.seen, kind, reason=reason, evidence=evidence, operator=operator, generation=publish.generation()
     )
     if ref is not None:
         transaction.on_commit(lambda: publish.publish([ref]))
@@ -177,15 +177,15 @@ def _next(case: Case, operation: Operation, confirmed: Confirmed) -> Next:
     return after(case.clearing.flow, case.order, operation.step, exchanges, part=operation.part)
 
 
-def approve(intervention_id: int, *, person: Person) -> str:
+def approve(intervention_id: int, *, operator: Operator) -> str:
     """Executes the intervention, and publishes the order that may go on by it. Returns the outcome
     in words.
 
-    Raises NotPossible: it was decided already or has expired, `person` requested it, the order
+    Raises NotPossible: it was decided already or has expired, `operator` requested it, the order
     changed, or it is too early.
     """
     intervention = Intervention.objects.select_related("clearing__order", "operation").get(pk=intervention_id)
-    decided = _execute(intervention, person)
+    decided = _execute(intervention, operator)
     ref = decided.next
     if ref is not None:
         transaction.on_commit(lambda: publish.publish([ref]))
@@ -222,7 +222,7 @@ def _time(moment: datetime | None) -> str:
     return f"{moment:%H:%M:%S} UTC" if moment else "a minute"
 
 
-def _execute(intervention: Intervention, person: Person) -> Decided:
+def _execute(intervention: Intervention, operator: Operator) -> Decided:
     """What is computed here from the clearing's operations is valid as long as its epoch, its
     current operation and that operation's state stay the same; the database's function checks
     these.
@@ -230,26 +230,28 @@ def _execute(intervention: Intervention, person: Person) -> Decided:
     generation, pk = publish.generation(), intervention.pk
     match InterventionKind(intervention.kind):
         case InterventionKind.RELEASE_HOLD:
-            return interventions.release(pk, person=person, generation=generation)
+            return interventions.release(pk, operator=operator, generation=generation)
         case InterventionKind.CONFIRM_DONE:
-            return _execute_done(intervention, person, generation)
+            return _execute_done(intervention, operator, generation)
         case InterventionKind.CONFIRM_NOT_DONE:
-            return interventions.confirm_not_done(pk, person=person, response=_note_of(intervention, person), code=CONFIRMED_NOT_DONE)
+            return interventions.confirm_not_done(pk, operator=operator, response=_note_of(intervention, operator), code=CONFIRMED_NOT_DONE)
         case InterventionKind.VOID:
             case = read_case(intervention.clearing)
             require_nothing_forgotten(case.situation)
-            return interventions.void(pk, person=person, bookings=case.bookings(), generation=generation)
+            return interventions.void(pk, operator=operator, bookings=case.bookings(), generation=generation)
         case InterventionKind.RETRY:
             return Decided("decided", None, None)
 
 
-def _execute_done(intervention: Intervention, person: Person, generation: str) -> Decided:
+def _execute_done(intervention: Intervention, operator: Operator, generation: str) -> Decided:
     asked_ms = int(intervention.asked_at.timestamp() * 1000)
     confirmed = _confirmed(intervention.operation, evidence_of(intervention), asked_ms, intervention.pk)
     following = _next(read_case(intervention.clearing), intervention.operation, confirmed)
     planned = following if isinstance(following, Planned) else None
     code = following.code if isinstance(following, Parks) else planned.parks if planned else ""
-    return interventions.confirm_done(intervention.pk, person=person, response=confirmed.body, code=code, following=planned, generation=generation)
+    return interventions.confirm_done(
+        intervention.pk, operator=operator, response=confirmed.body, code=code, following=planned, generation=generation
+    )
 
 
 def evidence_of(intervention: Intervention) -> OutsideEvidence:
@@ -257,7 +259,7 @@ def evidence_of(intervention: Intervention) -> OutsideEvidence:
     return OutsideEvidence(intervention.reference, intervention.amount, intervention.bought, intervention.min_lot, intervention.document)
 
 
-def _note_of(intervention: Intervention, person: Person) -> bytes:
+def _note_of(intervention: Intervention, operator: Operator) -> bytes:
     """What is stored in place of an answer for an operation that two operators confirmed as not
     done.
     """
@@ -266,7 +268,7 @@ def _note_of(intervention: Intervention, person: Person) -> bytes:
             "state": "not_done",
             "confirmed_by_intervention": intervention.pk,
             "asked_by": intervention.asked_by,
-            "approved_by": person.name,
+            "approved_by": operator.name,
             "reason": intervention.reason,
             "reference": intervention.reference,
             "document": intervention.document,
@@ -274,10 +276,10 @@ def _note_of(intervention: Intervention, person: Person) -> bytes:
     )
 
 
-def refuse(intervention_id: int, *, person: Person, reason: str) -> None:
+def refuse(intervention_id: int, *, operator: Operator, reason: str) -> None:
     """Ends a requested intervention and leaves the order unchanged; the operator who requested it
     withdraws it so. Raises NotPossible.
     """
     _require_reason(reason, "a refusal")
-    if not interventions.refuse(intervention_id, person=person, reason=reason):
+    if not interventions.refuse(intervention_id, operator=operator, reason=reason):
         raise NotPossible("decided", PROBLEMS["decided"])

@@ -20,7 +20,7 @@ from clearing.store import statements
 from clearing.store.claims import ClearingRef, Recorded, Work, of_claim, of_planned, read_ref, recorded
 
 
-class NotPossible(Exception):  # noqa: N818 - an answer to a person
+class NotPossible(Exception):  # noqa: N818 - an answer to an operator
     """What was asked for can't be done; `code` and the message say why and what to do."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -38,9 +38,10 @@ class Busy(NotPossible):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """Who acts: the name that the history tells, and the user's key, which stays when a name is
-    changed (None: no user of the admin).
+class Operator:
+    """Who acts: the name that the history shows, and the user's key, which stays when a name is
+    changed (None: no user of the admin). The functions in SQL call them p_person and p_person_id,
+    since a parameter that has another name is another signature.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A clearing as a person saw it; whatever is done to it is done only if it still is so."""
+    """A clearing as an operator saw it; whatever is done to it is done only if it still is so."""
 
     clearing_id: int
     epoch: int
@@ -61,7 +62,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class OutsideEvidence:
-    """What people know from outside. `amount`: what was transferred or sold, `bought`: what it
+    """What operators know from outside. `amount`: what was transferred or sold, `bought`: what it
     brought, `min_lot`: the market's, of a rest.
     """
 
@@ -93,10 +94,10 @@ def _by_operator(sql: str, arguments: Mapping[str, object]) -> list[Row]:
 
 
 def retry(
-    seen: Seen, following: Planned | None, *, revision: int, person: Person, reason: str, generation: str, only_ask: bool = False
+    seen: Seen, following: Planned | None, *, revision: int, operator: Operator, reason: str, generation: str, only_ask: bool = False
 ) -> tuple[str, ClearingRef | None]:
-    """A person's retry; `following` takes the current operation's place. With `only_ask` it is
-    asked for, and held before anything is sent.
+    """An operator's retry; `following` takes the current operation's place. With `only_ask` a
+    status query is made for it, and a hold parks the order before anything is sent.
 
     Returns ("waiting" | "queued" | "changed" | "says_done", whom to publish).
     """
@@ -104,8 +105,8 @@ def retry(
         statements.ASK_NEXT if only_ask else statements.RETRY,
         {
             **_seen(seen),
-            "actor": person.name,
-            "actor_id": person.id,
+            "actor": operator.name,
+            "actor_id": operator.id,
             "reason": reason,
             "part": following and following.part,
             "revision": revision,
@@ -128,7 +129,7 @@ def _seen(seen: Seen) -> dict[str, object]:
 
 
 def request_intervention(
-    seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, person: Person, generation: str
+    seen: Seen, kind: InterventionKind, *, reason: str, evidence: OutsideEvidence, operator: Operator, generation: str
 ) -> tuple[str, int | None, ClearingRef | None]:
     """Writes down what is asked for. Returns ("asked" | "changed" | "waiting", its primary key,
     whom to publish).
@@ -141,8 +142,8 @@ def request_intervention(
             "held_at": seen.held_at,
             "kind": kind,
             "reason": reason,
-            "actor": person.name,
-            "actor_id": person.id,
+            "actor": operator.name,
+            "actor_id": operator.id,
             "hours": settings.INTERVENTION_HOURS,
             "generation": generation,
         },
@@ -150,39 +151,39 @@ def request_intervention(
     return row.outcome, row.intervention, read_ref(row, "next")
 
 
-def refuse(intervention_id: int, *, person: Person, reason: str) -> bool:
+def refuse(intervention_id: int, *, operator: Operator, reason: str) -> bool:
     """Ends an intervention that waits for approval. False: it doesn't wait any more."""
     sql = (
-        "UPDATE clearing_intervention SET state = 'refused', decided_by = %(person)s, decided_at = service_now(), outcome = %(reason)s"
+        "UPDATE clearing_intervention SET state = 'refused', decided_by = %(operator)s, decided_at = service_now(), outcome = %(reason)s"
         " WHERE id = %(intervention)s AND state = 'requested' RETURNING id"
     )
-    return bool(_by_operator(sql, {"intervention": intervention_id, "person": person.name, "reason": reason}))
+    return bool(_by_operator(sql, {"intervention": intervention_id, "operator": operator.name, "reason": reason}))
 
 
-def release(intervention_id: int, *, person: Person, generation: str) -> Decided:
+def release(intervention_id: int, *, operator: Operator, generation: str) -> Decided:
     """The hold is released."""
-    return _decided(statements.RELEASE, intervention_id, person, generation=generation)
+    return _decided(statements.RELEASE, intervention_id, operator, generation=generation)
 
 
-def confirm_done(intervention_id: int, *, person: Person, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
+def confirm_done(intervention_id: int, *, operator: Operator, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
     """The current operation is done, with a response made of the evidence; `following` is written
     down, or `code` parks the order.
     """
     planned = of_planned(following) if following else dict.fromkeys(("step", "part", "counterparty", "action", "key", "request"))
     more = {**_in_transit(), **planned, "response": response, "code": code, "generation": generation}
-    return _decided(statements.CONFIRM_DONE, intervention_id, person, **more)
+    return _decided(statements.CONFIRM_DONE, intervention_id, operator, **more)
 
 
-def confirm_not_done(intervention_id: int, *, person: Person, response: bytes, code: str) -> Decided:
+def confirm_not_done(intervention_id: int, *, operator: Operator, response: bytes, code: str) -> Decided:
     """The current operation counts as rejected, under `code`."""
-    return _decided(statements.CONFIRM_NOT_DONE, intervention_id, person, **_in_transit(), response=response, code=code)
+    return _decided(statements.CONFIRM_NOT_DONE, intervention_id, operator, **_in_transit(), response=response, code=code)
 
 
-def void(intervention_id: int, *, person: Person, bookings: Sequence[Booking], generation: str) -> Decided:
+def void(intervention_id: int, *, operator: Operator, bookings: Sequence[Booking], generation: str) -> Decided:
     """The order is closed; the bookings are kept with the intervention."""
     plain = [{"account": booking.account, "asset": booking.asset, "amount": booking.signed} for booking in bookings]
     more = {**_in_transit(), "last_step": LAST_STEP, "bookings": msgspec.json.encode(plain).decode(), "generation": generation}
-    return _decided(statements.VOID, intervention_id, person, **more)
+    return _decided(statements.VOID, intervention_id, operator, **more)
 
 
 def _in_transit() -> dict[str, object]:
@@ -190,8 +191,8 @@ def _in_transit() -> dict[str, object]:
     return {"claim_seconds": settings.CLEARING_CLAIM_SECONDS, "transit_seconds": settings.REQUEST_TRANSIT_SECONDS}
 
 
-def _decided(statement: str, intervention_id: int, person: Person, **more: object) -> Decided:
-    row = _by_operator(statement, {"intervention": intervention_id, "person": person.name, "person_id": person.id, **more})[0]
+def _decided(statement: str, intervention_id: int, operator: Operator, **more: object) -> Decided:
+    row = _by_operator(statement, {"intervention": intervention_id, "person": operator.name, "person_id": operator.id, **more})[0]
     return Decided(row.outcome, row.not_before, read_ref(row, "next"))
 
 
@@ -226,7 +227,7 @@ def expire(limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An order that has waited long for a person."""
+    """An order that has waited long for an operator."""
 
     order_id: str
     direction: str
@@ -236,7 +237,7 @@ class Waiting:
 
 
 def remind(*, limit: int, window: int) -> list[Waiting]:
-    """Orders that people are to be reminded of, CLOSE first, marked as reminded."""
+    """Orders that operators are to be reminded of, CLOSE first, marked as reminded."""
     return [Waiting(**row._asdict()) for row in call(statements.REMIND, _reminding(limit, window))]
 
 
@@ -254,7 +255,7 @@ class Unknown:
 
 
 def remind_unknown(*, limit: int, window: int) -> list[Unknown]:
-    """Orders that are unknown or pending for longer than people should hear of, CLOSE first, marked
+    """Orders that are unknown or pending for longer than PARKED_REMINDER_SECONDS, CLOSE first, marked
     as reminded.
     """
     return [Unknown(**row._asdict()) for row in call(statements.REMIND_UNKNOWN, _reminding(limit, window))]

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from ops.audit.facts import Held
+from ops.audit.facts import HeldOrder
 
 ORDERS_SQL = """
     SELECT c.id, o.order_id, o.user_id, o.contract_id, o.created_ms, o.shard, o.sequence, c.state, o.late,
@@ -41,7 +41,7 @@ ENDED_SQL = """
 Span = tuple[float, float | None]
 
 
-def read_orders() -> dict[str, Held]:
+def read_orders() -> dict[str, HeldOrder]:
     """Every order with its clearing. Raises django.db.DatabaseError."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -80,9 +80,9 @@ def parked_spans(changes: Sequence[tuple[int, bool, Decimal | float]]) -> dict[i
     return {pk: tuple(found) for pk, found in spans.items()}
 
 
-def _held(row: Sequence[Any], promoted: Mapping[int, float], parked: Mapping[int, tuple[Span, ...]], in_doubt: Mapping[int, set[str]]) -> Held:
+def _held(row: Sequence[Any], promoted: Mapping[int, float], parked: Mapping[int, tuple[Span, ...]], in_doubt: Mapping[int, set[str]]) -> HeldOrder:
     pk, order_id, user_id, contract_id, created_ms, shard, sequence, state, late, accepted, started, cleared, slippage = row
-    return Held(
+    return HeldOrder(
         order_id=order_id,
         user_id=user_id,
         contract_id=contract_id,

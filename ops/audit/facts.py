@@ -44,7 +44,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldOrder:
     """An order and its clearing as our database holds them. `promoted_ms`: when it first became the
     head of its lane.
 
@@ -81,7 +81,7 @@ class Books:
     """All that was read."""
 
     placed: Mapping[str, Placed]
-    held: Mapping[str, Held]
+    held: Mapping[str, HeldOrder]
     effects: tuple[Effect, ...]
     residues: Mapping[str, Residue]
     balanced: bool

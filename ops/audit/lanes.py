@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from ops.audit.facts import Effect, Held
+from ops.audit.facts import Effect, HeldOrder
 
 LAST_STEP = 4
 NEVER = float("inf")
@@ -34,13 +34,13 @@ class OutOfOrder:
         return f"{self.order_id} was {self.how} by {self.by}"
 
 
-def out_of_order(held: Mapping[str, Held], effects: Iterable[Effect]) -> list[OutOfOrder]:
+def out_of_order(held: Mapping[str, HeldOrder], effects: Iterable[Effect]) -> list[OutOfOrder]:
     """Every breach among the orders that our database holds."""
     applied: dict[str, list[Effect]] = defaultdict(list)
     for effect in effects:
         if effect.order_id in held:
             applied[held[effect.order_id].user_id].append(effect)
-    lanes: dict[str, list[Held]] = defaultdict(list)
+    lanes: dict[str, list[HeldOrder]] = defaultdict(list)
     for order in held.values():
         lanes[order.user_id].append(order)
     found: list[OutOfOrder] = []
@@ -50,7 +50,7 @@ def out_of_order(held: Mapping[str, Held], effects: Iterable[Effect]) -> list[Ou
     return found
 
 
-def interrupted(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[OutOfOrder]:
+def interrupted(held: Mapping[str, HeldOrder], effects: Sequence[Effect]) -> list[OutOfOrder]:
     """Orders that others of the user came between more often than they were parked. An order whose
     last step was applied is out of the way.
     """
@@ -66,7 +66,7 @@ def _runs(effects: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:
     return [(order_id, list(run)) for order_id, run in groupby(effects, key=lambda effect: effect.order_id)]
 
 
-def _without_late(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[Effect]:
+def _without_late(held: Mapping[str, HeldOrder], effects: Sequence[Effect]) -> list[Effect]:
     """Leaves out an effect that was in doubt when its order was parked, where it stands alone after
     others had begun.
     """
@@ -79,13 +79,13 @@ def _without_late(held: Mapping[str, Held], effects: Sequence[Effect]) -> list[E
     return kept
 
 
-def passed(orders: Sequence[Held], effects: Sequence[Effect]) -> list[OutOfOrder]:
+def passed(orders: Sequence[HeldOrder], effects: Sequence[Effect]) -> list[OutOfOrder]:
     """Orders before which a younger one began, without a reason that rule 8 knows."""
     began: dict[str, float] = {}
     for position, effect in enumerate(effects):
         began.setdefault(effect.order_id, position)
     found = []
-    overtaken: list[Held] = []  # older than the one looked at; only those that began later than some younger one can matter
+    overtaken: list[HeldOrder] = []  # older than the one looked at; only those that began later than some younger one can matter
     lane = sorted(orders, key=lambda order: order.place)
     earliest_after = _earliest_after([began.get(order.order_id, NEVER) for order in lane])
     for index, order in enumerate(lane):
@@ -105,13 +105,13 @@ def _earliest_after(starts: Sequence[float]) -> list[float]:
     return found
 
 
-def _passes(younger: Held, older: Held, began: Mapping[str, float], lane: Sequence[Held]) -> bool:
+def _passes(younger: HeldOrder, older: HeldOrder, began: Mapping[str, float], lane: Sequence[HeldOrder]) -> bool:
     if began.get(younger.order_id, NEVER) >= began.get(older.order_id, NEVER) or younger.promoted_ms is None:
         return False
     return not (older.accepted_ms > younger.promoted_ms or _steps_aside(older, younger.promoted_ms, lane))
 
 
-def _steps_aside(order: Held, moment: float, lane: Sequence[Held]) -> bool:
+def _steps_aside(order: HeldOrder, moment: float, lane: Sequence[HeldOrder]) -> bool:
     """It was parked then or voided by then, or waited behind a parked order of its contract."""
     if order.parked_at(moment) or order.voided_by(moment):
         return True

@@ -9,14 +9,14 @@ Leadership decides who sends the periodic jobs; the fence decides who writes.
 from django.conf import settings
 
 from base.process_name import new_name
-from ops.leadership.candidate import Candidate
+from ops.leadership.candidate import LeaderCandidate
 from ops.leadership.lease import LeaseCandidate
 from ops.leadership.zookeeper import ZooKeeperCandidate
 
-__all__ = ["Candidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate"]
+__all__ = ["LeaderCandidate", "LeaseCandidate", "ZooKeeperCandidate", "make_candidate"]
 
 
-def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> Candidate:
+def make_candidate(name: str = "", *, stall_seconds: float = float("inf")) -> LeaderCandidate:
     """A candidate as the settings say: at ZooKeeper, or in PostgreSQL. It does nothing before
     its `campaign`.
     """

@@ -44,7 +44,7 @@ class Overtaken(Exception):  # noqa: N818 - named by what it tells
     """Another has taken the term: this round is over."""
 
 
-class Candidate(ABC):
+class LeaderCandidate(ABC):
     """One process that is a candidate for leadership. Safe in threads, and `term` and `resign` in
     handlers of signals, which may interrupt either.
     """

@@ -11,7 +11,7 @@ from typing import Final
 
 from base import fence
 from base.db import call
-from ops.leadership.candidate import CONFIRM_SHARE, Candidate, Clock, boottime
+from ops.leadership.candidate import CONFIRM_SHARE, Clock, LeaderCandidate, boottime
 from ops.liveness.heartbeats import HeartbeatMonitor
 
 LEASE_POLL_SECONDS: Final = 0.05  # how soon a leader's resigning is seen: two index lookups each time
@@ -26,7 +26,7 @@ _FORGET = "DELETE FROM base_candidate WHERE name = %s AND beat_at = %s RETURNING
 _MEMBERS = "SELECT c.name FROM base_candidate c ORDER BY NOT EXISTS (SELECT FROM base_leaderterm t WHERE t.leader = c.name), c.name"
 
 
-class LeaseCandidate(Candidate):
+class LeaseCandidate(LeaderCandidate):
     """A candidate for the lease."""
 
     def __init__(self, name: str, *, seconds: float, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:

@@ -28,7 +28,7 @@ from kazoo.protocol.states import KazooState
 from base import fence
 from base.alarms import alarm
 from base.zookeeper import ZooKeeperAddress, make_client
-from ops.leadership.candidate import CONFIRM_SHARE, RETRY_ROUND_SECONDS, Candidate, Clock, boottime
+from ops.leadership.candidate import CONFIRM_SHARE, RETRY_ROUND_SECONDS, Clock, LeaderCandidate, boottime
 
 log = structlog.get_logger(__name__)
 CANDIDATES: Final = "candidates"
@@ -39,7 +39,7 @@ TERM_LOOK_SECONDS: Final = 1.0  # how often a leader looks whether the database 
 SEQUENCE_DIGITS: Final = 10
 
 
-class ZooKeeperCandidate(Candidate):
+class ZooKeeperCandidate(LeaderCandidate):
     """Stands at ZooKeeper."""
 
     def __init__(self, name: str, address: ZooKeeperAddress, *, clock: Clock = boottime, stall_seconds: float = float("inf")) -> None:

@@ -17,7 +17,7 @@ from django.db import connection
 from base.db import call
 from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing.gateways import Action, Counterparty, GatewayError, Gateways, StoredRequest, counterparty_state, gateways
-from clearing.gateways.counterparty_state import Probe
+from clearing.gateways.counterparty_state import DueProbe
 from clearing.policy.outcomes import Health
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ def _make(probe: Callable[[], bool]) -> None:
         connection.close()
 
 
-def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Start = at_once) -> int:
+def probe_all(answering: Gateways | None = None, fence: Fence = no_fence, start: Start = at_once) -> int:
     """Probes every counterparty whose time has come. Returns how many answered, as far as is known.
     Two at once never probe the same one.
 
@@ -77,7 +77,7 @@ def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Sta
     answered, failed = 0, None
     for probe in probes:
         try:
-            answered += start(partial(_probe, probe, doors or gateways(), fence))
+            answered += start(partial(_probe, probe, answering or gateways(), fence))
         except TermOutdated:
             raise
         except Exception as error:
@@ -88,10 +88,10 @@ def probe_all(doors: Gateways | None = None, fence: Fence = no_fence, start: Sta
     return answered
 
 
-def _probe(probe: Probe, doors: Gateways, fence: Fence) -> bool:
+def _probe(probe: DueProbe, answering: Gateways, fence: Fence) -> bool:
     clock = _Now(call("SELECT clearing_ms(service_now())", [])[0][0])
     try:
-        doors.query(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
+        answering.query(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
     except GatewayError as error:
         if error.health in {Health.FAILING, *REFUSALS}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)

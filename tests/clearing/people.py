@@ -10,10 +10,10 @@ from clearing.interventions.requests import approve, request_approval
 from clearing.models import Clearing
 from clearing.status import InterventionKind, State
 from clearing.store import claims
-from clearing.store.interventions import OutsideEvidence, Person
+from clearing.store.interventions import Operator, OutsideEvidence
 from tests.support.orders import World, operation
 
-ANN, BEN = Person("ann", 1), Person("ben", 2)
+ANN, BEN = Operator("ann", 1), Operator("ben", 2)
 REASON = "the fund's people said so by phone"
 BY_PHONE = OutsideEvidence(reference="phone-17", document="call of 10:32 with Ms. Wu, recorded as 4711")
 K = InterventionKind
@@ -21,14 +21,14 @@ LATER = 120  # seconds: beyond any request that may be on its way
 
 
 def asked(clearing: Clearing, kind: K, evidence: OutsideEvidence = BY_PHONE) -> int:
-    return request_approval(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+    return request_approval(clearing.pk, kind, operator=ANN, reason=REASON, evidence=evidence)
 
 
 def done_by_two(clearing: Clearing, kind: K, evidence: OutsideEvidence = BY_PHONE, *, later: float = LATER) -> Clearing:
     """Asked for and approved, when no request is on its way any more."""
     pk = asked(clearing, kind, evidence)
     shift_clock(later)
-    approve(pk, person=BEN)
+    approve(pk, operator=BEN)
     shift_clock(0)
     clearing.refresh_from_db()
     return clearing

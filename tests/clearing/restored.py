@@ -62,8 +62,8 @@ def parked_at_2(world: World, settings: Settings, created_ms: int) -> Clearing:
 
 
 def void(clearing: Clearing) -> Intervention:
-    pk = request_approval(clearing.pk, K.VOID, person=ANN, reason=REASON)
+    pk = request_approval(clearing.pk, K.VOID, operator=ANN, reason=REASON)
     shift_clock(LATER)
-    approve(pk, person=BEN)
+    approve(pk, operator=BEN)
     shift_clock(0)
     return Intervention.objects.get(pk=pk)

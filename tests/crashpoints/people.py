@@ -20,14 +20,14 @@ from clearing.interventions import requests
 from clearing.interventions.case import load
 from clearing.models import Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store.interventions import OutsideEvidence, Person
+from clearing.store.interventions import Operator, OutsideEvidence
 from ops.admin import quarantine
 from orders.backfill.replay import waiting_in_quarantine
 from tests.crashpoints import service
 from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
-ANN, BEN = Person("ann", 1), Person("ben", 2)
+ANN, BEN = Operator("ann", 1), Operator("ben", 2)
 REASON: Final = "the fund's people said so by phone"
 BY_PHONE: Final = OutsideEvidence(reference="phone-17", document="call of 10:32 with Ms. Wu, recorded as 4711")
 PRICE: Final = Decimal(60_000)  # at which the trading service's books have a coin
@@ -114,7 +114,7 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
         pk = waiting or _asked(clearing, kind)
         process.advance(LATER_SECONDS)
         with transaction.atomic():
-            requests.approve(pk, person=BEN)
+            requests.approve(pk, operator=BEN)
     if then_retry:
         retry(process)
 
@@ -122,7 +122,7 @@ def _intervene(process: Process, *, kind: InterventionKind, then_retry: bool) ->
 def _asked(clearing: Clearing, kind: InterventionKind) -> int:
     with transaction.atomic():
         evidence = _by_phone(clearing) if kind == InterventionKind.CONFIRM_DONE else BY_PHONE
-        return requests.request_approval(clearing.pk, kind, person=ANN, reason=REASON, evidence=evidence)
+        return requests.request_approval(clearing.pk, kind, operator=ANN, reason=REASON, evidence=evidence)
 
 
 def _by_phone(clearing: Clearing) -> OutsideEvidence:

@@ -23,7 +23,7 @@ from django.db import Error, connection
 
 from base.db import drop_broken_connection
 from base.fence import TermOutdated, fence_of, fenced
-from ops.leadership import Candidate, make_candidate
+from ops.leadership import LeaderCandidate, make_candidate
 from ops.leadership.candidate import boottime
 
 WRITE = "INSERT INTO fault_writes (term, writer, believed) VALUES (%s, %s, %s)"
@@ -36,7 +36,7 @@ class Contender:
 
     def __init__(self) -> None:
         self.shift = 0.0
-        self.candidate: Candidate = make_candidate()
+        self.candidate: LeaderCandidate = make_candidate()
         self.candidate._clock = lambda: boottime() + self.shift
         self.over = False
         self.last_term: int | None = None

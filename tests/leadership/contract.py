@@ -16,7 +16,7 @@ from base.clock import ServiceNow
 from base.fence import TermOutdated, fence_of, fenced
 from base.models import LeaderTerm
 from base.process_name import new_name
-from ops.leadership import Candidate
+from ops.leadership import LeaderCandidate
 from tests.support.waiting import wait_until
 
 SESSION_SECONDS = 2.0
@@ -26,25 +26,25 @@ SESSION_SECONDS = 2.0
 class Field:
     """Makes candidates and sees to their end."""
 
-    make: Callable[..., Candidate]
-    candidates: list[Candidate] = field(default_factory=list)
+    make: Callable[..., LeaderCandidate]
+    candidates: list[LeaderCandidate] = field(default_factory=list)
 
-    def candidate(self, **options: Any) -> Candidate:
+    def candidate(self, **options: Any) -> LeaderCandidate:
         made = self.make(new_name(), **options)
         self.candidates.append(made)
         return made
 
-    def running(self) -> Candidate:
+    def running(self) -> LeaderCandidate:
         made = self.candidate()
         made.campaign()
         return made
 
-    def leading(self) -> Candidate:
+    def leading(self) -> LeaderCandidate:
         made = self.running()
         wait_until(lambda: made.is_leader)
         return made
 
-    def leaders(self) -> list[Candidate]:
+    def leaders(self) -> list[LeaderCandidate]:
         return [candidate for candidate in self.candidates if candidate.is_leader]
 
     def end(self) -> None:
@@ -52,7 +52,7 @@ class Field:
             candidate.resign()
 
 
-def freeze(candidate: Candidate) -> None:
+def freeze(candidate: LeaderCandidate) -> None:
     """From now on its thread does nothing, as if the process were stopped; its clock goes on."""
     frozen = time.monotonic()
     candidate._round = lambda: 3600.0 if time.monotonic() >= frozen else 0.0  # type: ignore[method-assign]
@@ -121,7 +121,7 @@ class LeadershipContract:
         assert not old.is_leader
         assert LeaderTerm.objects.get().previous == old.name
 
-    def silence(self, candidate: Candidate) -> None:
+    def silence(self, candidate: LeaderCandidate) -> None:
         freeze(candidate)
 
     def test_who_falls_silent_stops_acting_before_another_leads(self, field: Field) -> None:
@@ -236,7 +236,7 @@ class LeadershipContract:
         wait_until(goes_on)
 
 
-def each_end(make: Callable[..., Candidate]) -> Iterator[Field]:
+def each_end(make: Callable[..., LeaderCandidate]) -> Iterator[Field]:
     """The body of a `field` fixture."""
     made = Field(make)
     yield made

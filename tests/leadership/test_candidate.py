@@ -8,10 +8,10 @@ import pytest
 from base.fence import Current
 from ops.leadership import candidate as candidate_module
 from ops.leadership import terms
-from ops.leadership.candidate import ACT_SHARE, RETRY_ROUND_SECONDS, Candidate
+from ops.leadership.candidate import ACT_SHARE, RETRY_ROUND_SECONDS, LeaderCandidate
 
 
-class Alone(Candidate):
+class Alone(LeaderCandidate):
     """Elected as soon as it is told."""
 
     def __init__(self, now: list[float]) -> None:

@@ -15,7 +15,7 @@ from kazoo.exceptions import NoAuthError
 
 from base.process_name import new_name
 from base.zookeeper import ZooKeeperAddress, make_client, parse_address
-from ops.leadership import Candidate, ZooKeeperCandidate
+from ops.leadership import LeaderCandidate, ZooKeeperCandidate
 from stack.ports import LOOPBACK
 from stack.zookeeper import ZooKeeper, missing
 from tests.leadership.contract import SESSION_SECONDS, Field, LeadershipContract, each_end
@@ -68,7 +68,7 @@ def stranger(server: ZooKeeper) -> Iterator[KazooClient]:
     client.close()
 
 
-def zookeeper(candidate: Candidate) -> ZooKeeperCandidate:
+def zookeeper(candidate: LeaderCandidate) -> ZooKeeperCandidate:
     assert isinstance(candidate, ZooKeeperCandidate)
     return candidate
 
@@ -76,7 +76,7 @@ def zookeeper(candidate: Candidate) -> ZooKeeperCandidate:
 class TestZooKeeper(LeadershipContract):
     """The contract."""
 
-    def silence(self, candidate: Candidate) -> None:
+    def silence(self, candidate: LeaderCandidate) -> None:
         """Kazoo's own threads would go on without ours."""
         super().silence(candidate)
         PROXIES[candidate.name].cut()

@@ -25,12 +25,12 @@ from clearing.interventions.requests import retry_by_hand
 from clearing.models import Clearing, Intervention, Operation
 from clearing.policy.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, InterventionState, State
-from clearing.store.interventions import NotPossible, OutsideEvidence, Person
+from clearing.store.interventions import NotPossible, Operator, OutsideEvidence
 from tests.simulation.counterparties import Counterparties
 from tests.simulation.doors import Doors
 from tests.simulation.scheduler import Scheduler
 
-ANN, BEN = Person("ann"), Person("ben")
+ANN, BEN = Operator("ann"), Operator("ben")
 ASKS_SECONDS: Final = (2.0, 6.0)
 APPROVES_SECONDS: Final = (3.0, 9.0)
 BY_PHONE: Final = 0.3  # of parked orders whose outcome isn't known: people find it out instead of trying again
@@ -95,7 +95,7 @@ class People:
 
     def _ask(self, clearing: Clearing, kind: InterventionKind, evidence: OutsideEvidence) -> None:
         with _as_the_admin_does():
-            requests.request_approval(clearing.pk, kind, person=ANN, reason="they said so", evidence=evidence)
+            requests.request_approval(clearing.pk, kind, operator=ANN, reason="they said so", evidence=evidence)
         self.done[f"asked: {kind}"] += 1
 
     def approve(self) -> None:
@@ -111,10 +111,10 @@ class People:
         with _as_the_admin_does():
             asked = Intervention.objects.select_related("operation").get(pk=pk)
             if asked.kind == InterventionKind.CONFIRM_NOT_DONE and self.books.result_of(asked.operation.key) is not None:
-                requests.refuse(pk, person=BEN, reason="it was done after all")
+                requests.refuse(pk, operator=BEN, reason="it was done after all")
                 self.done["refused"] += 1
                 return
-            requests.approve(pk, person=BEN)
+            requests.approve(pk, operator=BEN)
         self.done[f"approved: {asked.kind}"] += 1
 
     def pause_one(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ THREADS, SLOTS, ORDERS = 8, 4, 60
 
 
 @dataclass
-class Held:
+class SlowClient:
     """A connection whose answers are held back until they may come."""
 
     client: Client
@@ -35,7 +35,7 @@ class Held:
 def test_a_slow_counterparty_does_not_hold_up_the_healthy_steps(busy_world: World) -> None:
     may_answer = threading.Event()
     clients = dict(busy_world.counterparties._services)
-    slow = Held(clients[Counterparty.TRADING], may_answer)
+    slow = SlowClient(clients[Counterparty.TRADING], may_answer)
     doors = over(lambda name: slow if name == Counterparty.TRADING else clients[name], Limits(deadline_ms=3_000, calls_max=SLOTS, slot_wait_ms=50))
     todo = [busy_world.accept(str(user)) for user in range(ORDERS)]
     lock = threading.Lock()

@@ -66,7 +66,7 @@ class TestReleaseOfAHold:
         pk = asked(clearing, K.RELEASE_HOLD)
 
         with django_capture_on_commit_callbacks(execute=True):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         assert broker.length(lane_queue(clearing.lane)) == 1
 

@@ -16,7 +16,7 @@ from clearing.running.runner import Runner
 from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, recovery
 from clearing.store.claims import Evidence, Recorded
-from clearing.store.interventions import NotPossible, Person
+from clearing.store.interventions import NotPossible, Operator
 from tests.clearing.people import BEN, LATER, K, asked, held, mark_dead, rejected
 from tests.support.beside import beside
 from tests.support.orders import World, history, operation
@@ -27,7 +27,7 @@ class TestSameMoment:
     def test_two_approvals_execute_once(self, busy_world: World) -> None:
         clearing = held(busy_world)
         pk = asked(clearing, K.RELEASE_HOLD)
-        approvals = [beside(lambda name=name: approve(pk, person=Person(name))) for name in ("ben", "cleo", "dan")]  # type: ignore[misc]
+        approvals = [beside(lambda name=name: approve(pk, operator=Operator(name))) for name in ("ben", "cleo", "dan")]  # type: ignore[misc]
         for thread, _ in approvals:
             thread.join(10)
 
@@ -41,7 +41,7 @@ class TestSameMoment:
 
         with transaction.atomic():
             accepted = busy_world.accept()
-            thread, found = beside(lambda: approve(pk, person=BEN))
+            thread, found = beside(lambda: approve(pk, operator=BEN))
             thread.join(0.3)
             assert not found
         thread.join(10)
@@ -56,7 +56,7 @@ class TestSameMoment:
 
         with transaction.atomic():
             claims.hold(clearing.order.order_id, "deleted_at_counter", actor="test", generation="")
-            thread, found = beside(lambda: approve(pk, person=BEN))
+            thread, found = beside(lambda: approve(pk, operator=BEN))
             thread.join(0.3)
             assert not found
         thread.join(10)
@@ -70,7 +70,7 @@ class TestSameMoment:
         pk = asked(clearing, K.RELEASE_HOLD)
 
         with transaction.atomic():
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
             thread, found = beside(lambda: claims.hold(clearing.order.order_id, "deleted_at_counter", actor="test", generation=""))
             thread.join(0.3)
             assert not found
@@ -138,12 +138,12 @@ class TestSameMoment:
         pk = asked(clearing, K.CONFIRM_NOT_DONE)
 
         with pytest.raises(NotPossible, match="on its way"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
         goes_on.set()
         thread.join(10)
         shift_clock(LATER)
         with pytest.raises(NotPossible, match="answered"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
         shift_clock(0)
 
         clearing.refresh_from_db()

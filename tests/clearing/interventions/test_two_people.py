@@ -13,7 +13,7 @@ from clearing.interventions.requests import approve, refuse, request_approval, r
 from clearing.models import Intervention
 from clearing.status import InterventionState, OperationState, State
 from clearing.store import claims
-from clearing.store.interventions import NotPossible, Person
+from clearing.store.interventions import NotPossible, Operator
 from ops.recovery.sweep import sweep
 from tests.clearing.people import ANN, BEN, LATER, REASON, K, asked, done_by_two, held, rejected, unknown
 from tests.support.orders import World, operation
@@ -25,7 +25,7 @@ class TestTwoPeople:
         pk = asked(clearing, K.RELEASE_HOLD)
 
         with pytest.raises(NotPossible, match="can't approve"):
-            approve(pk, person=ANN)
+            approve(pk, operator=ANN)
 
         clearing.refresh_from_db()
         assert (clearing.state, Intervention.objects.get().state) == (State.PARKED, InterventionState.REQUESTED)
@@ -34,7 +34,7 @@ class TestTwoPeople:
         pk = asked(held(world), K.RELEASE_HOLD)
 
         with pytest.raises(NotPossible, match="can't approve"):
-            approve(pk, person=Person("ann-renamed", ANN.id))
+            approve(pk, operator=Operator("ann-renamed", ANN.id))
 
     def test_the_database_refuses_one_person_too(self, world: World) -> None:
         pk = asked(held(world), K.RELEASE_HOLD)
@@ -54,7 +54,7 @@ class TestTwoPeople:
         shift_clock(25 * 3600)
 
         with pytest.raises(NotPossible, match="in time"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert (clearing.state, Intervention.objects.get().state) == (State.PARKED, InterventionState.EXPIRED)
@@ -70,10 +70,10 @@ class TestTwoPeople:
     def test_a_refused_one_does_nothing_and_makes_room_for_another(self, world: World) -> None:
         clearing = held(world)
         pk = asked(clearing, K.RELEASE_HOLD)
-        refuse(pk, person=BEN, reason="their message is right, ours is wrong")
+        refuse(pk, operator=BEN, reason="their message is right, ours is wrong")
 
         with pytest.raises(NotPossible, match="decided"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert (clearing.state, clearing.hold_code) == (State.PARKED, "contents_differ")
@@ -100,7 +100,7 @@ class TestTwoPeople:
     @pytest.mark.parametrize("reason", ["", "  "])
     def test_without_a_reason_nothing_is_asked_for(self, world: World, reason: str) -> None:
         with pytest.raises(NotPossible, match="reason"):
-            request_approval(held(world).pk, K.RELEASE_HOLD, person=ANN, reason=reason)
+            request_approval(held(world).pk, K.RELEASE_HOLD, operator=ANN, reason=reason)
 
 
 class TestMeanwhile:
@@ -113,7 +113,7 @@ class TestMeanwhile:
         assert clearing.state == State.PARKED
 
         with pytest.raises(NotPossible, match="changed"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         failed = Intervention.objects.get(pk=pk)
@@ -126,7 +126,7 @@ class TestMeanwhile:
         claims.hold(clearing.order.order_id, "contents_differ", actor="test", generation="")
 
         with pytest.raises(NotPossible, match="changed"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert (clearing.state, clearing.hold_code) == (State.PARKED, "contents_differ")
@@ -137,7 +137,7 @@ class TestMeanwhile:
         shift_clock(LATER)
 
         def confirmed_first(*_: object) -> None:
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         monkeypatch.setattr("clearing.interventions.requests.require", confirmed_first)
         with pytest.raises(NotPossible, match="changed"):

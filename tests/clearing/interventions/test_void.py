@@ -74,20 +74,20 @@ class TestVoid:
     @pytest.mark.parametrize("fault", [FaultKind.RESET, FaultKind.IN_PROGRESS])
     def test_not_while_nobody_knows_whether_its_operation_was_done(self, world: World, fault: FaultKind) -> None:
         clearing = unknown(world, kind=fault)
-        refuse(asked(clearing, K.CONFIRM_NOT_DONE), person=BEN, reason="let us ask them again")
+        refuse(asked(clearing, K.CONFIRM_NOT_DONE), operator=BEN, reason="let us ask them again")
 
         with pytest.raises(NotPossible, match="not known whether"):
             asked(clearing, K.VOID)
 
     def test_nor_does_the_database_let_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = unknown(world)
-        refuse(asked(clearing, K.CONFIRM_NOT_DONE), person=BEN, reason="let us ask them again")
+        refuse(asked(clearing, K.CONFIRM_NOT_DONE), operator=BEN, reason="let us ask them again")
         monkeypatch.setattr("clearing.interventions.requests.require", lambda *_: None)
         pk = asked(clearing, K.VOID)
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match="isn't finished"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert (clearing.state, Intervention.objects.get(pk=pk).state) == (State.PARKED, InterventionState.FAILED)
@@ -103,12 +103,12 @@ class TestVoid:
         pk = asked(clearing, K.VOID)
 
         with pytest.raises(NotPossible, match="on its way"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert (clearing.state, Intervention.objects.get(pk=pk).state) == (State.PARKED, InterventionState.REQUESTED)
         shift_clock(LATER)
-        approve(pk, person=BEN)
+        approve(pk, operator=BEN)
 
     def test_a_frozen_workers_claim_counts_to_its_own_end(self, world: World, settings: Settings) -> None:
         """Declared dead after three seconds, it may wake and sign until the end of the claim that
@@ -132,7 +132,7 @@ class TestVoid:
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match="answered"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         clearing.refresh_from_db()
         assert clearing.state == State.PARKED

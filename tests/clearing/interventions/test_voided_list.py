@@ -80,7 +80,7 @@ class TestWhatPeopleDecide:
         pk = asked(clearing, K.VOID)
 
         with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True), pytest.raises(NotPossible):
-            approve(pk, person=ANN)
+            approve(pk, operator=ANN)
 
         assert [line for line in lines if "told" in line] == []
 

@@ -14,7 +14,7 @@ from clearing.interventions.case import load
 from clearing.interventions.requests import approve, consequences_of, request_approval, retry_by_hand
 from clearing.models import Clearing
 from clearing.status import InterventionKind, OperationState, State
-from clearing.store.interventions import OutsideEvidence, Person
+from clearing.store.interventions import Operator, OutsideEvidence
 from tests.support.orders import World, operation
 
 
@@ -57,9 +57,9 @@ class TestConfirmedByPeople:
 
     def confirmed(self, clearing: Clearing, bought: str) -> Clearing:
         evidence = OutsideEvidence("phone-17", amount=Decimal(3_000), bought=Decimal(bought))
-        pk = request_approval(clearing.pk, InterventionKind.CONFIRM_DONE, person=Person("ann", 1), reason="said so by phone", evidence=evidence)
+        pk = request_approval(clearing.pk, InterventionKind.CONFIRM_DONE, operator=Operator("ann", 1), reason="said so by phone", evidence=evidence)
         shift_clock(120)  # beyond any request that may be on its way
-        approve(pk, person=Person("ben", 2))
+        approve(pk, operator=Operator("ben", 2))
         shift_clock(0)
         clearing.refresh_from_db()
         return clearing

@@ -150,7 +150,7 @@ class TestConfirmedAsDone:
         pk = asked(unknown(world), K.CONFIRM_DONE, OutsideEvidence("phone-17", amount=Decimal(3000)))
 
         with pytest.raises(NotPossible, match="on its way"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
     @pytest.mark.parametrize(
         ("evidence", "says"),
@@ -228,7 +228,7 @@ class TestConfirmedAsNotDone:
         assert (clearing.state, following.state) == (State.PARKED, State.QUEUED)
         assert broker.length(lane_queue(following.lane)) == 1
         shift_clock(LATER)
-        approve(pk, person=BEN)
+        approve(pk, operator=BEN)
         assert operation(clearing, 2).state == OperationState.REJECTED
 
     def test_not_while_a_request_may_still_be_on_its_way(self, world: World) -> None:
@@ -236,12 +236,12 @@ class TestConfirmedAsNotDone:
         pk = asked(clearing, K.CONFIRM_NOT_DONE)
 
         with pytest.raises(NotPossible, match="on its way"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         assert operation(clearing, 2).state == OperationState.UNKNOWN
         assert Intervention.objects.get().state == InterventionState.REQUESTED
         shift_clock(LATER)
-        approve(pk, person=BEN)
+        approve(pk, operator=BEN)
 
     def test_an_answer_that_came_late_stands_against_it(self, world: World) -> None:
         clearing = unknown(world)
@@ -250,7 +250,7 @@ class TestConfirmedAsNotDone:
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match="answered"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         assert operation(clearing, 2).state == OperationState.UNKNOWN
 

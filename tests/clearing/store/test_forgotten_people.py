@@ -53,11 +53,11 @@ class TestAVoid:
         clearing = rejected_before(world, now_ms(), then_cleared=True)
         with monkeypatch.context() as patched:
             patched.setattr(requests, "consequences_of", lambda *_: None)
-            pk = request_approval(clearing.pk, K.VOID, person=ANN, reason=REASON)
+            pk = request_approval(clearing.pk, K.VOID, operator=ANN, reason=REASON)
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match=":2:r1 first"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
         shift_clock(0)
         clearing.refresh_from_db()
@@ -154,7 +154,7 @@ class TestAnOrderThatIsOlderThanKeysAreKept:
         clearing = world.run(world.accept(created_ms=now_ms()))
         shift_clock(LATER)
         pk = asked(clearing, K.CONFIRM_NOT_DONE)
-        approve(pk, person=BEN)
+        approve(pk, operator=BEN)
         shift_clock(0)
         clearing.refresh_from_db()
         shift_clock(LATER * 2)

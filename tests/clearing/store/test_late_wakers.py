@@ -21,12 +21,12 @@ from clearing.policy.backoff import Reaction
 from clearing.status import InterventionKind, OperationState, Outcome, State
 from clearing.store import claims, interventions, recovery
 from clearing.store.claims import Evidence, Work
-from clearing.store.interventions import NotPossible, OutsideEvidence, Person
+from clearing.store.interventions import NotPossible, Operator, OutsideEvidence
 from tests.support.beside import beside, until_somebody_waits_for_a_lock
 from tests.support.orders import World, operation, outcomes
 
 NEARLY_POISON = 4  # deaths: one more parks it
-ANN, BOB = Person("ann", 1), Person("bob", 2)
+ANN, BOB = Operator("ann", 1), Operator("bob", 2)
 PHONE = OutsideEvidence("ref-1", document="by phone")
 
 
@@ -128,11 +128,11 @@ class TestParkedAsPoisonMeanwhile:
         sleeper.parks_its_step()
         shift_clock(120)
         intervention = request_approval(
-            sleeper.clearing.pk, InterventionKind.CONFIRM_NOT_DONE, person=ANN, reason="not in their books", evidence=PHONE
+            sleeper.clearing.pk, InterventionKind.CONFIRM_NOT_DONE, operator=ANN, reason="not in their books", evidence=PHONE
         )
 
         with pytest.raises(NotPossible, match="has answered that the operation was done"):
-            approve(intervention, person=BOB)
+            approve(intervention, operator=BOB)
 
     def test_and_a_retry_takes_the_answer(self, world: World, sleeper: Sleeper) -> None:
         sleeper.parks_its_step()
@@ -155,7 +155,9 @@ class TestConfirmedByPeopleMeanwhile:
         swept(sleeper.clearing)
         claims.hold(sleeper.clearing.order.order_id, "contents_differ", actor="test", generation="")
         shift_clock(120)
-        approve(request_approval(sleeper.clearing.pk, InterventionKind.CONFIRM_DONE, person=ANN, reason="in their books", evidence=PHONE), person=BOB)
+        approve(
+            request_approval(sleeper.clearing.pk, InterventionKind.CONFIRM_DONE, operator=ANN, reason="in their books", evidence=PHONE), operator=BOB
+        )
         shift_clock(0)
         sleeper.clearing.refresh_from_db()
         assert (sleeper.clearing.state, sleeper.clearing.step) == (State.PARKED, 2)

@@ -10,12 +10,12 @@ from clearing.models import Clearing
 from clearing.status import InterventionKind, State
 from clearing.store import claims
 from ops.audit.database import read_orders
-from ops.audit.facts import Held
+from ops.audit.facts import HeldOrder
 from tests.clearing.people import done_by_two
 from tests.support.orders import World
 
 
-def read(clearing: Clearing) -> Held:
+def read(clearing: Clearing) -> HeldOrder:
     assert clearing.state == State.PARKED
     return read_orders()[clearing.order.order_id]
 

@@ -169,7 +169,7 @@ class TestAVoidThatARestoreHasForgotten:
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match="isn't finished"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
     def test_is_what_a_rejection_needs_no_question_after(self, world: World) -> None:
         created = now_ms()
@@ -208,7 +208,7 @@ class TestAVoidThatARestoreHasForgotten:
         shift_clock(LATER)
 
         with pytest.raises(NotPossible, match="changed since"):
-            approve(pk, person=BEN)
+            approve(pk, operator=BEN)
 
     def test_of_an_order_that_is_cleared_raises_the_alarm(self, world: World, voided: int) -> None:
         assert to_the_end(world, come_again(world, voided)).state == State.CLEARED

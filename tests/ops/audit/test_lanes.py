@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from ops.audit.facts import Effect, Held
+from ops.audit.facts import Effect, HeldOrder
 from ops.audit.lanes import out_of_order
 
-OLD = Held(
+OLD = HeldOrder(
     order_id="old",
     user_id="1001",
     contract_id="c-1",
@@ -21,12 +21,12 @@ OLD = Held(
 NEW = replace(OLD, order_id="new", contract_id="c-2", place=(200, 0, 2), accepted_ms=210, started_ms=220, cleared_ms=290, promoted_ms=215)
 
 
-def applied(*runs: tuple[Held, str]) -> list[Effect]:
+def applied(*runs: tuple[HeldOrder, str]) -> list[Effect]:
     """Effects in the order of application: (order, its steps)."""
     return [Effect(order.order_id, order.user_id, f"{order.order_id}:{step}") for order, steps in runs for step in steps]
 
 
-def breaches(orders: list[Held], effects: list[Effect]) -> list[str]:
+def breaches(orders: list[HeldOrder], effects: list[Effect]) -> list[str]:
     return [str(breach) for breach in out_of_order({order.order_id: order for order in orders}, effects)]
 
 

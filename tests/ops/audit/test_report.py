@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ops.audit.database import parked_spans
-from ops.audit.facts import Books, Effect, Held, Placed
+from ops.audit.facts import Books, Effect, HeldOrder, Placed
 from ops.audit.report import Report, judge, latency
 from ops.audit.steps import expected_residue
 from ops.audit.text import audit_lines
 
 PLACED = Placed("o-1", "1001", "OPEN", "BTC", Decimal("0.05"), Decimal(3000), 1_000)
-HELD = Held(
+HELD = HeldOrder(
     order_id="o-1",
     user_id="1001",
     contract_id="c-1",

@@ -204,7 +204,7 @@ class TestProbe:
         done: list[str] = []
         error = Retryable("away")
         error.health = Health.FAILING
-        monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.Probe(Counterparty.FUND, "", refuses=False)])
+        monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.DueProbe(Counterparty.FUND, "", refuses=False)])
         monkeypatch.setattr(counterparty_state, written, lambda *_, **__: done.append(written))
         doors: Any = SimpleNamespace(query=lambda *_: raised(error) if written == "put_off" else None)
 
@@ -216,7 +216,7 @@ class TestProbe:
     def test_that_fails_skips_no_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         both = (Counterparty.COUNTER, Counterparty.FUND)
         asked: list[Counterparty] = []
-        monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.Probe(name, "", refuses=False) for name in both])
+        monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.DueProbe(name, "", refuses=False) for name in both])
 
         def ask(stored: StoredRequest, _clock: object) -> None:
             asked.append(stored.counterparty)
