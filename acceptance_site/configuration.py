@@ -307,5 +307,7 @@ def _quoted(value: str) -> str:
 
 
 def _plain(value: float | Decimal) -> str:
-    """A limit as one writes it: 0.5, 3600, 518400."""
+    """A limit as one writes it: 0.5, 3600, 518400. Also of a float, which base.decimals.plain
+    isn't for.
+    """
     return f"{value:.10f}".rstrip("0").rstrip(".")

@@ -3,6 +3,8 @@
 import json
 from decimal import Decimal
 
+from base.decimals import plain
+
 DURATIONS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # the largest unit that the value reaches twice
 HEX_BYTES_A_LINE = 16
 
@@ -21,10 +23,7 @@ def duration(seconds: float) -> str:
 
 def amount(value: Decimal | None) -> str:
     """Without trailing zeros and without an exponent; a dash where there is none."""
-    if value is None:
-        return "-"
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return "-" if value is None else plain(value)
 
 
 def text_of(raw: bytes | memoryview | None) -> str:

@@ -19,7 +19,7 @@ def cut(amount: Decimal, asset: str) -> Decimal:
 
 
 def text(amount: Decimal) -> str:
-    """Plain digits, never an exponent."""
+    """Plain digits, never an exponent; zeros to the asset's scale stay, as an amount was cut."""
     return format(amount, "f")
 
 

@@ -11,6 +11,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from base.decimals import plain
+
 
 class Counterparty(StrEnum):
     COUNTER = "counter"
@@ -145,13 +147,12 @@ Reader = Callable[[StoredRequest, bytes], R_co]
 
 
 def _encode(key: str, request: msgspec.Struct) -> bytes:
-    fields = {name: _plain(value) if isinstance(value, Decimal) else value for name, value in msgspec.structs.asdict(request).items()}
+    fields = {name: _amount(value) if isinstance(value, Decimal) else value for name, value in msgspec.structs.asdict(request).items()}
     return msgspec.json.encode({"key": key, **fields})
 
 
-def _plain(amount: Decimal) -> str:
-    """Without an exponent and without trailing zeros, so that equal amounts are equal bytes."""
+def _amount(amount: Decimal) -> str:
+    """An amount as it is sent: equal amounts are equal bytes. Raises ValueError."""
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{amount} is not an amount")
-    text = f"{amount.copy_abs():f}"  # abs() would round to the context's precision; what is left of a minus is that of -0
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return plain(amount.copy_abs())  # abs() would round to the context's precision; what is left of a minus is that of -0

@@ -255,8 +255,8 @@ class Unknown:
 
 
 def remind_unknown(*, limit: int, window: int) -> list[Unknown]:
-    """Orders that are unknown or pending for longer than PARKED_REMINDER_SECONDS, CLOSE first, marked
-    as reminded.
+    """Orders that are unknown or pending for longer than PARKED_REMINDER_SECONDS, CLOSE first,
+    marked as reminded.
     """
     return [Unknown(**row._asdict()) for row in call(statements.REMIND_UNKNOWN, _reminding(limit, window))]
 

@@ -21,7 +21,9 @@ def exact(text: str) -> Decimal:
 
 
 def decimal_text(number: Decimal) -> str:
-    """Without an exponent where that takes few digits."""
+    """As MySQL writes a DECIMAL: zeros at the end stay, since they are part of what the row says
+    (base.decimals.plain takes them off). Without an exponent where that takes few digits.
+    """
     return f"{number:f}" if abs(number.adjusted()) <= PLAIN_DIGITS_MAX else str(number)
 
 

@@ -21,6 +21,11 @@ class IntakeFault(Exception):  # noqa: N818 - named by what it reports
         super().__init__(event)
         self.order_ids = order_ids
 
+    @classmethod
+    def of(cls, error: Exception, order_ids: Sequence[str]) -> "IntakeFault":
+        """What went wrong while the clearings of these orders were opened."""
+        return cls(f"{type(error).__name__}: {str(error).strip()} (opening {', '.join(order_ids[:3])})", order_ids)
+
 
 def raise_alarm(fault: IntakeFault) -> None:
     """Reports that an internal error keeps orders out: for a caller that has no other batch which

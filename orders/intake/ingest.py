@@ -9,7 +9,7 @@ transaction here, and `publish` is called after the last commit.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
@@ -37,7 +37,7 @@ from orders.intake.classify import (
 )
 from orders.intake.faults import IntakeFault, never_succeeded
 from orders.intake.mapping import NewOrder, canonical_hash
-from orders.intake.order_store import Hashed, Inserted, insert, lock_out_inserts, raise_watermarks, stored_hashes, stored_places
+from orders.intake.order_store import Hashed, Inserted, concerns_accepted, insert, lock_out_inserts, raise_watermarks, stored_hashes, stored_places
 from orders.intake.quarantine import already_quarantined, contradicted_orders, quarantine, quarantine_contradiction
 from orders.models import Source
 
@@ -259,7 +259,7 @@ class _Ingest(Generic[Ref]):
         """
         places = stored_places({suspect.order_id for suspect in suspects})
         for suspect in suspects:
-            if _concerns_accepted(suspect, places):
+            if concerns_accepted(suspect, places):
                 self._quarantine_and_hold(suspect.bad(suspect.code))
             elif suspect.otherwise:
                 self._quarantine_unless_accepted(suspect)
@@ -273,7 +273,7 @@ class _Ingest(Generic[Ref]):
         bad = suspect.bad(suspect.otherwise)
         with self._transaction():
             lock_out_inserts()
-            accepted = _concerns_accepted(suspect, stored_places([suspect.order_id]))
+            accepted = concerns_accepted(suspect, stored_places([suspect.order_id]))
             new = not accepted and bool(quarantine([bad], self._source))
         if accepted:
             self._quarantine_and_hold(suspect.bad(suspect.code))
@@ -304,7 +304,7 @@ class _Ingest(Generic[Ref]):
         except InternalError as error:
             if is_unavailable(error):
                 raise OperationalError(*error.args) from error
-            raise _fault(error, list(first)) from error
+            raise IntakeFault.of(error, list(first)) from error
         repeats = [hashed for hashed in arrivals if hashed.order_id not in inserted or first[hashed.order_id] is not hashed]
         hashes = {order_id: hashed.order_hash for order_id, hashed in first.items()} | stored
         return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, hashes)
@@ -335,7 +335,7 @@ class _Ingest(Generic[Ref]):
         except (*DATABASE_UNAVAILABLE, InternalError):  # _store tells these apart
             raise
         except Exception as error:
-            raise _fault(error, [stored.order.order_id for stored in accepted]) from error
+            raise IntakeFault.of(error, [stored.order.order_id for stored in accepted]) from error
 
     def _after_commit(self, stored: "_Stored[Ref]") -> None:
         self.result.accepted += len(stored.accepted)
@@ -386,17 +386,3 @@ class _Stored(Generic[Ref]):
     refs: Sequence[Ref]
     repeats: Sequence[Hashed]
     hashes: dict[str, str]  # canonical hashes by order id
-
-
-def _concerns_accepted(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
-    """Whether it refers to an accepted order, and isn't known to be older than the version that we
-    accepted.
-    """
-    if suspect.order_id not in places:
-        return False
-    place, at_ms = places[suspect.order_id]
-    return not suspect.origin.is_before(place, at_ms + int(settings.CLOCK_SKEW_SECONDS_MAX * 1000))
-
-
-def _fault(error: Exception, order_ids: Sequence[str]) -> IntakeFault:
-    return IntakeFault(f"{type(error).__name__}: {str(error).strip()} (opening {', '.join(order_ids[:3])})", order_ids)

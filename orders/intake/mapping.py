@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 from django.conf import settings
 
+from base.decimals import plain
 from orders.decoding.changes import shortened
 
 Row = Mapping[str, Any]
@@ -145,15 +146,9 @@ def canonical_hash(order: NewOrder) -> str:
     """SHA-256, in hex, of the order's fields in their canonical form (design, rule 2)."""
     fields = (
         order.order_id, order.user_id, str(order.shard), str(order.sequence), order.contract_id, order.direction, order.asset,
-        canonical_amount(order.quantity), canonical_amount(order.quoted_usdt), order.instrument, str(order.created_ms),
+        plain(order.quantity), plain(order.quoted_usdt), order.instrument, str(order.created_ms),
     )  # fmt: skip
     return sha256("\x1f".join(fields).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def canonical_amount(amount: Decimal) -> str:
-    """The one way to write the amount: no exponent, no zeros at the end."""
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def stated_order_id(row: Row) -> str:

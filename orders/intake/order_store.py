@@ -1,11 +1,12 @@
 """SQL that stores orders and looks up stored ones. The caller opens the transactions."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
+from django.conf import settings
 from django.db import connection
 
-from orders.intake.classify import Arrival, Place
+from orders.intake.classify import Arrival, Place, Suspect
 from orders.intake.mapping import NewOrder
 from orders.models import Source
 
@@ -115,3 +116,13 @@ def raise_watermarks(accepted: Iterable[NewOrder]) -> None:
         moved = {shard: at_ms for shard, at_ms in newest.items() if at_ms > known.get(shard, -1)}
         if moved:
             cursor.execute(_RAISE_NEWEST, [list(moved), list(moved.values())])
+
+
+def concerns_accepted(suspect: Suspect, places: Mapping[str, tuple[Place, int]]) -> bool:
+    """Whether it refers to an accepted order, by what `stored_places` found, and isn't known to be
+    older than the version that we accepted.
+    """
+    if suspect.order_id not in places:
+        return False
+    place, at_ms = places[suspect.order_id]
+    return not suspect.origin.is_before(place, at_ms + int(settings.CLOCK_SKEW_SECONDS_MAX * 1000))
