@@ -90,6 +90,7 @@ def stop(identity: Identity, *, how: signal.Signals = signal.SIGTERM, grace_seco
     """
     process = identity.find()
     if process is None:
+        _reap()
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(how)
@@ -105,12 +106,18 @@ def gone(process: psutil.Process, seconds: float) -> bool:
 
 
 def _ended(process: psutil.Process) -> bool:
-    for child in _started:
-        child.poll()  # nobody else takes our own off the process table
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return True
+        ended = True
+    _reap()  # after the look: what it found ended must not stay on the process table
+    return ended
+
+
+def _reap() -> None:
+    """Takes our own children that have ended off the process table: nobody else does."""
+    for child in _started:
+        child.poll()
 
 
 def kill_group(group: int) -> None:
