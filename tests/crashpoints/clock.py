@@ -4,6 +4,8 @@ service are ahead of the machine's by as much as is wanted, so that nothing wait
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db.backends.signals import connection_created
@@ -16,10 +18,22 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self.ahead_seconds = 0.0
+        self._stopped_at: float | None = None
 
     def monotonic(self) -> float:
         """In the place of `time.monotonic`."""
-        return time.monotonic() + self.ahead_seconds
+        return (time.monotonic() if self._stopped_at is None else self._stopped_at) + self.ahead_seconds
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """In the block the machine's own time counts for nothing, however slow it is: `monotonic`
+        moves by what is advanced alone.
+        """
+        self._stopped_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stopped_at = None
 
     def now_ms(self) -> int:
         """The counterparties' clock."""

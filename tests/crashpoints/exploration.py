@@ -94,7 +94,7 @@ def all_caught(slots: Pool) -> bool:
         cases, following = following, []
         for result in slots.run(not_caught_yet(cases)):
             following += report.following(result)
-            if result.violations:
+            if result.violations and result.set_up:
                 caught.setdefault(result.case.mutation, result.violations[0].strip().splitlines()[-1])
     for name in MUTATIONS:
         print(f"{name}: {caught.get(name, 'NOT FOUND')}")

@@ -41,6 +41,7 @@ class Result:
 
     case: Case
     covered: bool = True
+    set_up: bool = True  # False: a process before the act failed, so that the case says nothing of the service
     violations: list[str] = field(default_factory=list)
     account: list[str] = field(default_factory=list)
     next_points: list[Point] = field(default_factory=list)
@@ -62,6 +63,9 @@ class Explorer:
         result = Result(case)
         try:
             self._run(self._begin(self._groups[case.group], case.mutation), result)
+        except _NotSetUp as error:
+            result.covered = result.set_up = False
+            result.violations.append(f"its set-up failed: {error}")
         except _Unexpected as error:
             result.violations.append(str(error))
         if result.violations:
@@ -132,11 +136,15 @@ class _Unexpected(Exception):  # noqa: N818 - named by what it tells
     """A process ended as it shouldn't have."""
 
 
+class _NotSetUp(Exception):  # noqa: N818 - named by what it tells
+    """A process before the act ended as it shouldn't have."""
+
+
 def _lived(host: Host, life: Life) -> checks.Snapshot | None:
     """Runs a process of before. What it left, if it died."""
     ending = host.run(life.body, Plan(life.dies_at))
     if ending.error or ending.died != (life.dies_at is not None):
-        raise _Unexpected(f"a process before the act: {ending.error or f'it lived on past {life.dies_at}'}")
+        raise _NotSetUp(ending.error or f"it lived on past {life.dies_at}")
     return checks.snapshot() if ending.died else None
 
 

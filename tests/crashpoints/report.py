@@ -36,12 +36,14 @@ class Report:
     covered: int = 0
     slowest_seconds: float = 0.0
     violated: list[Result] = field(default_factory=list)
+    not_set_up: int = 0  # cases whose set-up failed: they are no violations, and the run doesn't pass
 
     def add(self, result: Result) -> None:
         """Counts it."""
         if result.case.points:
             self.total += 1
             self.covered += result.covered
+        self.not_set_up += not result.set_up
         self.slowest_seconds = max(self.slowest_seconds, result.seconds)
         if result.violations and result.covered:
             self.violated.append(result)
@@ -67,11 +69,12 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether every boundary was covered and nothing was found."""
-        return 0 < self.total == self.covered and not self.violated
+        return 0 < self.total == self.covered and not self.violated and not self.not_set_up
 
     @property
     def last_line(self) -> str:
-        return f"crash points: {self.covered}/{self.total} covered, {len(self.violated)} violations"
+        failed = f", {self.not_set_up} set-ups failed" if self.not_set_up else ""
+        return f"crash points: {self.covered}/{self.total} covered, {len(self.violated)} violations{failed}"
 
     def as_json(self, **more: Any) -> str:
         """The figures and every violation."""
@@ -84,4 +87,14 @@ class Report:
             }
             for result in self.violated
         ]
-        return json.dumps({"covered": self.covered, "total": self.total, "violations": len(self.violated), "found": found, **more}, indent=2)
+        return json.dumps(
+            {
+                "covered": self.covered,
+                "total": self.total,
+                "violations": len(self.violated),
+                "set_ups_failed": self.not_set_up,
+                "found": found,
+                **more,
+            },
+            indent=2,
+        )

@@ -36,6 +36,7 @@ from ops.recovery import sweep as sweep_module
 from orders.intake.mapping import Rules
 from orders.stream import consumer
 from orders.stream.consumer import BinlogConsumer, ExitCode
+from tests.crashpoints.clock import clock
 from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
 
@@ -43,6 +44,7 @@ PARTITION: Final = TopicPartition("counter.sync_order", 0)
 PAUSES: Final = (0, 3, 11, 20, 40, *[60] * 20)  # seconds between two rounds of recovery: at once, messages gone, claims ended, due
 INTAKE_JOBS: Final = frozenset({"ops.gap_pass", "ops.reconcile"})  # they ask the counter, which scenarios of intake bring
 MESSAGES_MAX: Final = 200
+WATCH_PASSES: Final = 5  # sees it alive, then three seconds of silence, and one to spare
 IDLE_SECONDS_MAX: Final = 120.0  # of real time between two statements of a sweep
 
 
@@ -188,13 +190,18 @@ def sweep(_: Process) -> None:
 
 
 def watch_die(process: Process) -> None:
-    """A sweeper that has seen a worker alive, until it has taken back what that one had claimed."""
-    sweep(process)
-    with process.doors.paused(), connection.cursor() as cursor:
-        cursor.execute("UPDATE base_incarnation SET beat_at = service_now() + interval '1 second' WHERE ended_at IS NULL")
-    for _ in range(5):
-        process.advance(1)
+    """A sweeper that has seen a worker alive, until it has taken back what that one had claimed.
+
+    Its passes are a second apart, whatever each of them takes: after a longer gap a sweeper forgets
+    whom it has seen alive, and would wait for a claim's length.
+    """
+    with clock.stopped():
         sweep(process)
+        with process.doors.paused(), connection.cursor() as cursor:
+            cursor.execute("UPDATE base_incarnation SET beat_at = service_now() + interval '1 second' WHERE ended_at IS NULL")
+        for _ in range(WATCH_PASSES):
+            process.advance(1)
+            sweep(process)
 
 
 # --- until it is quiet ----------------------------------------------------------------------------

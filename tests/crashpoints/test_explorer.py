@@ -7,18 +7,25 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from base.models import Incarnation
+from ops.liveness.heartbeats import HeartbeatMonitor, living
 from stack.rundir import CHECKOUT
-from tests.crashpoints import report
+from tests.crashpoints import checks, report, service
+from tests.crashpoints import clock as crash_clock
 from tests.crashpoints.doors import commands_of, label_of
 from tests.crashpoints.exploration import Exploration
-from tests.crashpoints.explorer import Case, Result
+from tests.crashpoints.explorer import Case, Explorer, Result, _lived
 from tests.crashpoints.mutations import MUTATIONS
-from tests.crashpoints.points import Event, Phase, Point, apart, points_of
+from tests.crashpoints.points import Ending, Event, Phase, Point, apart, points_of
+from tests.crashpoints.scenario import Life
 from tests.crashpoints.scenarios import GROUPS
 
 SECONDS_MAX = 170
@@ -95,6 +102,38 @@ class TestMutations:
         assert {mutation.scenario for mutation in MUTATIONS.values()} <= {group.name for group in GROUPS}
 
 
+class TestSettingUp:
+    def test_a_worker_is_found_dead_in_as_many_passes_on_a_slow_machine(self, db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Between two passes the machine's clock runs on by ten seconds."""
+        Incarnation.objects.create(name="worker", role="worker", host="h", pid=1, version="1")
+        machine = iter(range(0, 10_000, 10))
+        monkeypatch.setattr(crash_clock, "time", SimpleNamespace(monotonic=lambda: float(next(machine))))
+        clock, monitor, dead = crash_clock.VirtualClock(), HeartbeatMonitor(unseen_seconds=60), []
+        monkeypatch.setattr(service, "clock", clock)
+        monkeypatch.setattr(service, "sweep", lambda _: dead.extend(monitor.dead(living(), clock.monotonic())))
+        process: Any = SimpleNamespace(doors=SimpleNamespace(paused=nullcontext), advance=partial(advance, clock))
+
+        service.watch_die(process)
+
+        assert set(dead) == {"worker"}
+
+    def test_that_fails_is_told_as_such(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        host: Any = SimpleNamespace(run=lambda *_: Ending(error="there was no message to run"))
+        explorer = Explorer.__new__(Explorer)
+        explorer._groups = {GROUPS[0].name: GROUPS[0]}
+        monkeypatch.setattr(explorer, "_begin", lambda *_: _lived(host, Life(service.work_one)))
+        monkeypatch.setattr(checks, "account", list)
+
+        result = explorer.run(Case(GROUPS[0].name, (point("db a"),)))
+
+        assert (result.covered, result.set_up) == (False, False)
+        assert result.violations == ["its set-up failed: there was no message to run"]
+
+
+def advance(clock: "crash_clock.VirtualClock", seconds: float) -> None:
+    clock.ahead_seconds += seconds
+
+
 class TestReport:
     def test_a_boundary_that_was_not_there_is_not_covered(self, capsys: pytest.CaptureFixture[str]) -> None:
         found = report.Report("repeat")
@@ -103,6 +142,17 @@ class TestReport:
         found.add(Result(Case("steps", (point("db b"),)), covered=False, violations=["it never came to it"]))
 
         assert (found.passed, found.last_line) == (False, "crash points: 1/2 covered, 0 violations")
+
+    @pytest.mark.parametrize("points", [(), (point("db a"),)], ids=["the first run", "a boundary"])
+    def test_a_set_up_that_failed_is_no_violation_and_no_pass(self, capsys: pytest.CaptureFixture[str], points: tuple[Point, ...]) -> None:
+        found = report.Report("repeat")
+        found.add(Result(Case("steps", (point("db b"),))))
+
+        found.add(Result(Case("steps", points), covered=False, set_up=False, violations=["its set-up failed: there was no message to run"]))
+
+        assert not found.passed
+        assert found.last_line == f"crash points: 1/{1 + len(points)} covered, 0 violations, 1 set-ups failed"
+        assert "its set-up failed" in capsys.readouterr().out
 
     def test_a_violation_fails_and_tells_how_to_repeat_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         found = report.Report("python -m tests.crashpoints")
