@@ -2,9 +2,11 @@
 for a timeout to find.
 """
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import psutil
@@ -17,6 +19,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.processes
 DRAIN_SECONDS_MAX = 30.0  # one slow call ends in 5; a worker that went on would take four for each order it holds
 SLOW_MS = 4_500  # nearly a call's deadline
+PAUSE_SECONDS = 0.1  # between two orders
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,17 @@ class TestOthers:
 class TestReplace:
     def test_orders_flow_while_every_process_is_replaced(self, service: LiveService) -> None:
         before = {name: service.pid(name) for name in ("web", "consumer", "worker", "worker-ops", "beat")}
-        with service.placing(600, users=40, rate=15):
-            service.manage("stack", "services", "replace")
+        placed = service.audit()["placed"]
 
-        service.audit()
+        with ThreadPoolExecutor(1) as beside:
+            replaced = beside.submit(service.manage, "stack", "services", "replace")
+            for number in itertools.count():
+                order = {"direction": "OPEN", "asset": "BTC", "quantity": "0.01"}
+                service.control("/counter/v1/orders/batch", user_id=str(750_000 + number % 40), orders=[order])
+                placed += 1
+                if wait([replaced], PAUSE_SECONDS).done:
+                    break
+            replaced.result()
+
+        assert service.audit()["cleared"] == placed
         assert not {service.pid(name) for name in before} & set(before.values())

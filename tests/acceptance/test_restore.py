@@ -53,6 +53,13 @@ def asked(database_url: str) -> int:
         return int(found)
 
 
+def test_nothing_is_marked_while_a_process_works_on_the_database(service: LiveService) -> None:
+    ended = service.manage("mark_restored", "--reason=test", check=False)
+
+    assert ended.returncode == 2
+    assert "stop every process" in ended.stderr
+
+
 def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, tmp_path: Path) -> None:
     database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
     before_the_backup = datetime.now(UTC) - timedelta(seconds=30)
@@ -79,6 +86,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
 
 
 def test_a_restore_point_that_the_backup_holds_is_not_this_restore_s(service: LiveService, tmp_path: Path) -> None:
+    """The last of the module: it leaves the processes down."""
     database_url, backup = service.variable("DATABASE_URL"), tmp_path / "backup"
     service.manage("stack", "services", "down", *OURS)
     service.manage("mark_restored", "--reason=an earlier restore")
@@ -88,17 +96,6 @@ def test_a_restore_point_that_the_backup_holds_is_not_this_restore_s(service: Li
     refused = service.manage("replay", "--order-id=NONE", "--restored", check=False)
     service.manage("mark_restored", "--reason=this restore")
     taken = service.manage("replay", "--order-id=NONE", "--restored", check=False)
-    service.manage("stack", "services", "up")
 
     assert (refused.returncode, taken.returncode) == (2, 1)  # 1: no such order
     assert "mark_restored" in refused.stderr
-
-
-def test_nothing_is_marked_while_a_process_works_on_the_database(service: LiveService) -> None:
-    service.place(5, users=2)
-    service.audit()
-
-    ended = service.manage("mark_restored", "--reason=test", check=False)
-
-    assert ended.returncode == 2
-    assert "stop every process" in ended.stderr

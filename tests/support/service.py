@@ -69,6 +69,27 @@ class LiveService:
         """How many orders are cleared by now."""
         return int(self.query("SELECT count(*) FROM clearing_clearing WHERE state = 'cleared'")[0][0])
 
+    @contextmanager
+    def workers(self, count: int = 1, *, threads: int, **settings: str) -> Iterator[None]:
+        """So many workers beside the supervised processes, as the Procfile has them, with settings
+        of their own; stopped at the end.
+        """
+        options = ["-P", "threads", "-c", str(threads), "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        command = [sys.executable, "-m", "celery", "-A", "acceptance_site", "worker", "-X", "ops,clearing.suspects", *options]
+        environment = {**self.environment, **settings}
+        with (self.folder / "logs" / "worker.log").open("ab") as log:
+            started = [
+                subprocess.Popen([*command, "-n", f"w{number}@test"], cwd=CHECKOUT, env=environment, stdout=log, stderr=log)
+                for number in range(count)
+            ]
+            try:
+                yield
+            finally:
+                for process in started:
+                    process.terminate()
+                for process in started:
+                    process.wait(60)
+
     def pid(self, name: str) -> int:
         """The process of a service."""
         return int((self.folder / "pids" / f"{name}.pid").read_text())
