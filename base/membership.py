@@ -1,9 +1,9 @@
-"""A process among its like at ZooKeeper: an ephemeral node for its incarnation under `…/members`,
-and the view of all of them.
+"""Registers this process at ZooKeeper, by an ephemeral node for its incarnation under `…/members`,
+and lists the members.
 
-A hint beside the heartbeat in PostgreSQL: it says sooner that a process died, and nothing waits for
-it. Everything here is asked by a thread of its own or by a sweep, with a short limit; without a
-ZooKeeper, or while it is away, nobody is missing.
+This is a hint beside the heartbeat in PostgreSQL: it shows sooner that a process died, and nothing
+waits for it. A thread of its own and the sweep use it, each with a short limit. Without a
+ZooKeeper, or while it is unavailable, no member counts as missing.
 """
 
 import threading
@@ -21,20 +21,20 @@ from base.zookeeper import ZooKeeperAddress, make_client
 log = structlog.get_logger(__name__)
 MEMBERS: Final = "members"
 ANSWER_SECONDS_MAX: Final = 1.0
-GIVEN_UP_SECONDS: Final = 20.0  # kazoo connects again by itself, unless a refused authentication or a mistake has ended its thread
+GIVEN_UP_SECONDS: Final = 20.0  # kazoo connects again by itself, unless a refused authentication or an internal error has ended its thread
 Session = int
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Who is there, as seen in one session of ours."""
+    """The members, as seen in one session of this process."""
 
     session: Session
     names: frozenset[str]
 
 
 class Membership:
-    """The node of this process. Safe in threads: one shows, a sweep looks."""
+    """The node of this process. Safe in threads: one registers it, a sweep lists the members."""
 
     def __init__(self, address: ZooKeeperAddress | None) -> None:
         self._address = address
@@ -45,22 +45,22 @@ class Membership:
         self._complained = False
 
     def show(self, name: str) -> None:
-        """Sees to it that the node of this name is there, and no former one. Never raises; waits
-        for a few answers at most.
+        """Creates the node of this name if it is missing, and deletes the former one. Never
+        raises; waits for a few answers at most.
         """
         if self._address is None or not name:
             return
         try:
             self._show(self._connected(), name)
             self._complained = False
-        except Exception as error:  # whatever ZooKeeper has: the process goes on
+        except Exception as error:  # ZooKeeper is only a hint: the process goes on
             if not self._complained:
                 self._complained = True
                 fix = "nothing: it is shown when ZooKeeper is back"
                 log.warning("not shown among the members", error=f"{type(error).__name__}: {error}".strip(), fix=fix)
 
     def look(self) -> View | None:
-        """Who is there now; None: ZooKeeper doesn't say, or there is none."""
+        """The members now; None: ZooKeeper doesn't answer, or none is configured."""
         client = self._client
         if client is None or self._address is None or not client.connected or client.client_id is None:
             return None
@@ -112,8 +112,8 @@ class Membership:
         except NodeExistsError:
             stat = client.exists_async(path).get(timeout=ANSWER_SECONDS_MAX)
             if stat is not None and stat.ephemeralOwner == session:
-                return  # the answer to our own was lost
-            with suppress(NoNodeError):  # of our former session, whose end is near
+                return  # our own create succeeded, its answer was lost
+            with suppress(NoNodeError):  # it belongs to our former session, which ends soon
                 client.delete_async(path).get(timeout=ANSWER_SECONDS_MAX)
             client.create_async(path, ephemeral=True).get(timeout=ANSWER_SECONDS_MAX)
 

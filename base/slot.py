@@ -1,10 +1,10 @@
 """One process at a time in a named slot, across machines: a second one waits, ready to go on, and
 takes over when the first one ends.
 
-An advisory lock of PostgreSQL, on a connection of its own: it goes with a process that dies. It
-only arranges who begins; that two never do harm is the business of what the slot protects. While
-PostgreSQL is away everybody waits who isn't in yet: there is nothing to do without it. When it is
-back, who was in takes the lock again, before those who waited try to.
+An advisory lock of PostgreSQL, on a connection of its own: PostgreSQL releases it when the process
+dies. It only decides who starts. It is no fence: what the slot protects must be safe when two
+processes run. While PostgreSQL is unavailable, a process without the lock waits, since it could do
+nothing anyway. Afterwards the former holder takes the lock again before the waiting ones try.
 """
 
 import select
@@ -20,18 +20,18 @@ from django.db import connection
 from base.notify import ready
 
 log = structlog.get_logger(__name__)
-RETRY_TAKE_SECONDS = 0.02  # between two tries of one that waits
-RECONNECT_SECONDS = 0.2  # between two tries while PostgreSQL is away
-CHECK_HELD_SECONDS = 0.1  # between two looks at whether the session of the holder still stands, which cost PostgreSQL nothing
-GRACE_SECONDS = 2.0  # a waiting one that has a new session leaves the first tries to the holder, whose session broke as well
-END_SECONDS_MAX = 1.0  # for the keeper to come to its end
+RETRY_TAKE_SECONDS = 0.02  # between two tries to take the lock
+RECONNECT_SECONDS = 0.2  # between two tries to connect while PostgreSQL is unavailable
+CHECK_HELD_SECONDS = 0.1  # between two checks that the holder's session isn't broken, which cost PostgreSQL nothing
+GRACE_SECONDS = 2.0  # a waiting process with a new session leaves the first tries to the holder, whose session broke as well
+END_SECONDS_MAX = 1.0  # for the keeper's thread to end
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 7079))"
 
 
 @contextmanager
 def held(name: str, stopping: threading.Event) -> Iterator[None]:
-    """Waits for the slot, or until `stopping`, saying first that this process is ready; gives it
-    back at the end. Without a name there is nothing to wait for.
+    """Reports that this process is ready, waits for the slot or until `stopping`, and releases the
+    slot at the end. Without a name it doesn't wait.
     """
     if not name:
         ready()
@@ -54,8 +54,8 @@ def held(name: str, stopping: threading.Event) -> Iterator[None]:
 
 
 class _Slot:
-    """The lock and its session. Used by one thread at a time: by who waits, then by who keeps
-    it.
+    """The lock and its session. One thread uses it at a time: first the waiting one, then the
+    keeper.
     """
 
     def __init__(self, name: str) -> None:
@@ -64,14 +64,16 @@ class _Slot:
         self.is_ours = False
 
     def connect(self) -> bool:
-        """Sees to it that there is a session. False: PostgreSQL is away."""
+        """Connects, unless there is a session. False: PostgreSQL is unavailable."""
         if self._session is None:
             with suppress(psycopg2.Error):
                 self._session = _connect()
         return self._session is not None
 
     def take(self) -> bool:
-        """Tries once to take the lock. False: another has it, or PostgreSQL is away."""
+        """Tries once to take the lock. False: another process has it, or PostgreSQL is
+        unavailable.
+        """
         if self.connect():
             self.is_ours = self._ask(_TAKE, [self._name])
         return self.is_ours
@@ -86,8 +88,8 @@ class _Slot:
                 return
 
     def keep(self, over: threading.Event) -> None:
-        """Takes the lock again, however often its session breaks, until it is `over`; then gives it
-        back.
+        """Takes the lock again whenever its session breaks, until `over` is set; then releases
+        it.
         """
         while not over.wait(CHECK_HELD_SECONDS if self._session is not None else RECONNECT_SECONDS):
             if (not self.is_ours or self._is_broken()) and self.take():
@@ -95,14 +97,14 @@ class _Slot:
         self._leave()
 
     def _leave(self) -> None:
-        """Ends the session, and with it the lock."""
+        """Ends the session, which releases the lock."""
         session, self._session, self.is_ours = self._session, None, False
         if session is not None:
             with suppress(psycopg2.Error):
                 session.close()
 
     def _is_broken(self) -> bool:
-        """Whether PostgreSQL ended the session: an idle one has nothing else to say, but for a
+        """Whether PostgreSQL ended the session: it sends an idle session nothing else, except a
         setting that changed.
         """
         assert self._session is not None
@@ -111,7 +113,7 @@ class _Slot:
         return bool(poll.poll(0)) and not self._ask("SELECT true", [])
 
     def _ask(self, sql: str, params: list[str]) -> bool:
-        """Whether it is so. A session that broke is left: then nothing is."""
+        """Whether the statement returns true. False, with the session closed, if it broke."""
         assert self._session is not None
         try:
             with self._session.cursor() as cursor:

@@ -1,11 +1,11 @@
 """Alarms to a webhook: signed as our calls are, from a thread of its own behind a bounded queue, so
 that raising an alarm never waits or fails.
 
-The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `kind` (`alarm`, or `event`: to be kept,
-and nobody is woken), `code`, `message`, `context`, `at` (ISO 8601, UTC); headers `X-Timestamp` and
-`X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY. Any 2xx is success.
-The same id may come more than once: after an answer that was lost, and from several processes that
-noticed the same thing.
+The receiver gets `POST ALARM_WEBHOOK_URL` with JSON: `id`, `kind` (`alarm`, or `event`: a record,
+for which nobody is woken), `code`, `message`, `context`, `at` (ISO 8601, UTC); headers
+`X-Timestamp` and `X-Signature` as in docs/contracts/README.md, part 2, under ALARM_WEBHOOK_KEY. Any
+2xx is success. The same id may come more than once: after an answer was lost, and from several
+processes that noticed the same thing.
 """
 
 import atexit
@@ -34,20 +34,20 @@ REMEMBERED_MAX: Final = 5_000
 DEADLINE_MS: Final = 3_000  # of one try
 PAUSES_SECONDS: Final = (0.5, 2.0)  # between the tries: three of them, 12 s in all at most
 FLUSH_SECONDS: Final = 3.0  # at the process's end
-SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step", "intervention")  # what an alarm is about, besides its code
+SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step", "intervention")  # of an alarm
 Kind = Literal["alarm", "event"]
 TRY_AGAIN: Final = frozenset({408, 425, 429})
 
 
 class Client(Protocol):
-    """As much of base.http.SignedClient as is used."""
+    """The part of base.http.SignedClient that is used."""
 
     def request(self, method: str, path: str, *, body: bytes, deadline_ms: int, timestamp_ms: int) -> HttpAnswer: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An alarm on its way."""
+    """An alarm that is to be sent."""
 
     id: str
     body: bytes
@@ -93,7 +93,7 @@ class Webhook:
                 self._remember(code, subject)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Waits until everything was sent or given up, at most so long. False: something is
+        """Waits until every alarm was sent or given up, at most so many seconds. False: some are
         left.
         """
         deadline = time.monotonic() + seconds
@@ -121,7 +121,7 @@ class Webhook:
             event = events.get()
             try:
                 self._send(event)
-            except Exception:  # whatever it is: the next alarm must go out
+            except Exception:  # the next alarm must be sent, whatever happened to this one
                 log.exception("an alarm couldn't be sent", code=event.code)
             finally:
                 events.task_done()
@@ -139,7 +139,7 @@ class Webhook:
         log.warning("alarm not sent", code=event.code, id=event.id, error=refusal, fix="see to the receiver of ALARM_WEBHOOK_URL and its key")
 
     def _try(self, event: Event) -> tuple[str, bool]:
-        """("", …) when it was taken; otherwise why not, and whether to try again."""
+        """("", …) if the receiver took it; otherwise the reason, and whether to try again."""
         try:
             answer = self._client.request("POST", self._target, body=event.body, deadline_ms=DEADLINE_MS, timestamp_ms=time.time_ns() // 1_000_000)
         except HttpError as error:

@@ -1,5 +1,5 @@
-"""How we reach ZooKeeper: what LEADERSHIP_URL says, checked where the settings are read, and the
-client that it makes.
+"""ZooKeeper's address, read from LEADERSHIP_URL and checked with the other settings, and the client
+for it.
 
 A client's threads don't survive a fork, and its socket would be shared with the parent: a client
 belongs to the process that started it.
@@ -16,15 +16,15 @@ from kazoo.security import make_digest_acl
 
 SCHEME: Final = "zk://"
 EXAMPLE: Final = "zk://host:2181,host:2181/acceptance"
-SESSION_SECONDS: Final = (1.0, 60.0)  # a shorter one dies of any pause; a longer one leaves the service without a leader for as long
+SESSION_SECONDS: Final = (1.0, 60.0)  # a shorter session ends at any pause; a longer one leaves the service without a leader for as long
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
 RETRIES: Final = {"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": 1.0}  # of connecting: for ever, at least once a second
 
 
 class WrongAddress(ValueError):  # noqa: N818 - named by what it tells
-    """The settings can't be read, or don't go together: `args` has a text for each problem, with
-    what to do.
+    """The settings can't be read, or contradict each other: `args` has a text for each problem,
+    with what to do.
     """
 
 
@@ -65,8 +65,8 @@ class ZooKeeperAddress:
 
 
 def parse_address(url: str, *, session_seconds: float, username: str = "", password: str = "") -> ZooKeeperAddress | None:
-    """What LEADERSHIP_URL and ZOOKEEPER_… say; None where it is empty: leadership is a lease in
-    PostgreSQL then. Raises WrongAddress.
+    """The address that LEADERSHIP_URL and ZOOKEEPER_… name; None where it is empty: leadership is
+    then a lease in PostgreSQL. Raises WrongAddress.
     """
     if not url:
         if username or password:
@@ -96,10 +96,11 @@ def _server(text: str, url: str) -> str:
 
 
 def make_client(address: ZooKeeperAddress) -> KazooClient:
-    """A client that isn't started yet: `start_async` it in the process that uses it. It connects,
-    and connects again, for ever.
+    """A client that isn't started yet: call `start_async` in the process that uses it. It
+    reconnects for ever.
 
-    Where credentials are set it sends them, and what it makes is for their bearer alone.
+    With credentials it authenticates, and gives access to the nodes that it creates to their owner
+    alone.
     """
     user = address.username
     return _Client(
@@ -112,7 +113,7 @@ def make_client(address: ZooKeeperAddress) -> KazooClient:
 
 
 class _Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
-    """Refuses to work in a process that it wasn't started in."""
+    """Raises OtherProcess in a process that didn't start it."""
 
     _pid: int | None = None
 

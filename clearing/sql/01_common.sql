@@ -1,3 +1,7 @@
+-- Where nothing matches, these functions return no row or 'lost' if another session may have been
+-- quicker. If no session can bring that about, the caller is wrong, and they RAISE assert_failure
+-- (docs/decisions/0015): it is an internal error, and never taken for an outage.
+
 -- The lane's lock: advisory, held to the end of the transaction. Every function below takes locks
 -- in one order: lane locks sorted by their key, then clearing rows (design, rule 6).
 CREATE OR REPLACE FUNCTION clearing_lane_key(p_user text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
@@ -63,6 +67,9 @@ BEGIN
     END IF;
     UPDATE clearing_clearing SET state = 'queued', epoch = epoch + 1, queued_at = v_now, sends = 0, changed_at = v_now, broker_generation = p_generation
         WHERE id = v.id AND state = 'waiting';
+    IF NOT FOUND THEN -- only who holds the lane's lock changes what is waiting in it
+        RAISE EXCEPTION 'clearing % was changed while its lane was promoted without the lane''s lock', v.id USING ERRCODE = 'assert_failure';
+    END IF;
     PERFORM clearing_note(v.id, 'waiting', 'queued', v.step, v.epoch + 1, '', p_actor);
     RETURN NEXT ROW(v.id, v.epoch + 1, v.step, clearing_route(v.deaths, v.lane), clearing_ms(v_now))::clearing_ref;
 END

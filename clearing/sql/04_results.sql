@@ -29,11 +29,15 @@ DECLARE
     v_sent timestamptz; -- of an order that may have been run before a restore: its next operation, too
     v_state text;
     v_operation bigint;
+    v_owner bigint;
     v_next clearing_ref;
 BEGIN
     LOOP
         SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
-        SELECT o.id INTO v_operation FROM clearing_operation o WHERE o.key = p_key;
+        SELECT o.id, o.clearing_id INTO v_operation, v_owner FROM clearing_operation o WHERE o.key = p_key;
+        IF v_owner <> p_id THEN -- its bytes would be taken for ours
+            RAISE EXCEPTION 'the key % belongs to clearing %, not to clearing %', p_key, v_owner, p_id USING ERRCODE = 'assert_failure';
+        END IF;
         IF v_operation IS NOT NULL AND c.state = 'running' AND c.epoch = p_epoch THEN
             v_sent := CASE WHEN c.restored THEN clearing_moment(c.created_ms) END;
             RETURN QUERY SELECT 'running', v_operation, clearing_ms(service_now()), clearing_ms(c.claimed_until),
@@ -81,7 +85,10 @@ BEGIN
     PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, 'done', '', '', p_response);
     UPDATE clearing_operation o SET state = 'done', done_at = v_now, response = p_response, error_code = '',
             first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
-        WHERE o.id = p_operation;
+        WHERE o.id = p_operation AND o.clearing_id = p_id;
+    IF NOT FOUND THEN -- the claim is ours, as the UPDATE above has shown
+        RAISE EXCEPTION 'operation % is not one of clearing %', p_operation, p_id USING ERRCODE = 'assert_failure';
+    END IF;
     v_sent := CASE WHEN c.restored THEN clearing_moment(c.created_ms) END;
     INSERT INTO clearing_operation (clearing_id, step, part, counterparty, action, key, request, state, first_sent_at)
         VALUES (p_id, p_step, p_part, p_counterparty, p_action, p_key, p_request,
@@ -140,7 +147,10 @@ BEGIN
     PERFORM clearing_record_attempt(p_operation, p_epoch, p_worker, p_asked, p_sent_ms_ago, p_answered_ms_ago, 'done', '', '', p_response);
     UPDATE clearing_operation SET state = 'done', done_at = v_now, response = p_response, error_code = '',
             first_sent_at = coalesce(first_sent_at, CASE WHEN NOT p_asked THEN v_now - p_sent_ms_ago * interval '1 millisecond' END)
-        WHERE id = p_operation;
+        WHERE id = p_operation AND clearing_id = p_id AND step = p_step;
+    IF NOT FOUND THEN -- the claim is ours, as the UPDATE above has shown
+        RAISE EXCEPTION 'operation % is not the one of step % of clearing %', p_operation, p_step, p_id USING ERRCODE = 'assert_failure';
+    END IF;
     PERFORM clearing_note(p_id, 'running', 'cleared', p_step, p_epoch, '', p_worker);
     SELECT * INTO v_next FROM clearing_promote(p_user, p_worker, p_generation);
     RETURN QUERY SELECT 'cleared', v_hold, clearing_ms(v_now), v_next;
@@ -163,6 +173,9 @@ DECLARE
     c clearing_clearing;
     v_next clearing_ref;
 BEGIN
+    IF p_state IN ('retrying', 'pending', 'unknown', 'parked') IS NOT TRUE THEN
+        RAISE EXCEPTION 'an attempt does not leave a clearing %', p_state USING ERRCODE = 'assert_failure';
+    END IF;
     IF p_state = 'parked' THEN
         PERFORM clearing_lock_lanes(ARRAY[p_user]);
     END IF;
@@ -180,11 +193,14 @@ BEGIN
             due_at = CASE WHEN v_state = 'parked' THEN NULL ELSE v_now + p_due_ms * interval '1 millisecond' END
         WHERE id = p_id AND state = 'running' AND epoch = p_epoch
             AND EXISTS ( -- its step still, and not one that this claim has already confirmed
-                SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.step = clearing_clearing.step AND o.state <> 'done')
+                SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.clearing_id = p_id AND o.step = clearing_clearing.step AND o.state <> 'done')
         RETURNING * INTO c;
     IF NOT FOUND THEN
         SELECT clearing_left_as(p_id, p_epoch, o.step, p_worker, '{retrying,pending,unknown,parked}') INTO v_state
-            FROM clearing_operation o WHERE o.id = p_operation;
+            FROM clearing_operation o WHERE o.id = p_operation AND o.clearing_id = p_id;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'operation % is not one of clearing %', p_operation, p_id USING ERRCODE = 'assert_failure';
+        END IF;
         IF v_state IS NOT NULL AND (p_outcome IS NULL OR EXISTS ( -- otherwise it was another call of ours that gave the claim up
                 SELECT FROM clearing_attempt a WHERE a.operation_id = p_operation AND a.epoch = p_epoch AND a.worker = p_worker
                     AND a.asked = p_asked AND a.outcome = p_outcome AND a.code = left(p_code, 64))) THEN

@@ -1,20 +1,22 @@
--- What an operator does or asks for, and what must be known for it.
+-- What one operator does alone (a retry) or requests, and the facts that decide whether it is
+-- possible.
 --
--- All interventions take the lane's lock, then the clearing's row, then the intervention's. What the
+-- All interventions lock the lane, then the clearing's row, then the intervention's. What the
 -- operator saw (epoch, state, current operation and its state, the hold) is part of every condition:
--- where it has changed meanwhile, nothing is done.
+-- if any of it has changed meanwhile, nothing is done.
 
 -- The clearing's current operation.
 CREATE OR REPLACE FUNCTION clearing_current(p_id bigint, p_step int) RETURNS clearing_operation LANGUAGE sql STABLE AS $$
     SELECT o FROM clearing_operation o WHERE o.clearing_id = p_id AND o.step = p_step ORDER BY o.part DESC, o.revision DESC LIMIT 1
 $$;
 
--- Until when a request of an operation that isn't confirmed may still be on its way and be applied:
--- nobody signs after the end of a claim, which ended at the latest p_claim_seconds after the
--- attempt was sent, or when its result was written; and p_transit_seconds (the signature's
--- validity, the clocks' difference, a call's deadline) later no counterparty takes it any more
--- (design, rule 7). Null: none is. After a restore, the attempts of the forgotten time count as
--- made at the restore.
+-- Until when a request of an operation that isn't confirmed may still be in flight and be applied;
+-- null: none is (design, rule 7).
+-- 1. No worker signs after the end of its claim: at the latest p_claim_seconds after the attempt was
+--    sent, or when its result was written.
+-- 2. p_transit_seconds after that (the signature's validity, the clocks' difference, a call's
+--    deadline) no counterparty accepts it any more.
+-- 3. After a restore, the attempts of the forgotten time count as made at the restore.
 CREATE OR REPLACE FUNCTION clearing_on_its_way_until(p_id bigint, p_claim_seconds float8, p_transit_seconds float8)
 RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT p_transit_seconds * interval '1 second' + greatest(
@@ -26,16 +28,16 @@ RETURNS timestamptz LANGUAGE sql STABLE AS $$
             WHERE c.id = p_id AND c.restored AND o.state NOT IN ('done', 'planned'))))
 $$;
 
--- Whether an answer has come that says "done" of an operation that isn't confirmed: from a worker
--- that had lost its claim, after people said otherwise. Such evidence stands against them.
+-- Whether there is an answer "done" for an operation that isn't confirmed: a worker that had lost
+-- its claim recorded it, after operators decided otherwise. Such evidence overrules them.
 CREATE OR REPLACE FUNCTION clearing_says_done(p_id bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM clearing_attempt a JOIN clearing_operation o ON o.id = a.operation_id
         WHERE o.clearing_id = p_id AND o.state <> 'done' AND a.outcome = 'done')
 $$;
 
--- Whether two people have confirmed since the last restore that the current operation of a restored
--- order was not done, under whatever key: then nothing of it or of what follows can be in the
--- forgotten time, and the mark of the restore ends with the retry.
+-- Whether two operators have confirmed since the last restore that the current operation of a
+-- restored order was not done, under any key. Then neither it nor a later one was done in the
+-- forgotten time, and a retry clears the order's mark of the restore.
 CREATE OR REPLACE FUNCTION clearing_not_done_since_restore(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM clearing_clearing c JOIN clearing_intervention i ON i.clearing_id = c.id
@@ -44,9 +46,9 @@ BEGIN
 END
 $$;
 
--- Whether a retry may have been done in the time that a restore has forgotten, under a key that we
--- don't hold: the current operation is at its end (rejected, or a part that leaves a rest), and
--- only the question for the key that a retry would use next can tell.
+-- Whether the order may have been retried in the time that a restore has forgotten, under a key that
+-- we don't hold: the current operation has ended (rejected, or a part that leaves a rest). Only a
+-- status query for the key that a retry would use next can tell.
 CREATE OR REPLACE FUNCTION clearing_is_forgotten(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
     c clearing_clearing;
@@ -59,10 +61,10 @@ BEGIN
 END
 $$;
 
--- A person's retry. A parked order goes back to waiting and its lane's next one is queued; a
--- retrying one is queued at once. p_key and the rest describe an operation that takes the current
--- one's place (a raised revision after a final rejection, a further part); null keeps it. `outcome`
--- is waiting, queued, changed or says_done.
+-- An operator's retry. A parked order goes back to waiting and its lane's next one is queued; a
+-- retrying one is queued at once. p_part, p_revision, p_key and p_request describe an operation that
+-- replaces the current one (a raised revision after a final rejection, a further part); a null key
+-- keeps the current one. `outcome` is waiting, queued, changed or says_done.
 CREATE OR REPLACE FUNCTION clearing_retry(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
     p_part int, p_revision int, p_key text, p_request bytea, p_generation text
@@ -72,6 +74,9 @@ DECLARE
     v_now timestamptz;
     v_restored boolean; -- still to be reconciled before it is resent
 BEGIN
+    IF p_state IN ('parked', 'retrying') IS NOT TRUE THEN
+        RAISE EXCEPTION 'a clearing that is % is not retried', p_state USING ERRCODE = 'assert_failure';
+    END IF;
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM clearing_clearing WHERE id = p_id));
     v_now := service_now();
     v_restored := NOT clearing_not_done_since_restore(p_id);
@@ -84,10 +89,13 @@ BEGIN
             epoch = CASE p_state WHEN 'parked' THEN epoch ELSE epoch + 1 END,
             queued_at = CASE p_state WHEN 'parked' THEN queued_at ELSE v_now END, sends = 0,
             broker_generation = p_generation, restored = restored AND v_restored
-        WHERE id = p_id AND epoch = p_epoch AND state = p_state AND p_state IN ('parked', 'retrying') AND hold_code = ''
+        WHERE id = p_id AND epoch = p_epoch AND state = p_state AND hold_code = ''
             AND EXISTS (SELECT FROM clearing_current(p_id, step) o WHERE o.id = p_operation AND o.state = p_operation_state)
         RETURNING * INTO c;
     IF NOT FOUND THEN
+        IF NOT EXISTS (SELECT FROM clearing_operation o WHERE o.id = p_operation AND o.clearing_id = p_id) THEN
+            RAISE EXCEPTION 'operation % is not one of clearing %', p_operation, p_id USING ERRCODE = 'assert_failure';
+        END IF;
         RETURN QUERY SELECT 'changed', NULL::clearing_ref;
         RETURN;
     END IF;
@@ -114,10 +122,9 @@ BEGIN
 END
 $$;
 
--- A person's retry that only asks, of an order that may have been retried in the time that a
--- restore has forgotten: the next key is asked for, and not sent, since a hold stands before it. A
--- hold that was there stays. Returns as clearing_retry does; changed also where nothing is
--- forgotten.
+-- An operator's retry that makes a status query only, for an order that may have been retried in the
+-- time that a restore has forgotten: a hold parks the order before the next key is sent. A hold that
+-- was set before stays. Returns what clearing_retry returns; also changed if nothing is forgotten.
 CREATE OR REPLACE FUNCTION clearing_ask_next(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_actor text, p_actor_id bigint, p_reason text,
     p_part int, p_revision int, p_key text, p_request bytea, p_generation text
@@ -142,10 +149,10 @@ BEGIN
 END
 $$;
 
--- Writes down what a person asks for, to be approved by another one. What is pending or unknown
--- parks with it: otherwise it would go on being asked for and sent, and its state at the approval
--- would never be the one that it was asked for in. What waited for approval before, and was
--- overtaken, has failed. `outcome` is asked, changed or waiting (another one waits).
+-- Stores an operator's request, which another operator has to approve. An order that is pending or
+-- unknown parks: otherwise status queries and sendings would go on, and the approval would never
+-- find the state of the request. An earlier request that the order's changes have overtaken fails.
+-- `outcome` is asked, changed or waiting (another one waits for approval).
 CREATE OR REPLACE FUNCTION clearing_ask(
     p_id bigint, p_epoch int, p_state text, p_operation bigint, p_operation_state text, p_held_at timestamptz, p_kind text, p_reason text,
     p_reference text, p_amount numeric, p_bought numeric, p_min_lot numeric, p_document text, p_actor text, p_actor_id bigint,

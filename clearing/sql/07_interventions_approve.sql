@@ -1,16 +1,19 @@
 -- What a second operator's approval does: one function for each kind of intervention.
 
--- Ends an intervention that waits for approval.
+-- Ends an intervention that waits for approval. The caller has locked it, and seen that it waits.
 CREATE OR REPLACE FUNCTION clearing_decide(p_intervention bigint, p_state text, p_person text, p_outcome text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE clearing_intervention SET state = p_state, decided_by = p_person, decided_at = service_now(), outcome = left(p_outcome, 500)
         WHERE id = p_intervention AND state = 'requested';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'intervention % does not wait for approval', p_intervention USING ERRCODE = 'assert_failure';
+    END IF;
 END
 $$;
 
--- What each approval begins with: the locks, and whether everything still is as it was asked for.
--- `problem` is empty, or says why not: decided, expired, same_person, changed (expired and changed
--- end the intervention).
+-- How each approval begins: takes the locks and checks that the order is still as it was at the
+-- request. `problem` is empty, or the reason against it: decided, expired, same_person, changed
+-- (expired and changed end the intervention).
 CREATE OR REPLACE FUNCTION clearing_begin(
     p_intervention bigint, p_kind text, p_person text, p_person_id bigint,
     OUT problem text, OUT c clearing_clearing, OUT o clearing_operation, OUT actor text, OUT reason text
@@ -26,7 +29,9 @@ BEGIN
     o := clearing_current(c.id, c.step);
     actor := i.asked_by || ', approved by ' || p_person;
     reason := i.reason;
-    IF i.state <> 'requested' OR i.kind <> p_kind THEN
+    IF i.kind <> p_kind THEN
+        RAISE EXCEPTION 'intervention % is a %, not a %', p_intervention, i.kind, p_kind USING ERRCODE = 'assert_failure';
+    ELSIF i.state <> 'requested' THEN
         problem := 'decided';
     ELSIF i.expires_at <= service_now() THEN
         problem := 'expired';
@@ -44,9 +49,9 @@ BEGIN
 END
 $$;
 
--- A hold is released: the contents that were accepted stand. The order goes on if it is parked for
--- the hold alone; where something else is the matter (a rejection, a partial execution) it stays
--- parked for that. `outcome` is waiting, parked, or begin's problem.
+-- Releases a hold: the accepted contents are right. The order goes on if it is parked for the hold
+-- alone; if there is another reason (a rejection, a partial execution) it stays parked for that.
+-- `outcome` is waiting, parked, or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_release(
     p_intervention bigint, p_person text, p_person_id bigint, p_generation text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -82,10 +87,10 @@ BEGIN
 END
 $$;
 
--- The current operation was done, people say: p_response is an answer made of their evidence.
--- p_step and the rest are the operation that follows; with a null key and no p_code nothing does,
--- and a worker clears the order when its turn comes; p_code parks it. `outcome` is waiting, parked,
--- too_early or begin's problem.
+-- Two operators confirm that the current operation was done; p_response is an answer made of their
+-- evidence. p_step to p_request describe the next operation. With a null key and no p_code there is
+-- none, and a worker clears the order in its lane's turn; p_code parks it. `outcome` is waiting,
+-- parked, too_early, or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_confirm_done(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_response bytea, p_code text,
     p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea, p_generation text
@@ -103,7 +108,7 @@ BEGIN
         RETURN QUERY SELECT CASE b.problem WHEN '' THEN 'too_early' ELSE b.problem END, v_until, NULL::clearing_ref;
         RETURN;
     END IF;
-    -- what is done to the end clears, held or not
+    -- an order whose steps are all done is cleared, whether it is held or not
     v_code := CASE WHEN p_code <> '' THEN p_code WHEN p_key IS NOT NULL THEN (b.c).hold_code ELSE '' END;
     v_state := CASE v_code WHEN '' THEN 'waiting' ELSE 'parked' END;
     UPDATE clearing_clearing SET state = v_state, error_code = v_code, step = coalesce(p_step, step), attempts = 0, tries = 0, due_at = NULL,
@@ -122,9 +127,9 @@ BEGIN
 END
 $$;
 
--- The current operation was not done and never will be, people say: it counts as rejected. The
--- order stays parked; a retry may raise the key's revision now, or a void be asked for. `outcome`
--- is parked, too_early, says_done or begin's problem.
+-- Two operators confirm that the current operation was not done and never will be: it counts as
+-- rejected. The order stays parked; now a retry may raise the key's revision, or a void may be
+-- requested. `outcome` is parked, too_early, says_done, or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_confirm_not_done(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_response bytea, p_code text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -156,11 +161,11 @@ BEGIN
 END
 $$;
 
--- The order is closed. Never while an operation is open, pending or unknown, and never while a
--- request may be on its way. p_bookings: what people must book by hand. One that was voided before
--- a restore may have an operation pending or unknown: that void has settled it. `outcome` is
--- voided, too_early, says_done, unfinished (an operation is), finished (all are done) or begin's
--- problem.
+-- Voids the order: it is closed for ever. Refused while an operation is open, pending or unknown,
+-- and while a request may be in flight. An order that was voided before a restore may have an
+-- operation pending or unknown, since that void has settled it. p_bookings: what operators must book
+-- by hand. `outcome` is voided, too_early, says_done, unfinished (an operation is), finished (all
+-- are done), or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_void(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_last_step int,
     p_bookings jsonb, p_generation text

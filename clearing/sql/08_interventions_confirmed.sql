@@ -1,7 +1,7 @@
 -- What a worker does with an order whose last operation was confirmed by two operators.
 
--- The last operation was confirmed by people, and the claim has come to it: cleared, as by
--- clearing_finish, without an attempt that nobody made.
+-- Clears an order whose last operation was confirmed by operators, as clearing_finish does, but
+-- without an attempt, since no call was made.
 CREATE OR REPLACE FUNCTION clearing_finish_confirmed(
     p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_slippage numeric, p_generation text
 ) RETURNS TABLE (outcome text, hold_code text, next clearing_ref) LANGUAGE plpgsql AS $$
@@ -27,15 +27,18 @@ BEGIN
     IF FOUND THEN -- the answer to our COMMIT was lost
         SELECT * INTO v_next FROM clearing_queued_of(p_user);
         RETURN QUERY SELECT 'cleared', v_hold, v_next;
+    ELSIF EXISTS (SELECT FROM clearing_clearing c
+            WHERE c.id = p_id AND c.state = 'running' AND c.step = p_step AND c.epoch = p_epoch AND c.claimed_by = p_worker) THEN
+        RAISE EXCEPTION 'the operation of step % of clearing % was not confirmed', p_step, p_id USING ERRCODE = 'assert_failure';
     ELSE
         RETURN QUERY SELECT 'lost', '', NULL::clearing_ref;
     END IF;
 END
 $$;
 
--- A claim came to an operation that people confirmed, and an internal error keeps it from being
--- cleared: it parks, since it would be claimed again and again. What is done stays done: a retry of
--- the mended release clears it. `outcome` is parked or lost.
+-- Parks an order whose last operation was confirmed by operators, when an internal error keeps it
+-- from being cleared: otherwise it would be claimed again and again. The operation stays done, and a
+-- retry by a mended release clears the order. `outcome` is parked or lost.
 CREATE OR REPLACE FUNCTION clearing_park_confirmed(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_code text, p_generation text
 ) RETURNS TABLE (outcome text, next clearing_ref) LANGUAGE plpgsql AS $$

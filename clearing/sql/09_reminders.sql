@@ -1,10 +1,10 @@
--- Orders that operators are reminded of. Each pass marks what it returns, so that two sweeps at once
--- share them, and looks at no more than p_window rows, so that its cost doesn't grow with the table.
+-- Orders that operators are reminded of. Each pass marks the orders that it returns as reminded, so
+-- that two sweeps at once return different ones, and reads at most p_window rows, so that its cost
+-- doesn't grow with the table.
 
--- Orders that have waited for a person for longer than p_seconds, and since the last reminder;
--- first a CLOSE, or an order that a CLOSE of its contract waits behind: a user isn't paid. Marks
--- them as reminded; two sweeps at once share them. Looks at the p_window that are due the longest,
--- so that its cost doesn't grow with what is parked.
+-- Orders that have been parked for more than p_seconds, counted from the last reminder. First a
+-- CLOSE, or an order that a CLOSE of its contract waits for, since a user isn't paid. Reads the
+-- p_window orders that have been due the longest.
 CREATE OR REPLACE FUNCTION clearing_remind(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, error_code text, step int, waiting_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
@@ -34,11 +34,10 @@ BEGIN
 END
 $$;
 
--- Orders whose operation has been unknown or pending for longer than p_seconds, and since the last
--- reminder: they never park (rule 7), and hold their users' lanes. A CLOSE first. Marks them as
--- reminded; two sweeps at once share them. Looks at the p_window oldest of each state that weren't
--- reminded of, by an index; it passes over no more than were within p_seconds. One that is just
--- being asked for is left to a later pass.
+-- Orders whose operation has been unknown or pending for more than p_seconds, counted from the last
+-- reminder: they never park for their age (design, rule 7), and keep their users' lanes. A CLOSE
+-- first. Reads the p_window oldest of each state by an index, and skips at most those that were
+-- reminded of within p_seconds. An order that a worker runs at the moment is left to a later pass.
 CREATE OR REPLACE FUNCTION clearing_remind_unknown(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, counterparty text, error_code text, step int, state text, unknown_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,7 +1,7 @@
--- The database was restored from a backup: what it holds of unfinished orders may be behind what
--- the counterparties did. Every operation that isn't known to have ended becomes unknown, sent when
--- its order was made, and the ones that follow it are opened so (clearing.restored). One batch, by
--- id, so that neither locks nor time depend on how many orders are unfinished. Returns how many
+-- Marks unfinished orders after the database was restored from a backup, which may be behind what
+-- the counterparties did. Every operation that isn't known to have ended becomes unknown, first sent
+-- when its order was made; later operations of a marked order are opened as unknown, too. One batch,
+-- by id, so that locks and time don't depend on how many orders are unfinished. Returns how many
 -- were marked, and the last one's id (null: none left).
 CREATE OR REPLACE FUNCTION clearing_mark_restored(p_after bigint, p_limit int) RETURNS TABLE (marked int, last_id bigint) LANGUAGE plpgsql AS $$
 DECLARE
@@ -20,8 +20,8 @@ BEGIN
 END
 $$;
 
--- Whether an order counts as voided in the forgotten time: told so, and not released since. Its
--- void has named the bookings of all that was done then.
+-- Whether an order counts as voided in the forgotten time: it is on the list of voided orders, and
+-- was not released since. That void named the bookings of everything done until then.
 CREATE OR REPLACE FUNCTION clearing_voided_before(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM clearing_voidedbefore m JOIN orders_syncorder o ON o.order_id = m.order_id JOIN clearing_clearing c ON c.order_id = o.id
@@ -29,8 +29,8 @@ BEGIN
 END
 $$;
 
--- Whether that void leaves nothing of the order open: whatever isn't known of its operations was
--- before the restore, since nothing was sent after it.
+-- Whether that void settles every open question of the order: whatever is unknown of its operations
+-- happened before the restore, since nothing was sent after it.
 CREATE OR REPLACE FUNCTION clearing_is_settled(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN clearing_voided_before(p_id) AND NOT EXISTS (
@@ -39,9 +39,8 @@ BEGIN
 END
 $$;
 
--- The operations that were done since the restore, for which no void of the forgotten time has
--- named bookings: they were sent since, and answered, or their key was not known when it was asked
--- for.
+-- The operations that were done since the restore, whose bookings no void of the forgotten time can
+-- have named: they were sent and answered since, or a status query since found their key unknown.
 CREATE OR REPLACE FUNCTION clearing_done_since_restore(p_id bigint) RETURNS SETOF bigint LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY SELECT o.id FROM clearing_operation o WHERE o.clearing_id = p_id AND o.state = 'done' AND EXISTS (
@@ -50,10 +49,10 @@ BEGIN
 END
 $$;
 
--- Remembers orders that were voided in the forgotten time. What two people released stays so,
--- unless the database was restored since. The caller lets no order in meanwhile
--- (orders/intake/order_store.py), so that each is seen here by who accepts it, or by
--- clearing_hold_voided.
+-- Stores which orders were voided in the forgotten time. An order that two operators released stays
+-- released, unless the database was restored again since. The caller locks out inserts of orders
+-- meanwhile (orders/intake/order_store.py), so that either clearing_accept sees an order's entry, or
+-- clearing_hold_voided finds the order.
 CREATE OR REPLACE FUNCTION clearing_remember_voided(p_orders text[], p_actor text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO clearing_voidedbefore (order_id, at, actor) SELECT DISTINCT v, service_now(), p_actor FROM unnest(p_orders) v ORDER BY v
@@ -62,11 +61,11 @@ BEGIN
 END
 $$;
 
--- Holds such an order and parks it at once, whatever is or isn't known of its operation: no
--- question is left that its void hasn't answered. One that a worker has is parked before its next
--- step, a hold that stands already stays, and this one takes its place when it is released
--- (clearing_release). `found_state`: its state before, held (by this already), released (two people
--- said that it wasn't voided); no row: no such order yet.
+-- Holds an order that was voided in the forgotten time, and parks it at once, even if its
+-- operation's outcome is unknown, since its void has settled that. An order that a worker runs parks
+-- before its next step. A hold that was set before stays, and this one replaces it when it is
+-- released (clearing_release). `found_state`: its state before, held (by this already), released
+-- (two operators said that it wasn't voided); no row: no such order yet.
 CREATE OR REPLACE FUNCTION clearing_hold_voided(p_order text, p_actor text, p_generation text)
 RETURNS TABLE (found_state text, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
@@ -87,8 +86,8 @@ BEGIN
             NULL::clearing_ref;
         RETURN;
     END IF;
-    -- held_at: what was asked for before the order was told of, a void with bookings above all, is
-    -- no longer what it was
+    -- held_at: a request from before the order was listed must not be approved any more, above all
+    -- a void, whose bookings would be wrong
     UPDATE clearing_clearing l SET hold_code = CASE l.hold_code WHEN '' THEN v_code ELSE l.hold_code END, held_at = v_now
         WHERE l.id = c.id AND (l.hold_code = '' OR l.held_at < (SELECT m.at FROM clearing_voidedbefore m WHERE m.order_id = p_order));
     IF c.state NOT IN ('running', 'parked') THEN

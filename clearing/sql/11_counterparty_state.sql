@@ -1,9 +1,9 @@
--- How a counterparty stands with all of us. A missing row is a closed breaker, so that each
--- function makes its own.
+-- The state of each counterparty, shared by all processes. A missing row is a closed breaker, so
+-- each function inserts the row that it needs.
 
--- Moves a breaker that is in one of p_from. Returns the state that it was in, and whether the
--- counterparty was known to refuse us; no row: elsewhere by now, and nothing changed. After a trial
--- that failed the next probe waits longer each time, up to ten seconds.
+-- Moves a breaker that is in one of the states p_from. Returns its former state, and whether the
+-- counterparty was known to refuse us; no row: it is in another state by now, and nothing changed.
+-- After each failed trial the next probe waits longer, up to ten seconds.
 CREATE OR REPLACE FUNCTION clearing_move_breaker(
     p_name text, p_from text[], p_to text, p_cause text, p_refuses boolean, p_probe_seconds float8, p_actor text
 ) RETURNS TABLE (was text, refused boolean) LANGUAGE plpgsql AS $$
@@ -29,15 +29,14 @@ BEGIN
 END
 $$;
 
--- A time that a counterparty is waited for, null where no wait is so long: the clock was ahead when
--- it was written. The longest is RETRY_AFTER_MS_MAX, five minutes; one that is further off by less ends by
--- itself.
+-- A time until which calls wait; null if it is further away than any wait lasts, since then the
+-- clock was ahead when it was written. The longest wait is RETRY_AFTER_MS_MAX, five minutes.
 CREATE OR REPLACE FUNCTION clearing_if_near(p_until timestamptz, p_now timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_until <= p_now + interval '5 minutes' THEN p_until END
 $$;
 
--- Somebody found the counterparty full (p_busy_seconds), or was told to be quiet (p_quiet_ms): for
--- all of us.
+-- Notes for all processes that one of them found no free slot at the counterparty
+-- (p_busy_seconds), or was sent a Retry-After (p_quiet_ms).
 CREATE OR REPLACE FUNCTION clearing_standing_note(p_name text, p_busy_seconds float8, p_quiet_ms float8) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz := service_now();
@@ -49,8 +48,8 @@ BEGIN
 END
 $$;
 
--- Takes calls of a rate limit: as many as p_wanted, or what is there. The bucket holds half a
--- second's calls. `wait_ms`: until the next one.
+-- Takes tokens of a rate limit: p_wanted, or as many as there are. The bucket holds the tokens of
+-- half a second. `wait_ms`: until there is one.
 CREATE OR REPLACE FUNCTION clearing_lease_calls(p_name text, p_rate float8, p_wanted int) RETURNS TABLE (granted int, wait_ms float8)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -60,7 +59,7 @@ BEGIN
     INSERT INTO clearing_standing (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
     PERFORM FROM clearing_standing s WHERE s.name = p_name FOR UPDATE;
     v_now := service_now();
-    -- never less for time that passed: where the clock was put back, its bucket is what it was
+    -- a clock that was put back takes no tokens away
     SELECT least(greatest(1, p_rate / 2), greatest(s.tokens, 0) + greatest(coalesce(extract(epoch FROM v_now - s.tokens_at), 1e6), 0) * p_rate) INTO v_tokens
         FROM clearing_standing s WHERE s.name = p_name;
     granted := least(floor(v_tokens), p_wanted);
@@ -70,8 +69,8 @@ BEGIN
 END
 $$;
 
--- A person's pause of a counterparty (p_step 0) or of one of its steps, and its end. False: it was
--- so already.
+-- Sets or ends an operator's pause of a counterparty (p_step 0) or of one of its steps. False:
+-- nothing changed, it was paused, or not paused, already.
 CREATE OR REPLACE FUNCTION clearing_pause_set(p_name text, p_step int, p_paused boolean, p_reason text, p_actor text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF p_paused THEN

@@ -127,14 +127,17 @@ class TestConfirmedAsDone:
         assert not Attempt.objects.filter(operation=operation(clearing, 4), code="internal_error").exists()
 
     def test_a_claim_that_comes_too_late_clears_nothing(self, world: World) -> None:
-        clearing = rejected(world, Action.ADJUST)
-        work_like = claims.claim(world.accept("2").pk, 1, worker=lambda: "w", gives_up=lambda: True)
-        assert work_like is not None
+        clearing = confirmed_to_the_end(world)
+        work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
+        assert work is not None
+        shift_clock(60)
+        sweep()
 
-        recorded = interventions.finish_confirmed(work_like, Decimal(0), generation="")
+        recorded = interventions.finish_confirmed(work, Decimal(0), generation="")
 
+        shift_clock(0)
         clearing.refresh_from_db()
-        assert (recorded.outcome, Clearing.objects.get(pk=work_like.clearing_id).state) == ("lost", State.RUNNING)
+        assert (recorded.outcome, clearing.state) == ("lost", State.QUEUED)
 
     def test_a_held_order_stays_parked_behind_the_step(self, world: World) -> None:
         clearing = unknown(world)
