@@ -2,6 +2,7 @@
 pids are reused, and are stopped with everything that they started.
 """
 
+import atexit
 import contextlib
 import os
 import pwd
@@ -118,6 +119,14 @@ def _reap() -> None:
     """Takes our own children that have ended off the process table: nobody else does."""
     for child in _started:
         child.poll()
+
+
+@atexit.register
+def _let_go() -> None:
+    """At the interpreter's end Popen would warn of each child that it hasn't seen end."""
+    for child in _started:
+        if child.poll() is None:
+            child.returncode = 0
 
 
 def kill_group(group: int) -> None:

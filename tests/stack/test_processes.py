@@ -3,12 +3,14 @@ one that it still believes to run.
 """
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from stack.processes import Identity, gone, start_detached, stop, wait_until
+from stack.rundir import CHECKOUT
 
 
 def start(folder: Path) -> tuple["subprocess.Popen[bytes]", psutil.Process]:
@@ -50,3 +52,15 @@ class TestReaped:
         assert gone(ends_now, 0)
 
         assert child.returncode is not None
+
+    def test_no_warning_of_a_child_that_outlives_us(self, tmp_path: Path) -> None:
+        code = f"""
+from pathlib import Path
+from stack.processes import start_detached
+folder = Path({str(tmp_path)!r})
+print(start_detached(["sleep", "120"], log=folder / "log", cwd=folder).pid)
+"""
+        ended = subprocess.run([sys.executable, "-W", "always", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        psutil.Process(int(ended.stdout)).kill()
+
+        assert ended.stderr == ""
