@@ -85,11 +85,11 @@ bench-intake: ## the intake's benchmarks: decoder, consumer, gap pass over a mil
 state-machine: setup ## random sequences of events against the status table (EXAMPLES=500 SEED=); a failure names its seed
 	@STATE_MACHINE_EXAMPLES=$(or $(EXAMPLES),500) STATE_MACHINE_SEED=$(SEED) $(PYTEST) -s tests/clearing/store/test_state_machine.py
 
-upgrade-test: setup ## upgrade from an older release and back while orders flow, then the audit (FROM=commit ORDERS=200 JSON=1)
-	@$(PY) -m tests.upgrade $(call option,FROM) $(call option,ORDERS) $(json)
+upgrade-test: setup ## upgrade from an older release and back while orders flow, then the audit (FROM=commit ORDERS=200 SHORT=1 JSON=1)
+	@$(PY) -m tests.upgrade $(call option,FROM) $(call option,ORDERS) $(if $(SHORT),--short) $(json)
 
-rolling: setup ## replace every process one by one while orders flow, and measure the delay (RATE= SECONDS=20 JSON=1)
-	@$(PY) -m benchmarks rolling $(call option,RATE) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20)) $(json)
+rolling: setup ## replace every process one by one while orders flow, and measure the delay (RATE= SECONDS=20 REPLACE=worker,web JSON=1)
+	@$(PY) -m benchmarks rolling $(call option,RATE) $(call option,REPLACE) --seconds $(if $(filter file,$(origin SECONDS)),20,$(or $(SECONDS),20)) $(json)
 
 fuzz-decode: setup ## a million corrupted messages through the decoder: rows or UnreadableMessage must come out (COUNT=1000000 SEED=1)
 	@$(PY) -m tests.fuzz.decode --count $(or $(COUNT),1000000) --seed $(or $(SEED),1)

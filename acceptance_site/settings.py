@@ -50,7 +50,7 @@ SANDBOX_PORT = config.whole("SANDBOX_PORT", 8100, least=1, most=65_535)  # where
 CSRF_TRUSTED_ORIGINS = config.words("CSRF_TRUSTED_ORIGINS", [], pattern=r"https?://[^/\s]+", form="https://admin.example")
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # the pages are imported by urls.py: workers need none
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

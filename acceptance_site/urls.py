@@ -1,10 +1,12 @@
 """Every URL of the web process: the admin and the operational endpoints."""
 
+from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
 from ops.admin.addresses import admin_urls
 
+admin.autodiscover()
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin_urls()),

@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--rate", type=float, help="orders/s (overhead 100; rolling: half of what the machine holds, at most 40)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the flow is watched before (rolling)")
+    parser.add_argument("--replace", metavar="NAMES", help="only these processes, separated by commas (rolling: all)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of floor and ours in turn; the median counts (decode: ten times as many, the best)"
     )
@@ -111,7 +112,8 @@ def rolled(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """What it costs to replace every process."""
     from benchmarks import rolling
 
-    result = rolling.figures(default_folder(os.environ) / "rolling", options.rate, options.seconds)
+    names = options.replace.split(",") if options.replace else rolling.ORDER
+    result = rolling.figures(default_folder(os.environ) / "rolling", options.rate, options.seconds, names)
     return result, rolling.lines(result)
 
 

@@ -162,8 +162,12 @@ class Service:
         return span
 
 
-def figures(folder: Path, given_rate: float | None, seconds: float) -> dict[str, Any]:
-    """Runs it all; `seconds` is how long the flow is watched before. Raises BenchmarkError."""
+def figures(folder: Path, given_rate: float | None, seconds: float, names: Sequence[str] = ORDER) -> dict[str, Any]:
+    """Runs it all; `seconds` is how long the flow is watched before, `names` the processes to
+    replace. Raises BenchmarkError.
+    """
+    if unknown := [name for name in names if name not in ORDER]:
+        raise BenchmarkError(f"no process is called {', '.join(unknown)}: there are {', '.join(ORDER)}")
     service = Service(folder)
     with service.up() as variables:
         rate = service.rate(given_rate, variables["DATABASE_URL"])
@@ -172,7 +176,7 @@ def figures(folder: Path, given_rate: float | None, seconds: float) -> dict[str,
         with service.flowing(rate, variables["DATABASE_URL"]) as rate:
             with measured() as before:
                 time.sleep(seconds)
-            spans = {name: service.replace(name) for name in ORDER}
+            spans = {name: service.replace(name) for name in names}
         audit = service.manage("audit", "--json", "--wait=60")
         latencies = read_latencies(variables["DATABASE_URL"], began)
     whole = Span(min(span.start for span in spans.values()), max(span.end for span in spans.values()))

@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--from", dest="commit", default=LAST_RELEASE, metavar="COMMIT", help="the release to upgrade from (%(default)s)")
     parser.add_argument("--orders", type=int, default=200, help="orders that flow in each of the phases (%(default)s)")
     parser.add_argument("--rate", type=int, default=20, metavar="PER_SECOND", help="orders a second (%(default)s)")
+    parser.add_argument("--short", action="store_true", help="without the way back to the old functions, and forward again")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args()
     console = Console(stderr=True)
@@ -34,7 +35,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         from_commit, to_commit = resolve(options.commit), resolve("HEAD")
-        report = _run(console, from_commit, to_commit, orders=options.orders, rate=options.rate)
+        report = _run(console, from_commit, to_commit, orders=options.orders, rate=options.rate, short=options.short)
     except UpgradeError as error:
         if error.seen:
             console.print(error.seen, markup=False, highlight=False)
@@ -47,7 +48,7 @@ def main() -> int:
     return 0 if report.passed else EXIT_FAILED
 
 
-def _run(console: Console, from_commit: str, to_commit: str, *, orders: int, rate: int) -> Report:
+def _run(console: Console, from_commit: str, to_commit: str, *, orders: int, rate: int, short: bool) -> Report:
     began = time.monotonic()
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, disable=not console.is_terminal
@@ -59,7 +60,7 @@ def _run(console: Console, from_commit: str, to_commit: str, *, orders: int, rat
             if not console.is_terminal:
                 console.print(f"{time.monotonic() - began:6.1f} s  {step}", markup=False, highlight=False)
 
-        return run(from_commit, to_commit, orders=orders, rate=rate, show=show)
+        return run(from_commit, to_commit, orders=orders, rate=rate, short=short, show=show)
 
 
 def _print(report: Report) -> None:

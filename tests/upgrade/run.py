@@ -56,11 +56,15 @@ class Report:
 
 
 class Upgrade:
-    """Both releases on the same servers. `orders`: how many flow in each phase."""
+    """Both releases on the same servers. `orders`: how many flow in each phase; `short`: the old
+    functions stay away.
+    """
 
-    def __init__(self, old: Release, new: Release, servers: Servers, report: Report, *, orders: int, rate: int, show: Callable[[str], None]) -> None:
+    def __init__(
+        self, old: Release, new: Release, servers: Servers, report: Report, *, orders: int, rate: int, short: bool, show: Callable[[str], None]
+    ) -> None:
         self._old, self._new, self._servers, self._report = old, new, servers, report
-        self._orders, self._rate, self._show = orders, rate, show
+        self._orders, self._rate, self._short, self._show = orders, rate, short, show
         self._pids: dict[str, set[int]] = {old.name: set(), new.name: set()}
         self._processes = {release.name: _processes(release.checkout) for release in (old, new)}
         self._seed = 0
@@ -85,10 +89,11 @@ class Upgrade:
         self._new.services("down")
         with self._phase("rolled back: old processes, new schema and functions", self._old):
             pass
-        self._old.migrate(roll_back=True)
-        with self._phase("rolled back: old functions as well", self._old):
-            pass
-        self._new.migrate()
+        if not self._short:
+            self._old.migrate(roll_back=True)
+            with self._phase("rolled back: old functions as well", self._old):
+                pass
+            self._new.migrate()
         self._new.services("up")
         with self._phase("forward again, side by side", self._new):
             pass
@@ -166,7 +171,7 @@ def _processes(checkout: Path) -> list[str]:
     return [name for name in names if name != SANDBOX]
 
 
-def run(from_commit: str, to_commit: str, *, orders: int, rate: int, show: Callable[[str], None]) -> Report:
+def run(from_commit: str, to_commit: str, *, orders: int, rate: int, short: bool, show: Callable[[str], None]) -> Report:
     """Upgrades from the commit to this checkout. Raises UpgradeError, with the ends of all logs."""
     report = Report(from_commit, to_commit)
     with tempfile.TemporaryDirectory(prefix="upgrade-") as name, ExitStack() as ends:
@@ -184,7 +189,7 @@ def run(from_commit: str, to_commit: str, *, orders: int, rate: int, show: Calla
         ends.callback(new.manage, "stack", "down", expect=None)
         old.migrate()
         try:
-            Upgrade(old, new, servers, report, orders=orders, rate=rate, show=show).run()
+            Upgrade(old, new, servers, report, orders=orders, rate=rate, short=short, show=show).run()
         except (UpgradeError, AssertionError, OSError) as error:
             seen = f"{old.log_tails()}\n{new.log_tails()}\nstates: {dict(servers.states())}"
             raise UpgradeError(str(error), seen) from error
