@@ -21,7 +21,7 @@ from tests.simulation import counter, people, run, world
 from tests.simulation.run import Found, simulate
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
-ORDERS = 120
+ORDERS = 60
 FUNCTION = re.compile(r"CREATE OR REPLACE FUNCTION clearing_promote\(.*?\n\$\$;", re.DOTALL)
 
 
@@ -71,7 +71,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Nothing breaks but this one thing, soon and often; and the end isn't waited for as long."""
 
     def set_up(trouble: str, **of_world: object) -> None:
-        for name, value in {"TROUBLES": (trouble,), "BREAK_SECONDS": (0.1, 0.2), "QUIET_SECONDS_MAX": 90.0, **of_world}.items():
+        for name, value in {"TROUBLES": (trouble,), "BREAK_SECONDS": (0.1, 0.2), "QUIET_SECONDS_MAX": 60.0, **of_world}.items():
             monkeypatch.setattr(world, name, value)
 
     return set_up
@@ -83,7 +83,7 @@ class TestABrokenEngine:
     def test_messages_that_are_gone_are_never_sent_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recovery, "resend", lambda *_, **__: [])
         monkeypatch.setattr("tests.simulation.broker.LOST", 0.1)
-        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 60.0)
 
         found = simulate(ORDERS, seed=5)
 
@@ -103,7 +103,7 @@ class TestABrokenEngine:
 
     def test_what_the_log_lost_is_never_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(counter, "NOT_LOGGED", 0.1)
-        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 60.0)
         monkeypatch.setattr(counter.Counter, "shards", lambda self: Shards((), self._now_ms()))
 
         found = simulate(ORDERS, seed=5)
@@ -131,7 +131,7 @@ class TestABrokenEngine:
             raise NotPossible("expired", "")
 
         monkeypatch.setattr(counter, "CHANGED", 0.1)
-        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 90.0)
+        monkeypatch.setattr(world, "QUIET_SECONDS_MAX", 60.0)
         monkeypatch.setattr(requests, "approve", approve)
 
         found = simulate(ORDERS, seed=5)
