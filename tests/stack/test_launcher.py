@@ -20,6 +20,13 @@ from stack.rundir import CHECKOUT
 from tests.stack.conftest import NAMED, MakeStack, processes_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's ways: run as root")
+OTHERS_NAMED = {name: NAMED[name] for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS")}
+
+
+@pytest.fixture
+def broker_alone(make_stack: MakeStack) -> Stack:
+    """A stack of the one server that starts quickly, for what holds for each of them."""
+    return make_stack(OTHERS_NAMED)
 
 
 def pids(stack: Stack) -> dict[str, int | None]:
@@ -69,7 +76,7 @@ class TestUp:
 
     def test_two_at_once_start_each_server_once(self, make_stack: MakeStack, folder: Path) -> None:
         with ThreadPoolExecutor() as pool:
-            first, second = pool.map(lambda stack: stack.up(), [make_stack(), make_stack()])
+            first, second = pool.map(lambda stack: stack.up(), [make_stack(OTHERS_NAMED), make_stack(OTHERS_NAMED)])
 
         assert first == second
         assert len([line for line in processes_of(folder) if "valkey-server" in line]) == 1
@@ -86,16 +93,16 @@ class TestUp:
 
         assert query(variables["DATABASE_URL"], "SELECT count(*) FROM kept") == [(0,)]
 
-    def test_a_frozen_server_is_replaced(self, stack: Stack) -> None:
-        stack.up()
-        frozen = pids(stack)["valkey"]
+    def test_a_frozen_server_is_replaced(self, broker_alone: Stack) -> None:
+        broker_alone.up()
+        frozen = pids(broker_alone)["valkey"]
         assert frozen is not None
         os.kill(frozen, signal.SIGSTOP)
 
-        stack.up()
+        broker_alone.up()
 
-        assert states(stack)["valkey"] == "up"
-        assert pids(stack)["valkey"] != frozen
+        assert states(broker_alone)["valkey"] == "up"
+        assert pids(broker_alone)["valkey"] != frozen
 
     def test_servers_whose_record_was_lost_are_replaced(self, stack: Stack, folder: Path) -> None:
         stack.up()
@@ -118,34 +125,34 @@ class TestUp:
 
         assert set(states(stack).values()) == {"up"}
 
-    def test_a_remembered_port_that_somebody_took_is_replaced(self, stack: Stack) -> None:
-        stack.up()
-        port = stack.run_dir.recall().ports["valkey"]
-        stack.down()
+    def test_a_remembered_port_that_somebody_took_is_replaced(self, broker_alone: Stack) -> None:
+        broker_alone.up()
+        port = broker_alone.run_dir.recall().ports["valkey"]
+        broker_alone.down()
 
         with socket.create_server(("127.0.0.1", port)):
-            variables = stack.up()
+            variables = broker_alone.up()
 
         assert not variables["BROKER_URL"].endswith(f":{port}/0")
-        assert states(stack)["valkey"] == "up"
+        assert states(broker_alone)["valkey"] == "up"
 
-    def test_a_port_that_is_taken_for_a_moment_is_waited_for(self, stack: Stack) -> None:
-        before = stack.up()
-        stack.down()
-        port = stack.run_dir.recall().ports["valkey"]
+    def test_a_port_that_is_taken_for_a_moment_is_waited_for(self, broker_alone: Stack) -> None:
+        before = broker_alone.up()
+        broker_alone.down()
+        port = broker_alone.run_dir.recall().ports["valkey"]
 
         holder = socket.create_server(("127.0.0.1", port))
         threading.Timer(0.5, holder.close).start()
 
-        assert stack.up()["BROKER_URL"] == before["BROKER_URL"]
+        assert broker_alone.up()["BROKER_URL"] == before["BROKER_URL"]
 
-    def test_it_says_why_a_server_does_not_start(self, stack: Stack, folder: Path) -> None:
-        stack.up()
-        stack.down()
+    def test_it_says_why_a_server_does_not_start(self, broker_alone: Stack, folder: Path) -> None:
+        broker_alone.up()
+        broker_alone.down()
         (folder / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
 
         with pytest.raises(StackError, match=r"valkey didn't start(.|\n)*manifest"):
-            stack.up()
+            broker_alone.up()
 
 
 class TestNamedServers:
@@ -159,7 +166,7 @@ class TestNamedServers:
         assert processes_of(folder) == []
 
     def test_leave_the_other_kinds_to_the_stack(self, make_stack: MakeStack) -> None:
-        stack = make_stack({name: NAMED[name] for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS")})
+        stack = make_stack(OTHERS_NAMED)
 
         stack.up()
 
