@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,13 @@ from base.alarms import alarm
 from base.metrics import REGISTRY
 
 PRELUDE = "import django; django.setup(); import logging, structlog; from base import logs; log = structlog.get_logger('own');"
+END = "the end\n"
+OBEYS = f"""
+import json, sys
+for line in sys.stdin:
+    exec(json.loads(line))
+    print({END!r}, end="", flush=True)
+"""
 
 
 def run(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -21,13 +29,28 @@ def run(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", PRELUDE + script], env=names, capture_output=True, text=True, check=False, timeout=60)
 
 
-def lines(script: str, **environment: str) -> list[dict[str, Any]]:
-    """What a process logs, each line decoded."""
-    return [json.loads(line) for line in run(script, **environment).stdout.splitlines()]
+Lines = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def lines() -> Iterator[Lines]:
+    """What a process logs, each line decoded: one process for all, which takes seconds to start."""
+    names = {**os.environ, "DJANGO_SETTINGS_MODULE": "acceptance_site.settings", "METRICS_DIR": ""}
+    with subprocess.Popen([sys.executable, "-c", PRELUDE + OBEYS], env=names, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        told, said = process.stdin, process.stdout
+
+        def logged(script: str) -> list[dict[str, Any]]:
+            print(json.dumps(script), file=told, flush=True)
+            return [json.loads(line) for line in iter(said.readline, END)]
+
+        yield logged
+        told.close()
 
 
 class TestLines:
-    def test_ours_and_the_standard_library_s_look_alike(self) -> None:
+    def test_ours_and_the_standard_library_s_look_alike(self, lines: Lines) -> None:
         own, foreign = lines("log.warning('own words', amount=1); logging.getLogger('lib').warning('theirs: %s', 7)")
 
         assert own["event"] == "own words"
@@ -35,7 +58,7 @@ class TestLines:
         assert foreign["event"] == "theirs: 7"
         assert {"at", "level", "logger"} <= own.keys() & foreign.keys()
 
-    def test_an_order_is_on_every_line_inside(self) -> None:
+    def test_an_order_is_on_every_line_inside(self, lines: Lines) -> None:
         inside, outside = lines(
             "\nwith logs.bind_order('o-1', step=3, epoch=2):\n    logging.getLogger('lib').error('inside')\nlogging.getLogger('lib').error('outside')"
         )
@@ -43,17 +66,17 @@ class TestLines:
         assert (inside["order_id"], inside["step"], inside["epoch"]) == ("o-1", 3, 2)
         assert "order_id" not in outside
 
-    def test_an_exception_is_one_line(self) -> None:
+    def test_an_exception_is_one_line(self, lines: Lines) -> None:
         (line,) = lines("\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('broken')")
 
         assert "ZeroDivisionError" in line["exception"]
 
-    def test_values_that_json_does_not_know_are_written_as_text(self) -> None:
+    def test_values_that_json_does_not_know_are_written_as_text(self, lines: Lines) -> None:
         (line,) = lines(r"from decimal import Decimal; log.warning('odd', amount=Decimal('1.50'), raw=b'\xff', name='\ud800')")
 
         assert line["amount"] == "1.50"
 
-    def test_chatter_of_libraries_is_left_out(self) -> None:
+    def test_chatter_of_libraries_is_left_out(self, lines: Lines) -> None:
         assert lines("logging.getLogger('celery.worker.strategy').info('received'); logging.getLogger('kafka.conn').info('connected')") == []
 
     def test_a_command_may_keep_stdout_for_its_result(self) -> None:
