@@ -47,8 +47,8 @@ down: setup ## stop everything, also what a killed test run left
 			touch "$$folder/pytest.lock"; \
 			flock --nonblock "$$folder/pytest.lock" env RUN_DIR="$$folder" $(MANAGE) stack down || true; fi; done
 
-demo: setup ## clear 500 orders on a service of its own; Ctrl-C ends it (ONCE=1: ends by itself with the audit's exit code)
-	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once)
+demo: setup ## clear 500 orders on a service of its own; Ctrl-C ends it (ONCE=1: ends by itself with the audit's exit code; COUNT=500)
+	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once) $(call option,COUNT)
 
 test: setup ## all tests, on servers of their own
 	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
