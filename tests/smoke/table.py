@@ -97,7 +97,7 @@ ALONE: Final = (
     Check("stack.compose_check", ("python -m stack.compose_check",), (PY, "-m", "stack.compose_check"), 2),
     make("fuzz-decode", 5, "COUNT=20000"),
     make("simulate", 20, "ORDERS=500"),
-    make("crashpoints", 25, "SAMPLE=20", "SEED=1", "SCENARIO=sweep"),
+    make("crashpoints", 15, "SEED=1", "SCENARIO=steps/close"),
     make(
         "bench",
         45,
