@@ -51,8 +51,7 @@ demo: setup ## clear 500 orders on a service of its own; Ctrl-C ends it (ONCE=1:
 	@trap '$(MAKE) down' EXIT; trap 'exit 130' INT TERM; $(MAKE) up && $(MANAGE) demo $(if $(ONCE),--once) $(call option,COUNT)
 
 test: setup ## all tests, on servers of their own
-	@$(PYTEST) -n 2 --dist loadfile -m "not processes and not zookeeper"
-	@$(PYTEST) -n 2 --dist loadfile -m "processes and not zookeeper"
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not zookeeper"
 
 smoke: setup ## every documented command once, on a small size (ONLY="rolling,make demo" SKIP=chaos JSON=1)
 	@$(PY) -m tests.smoke $(if $(ONLY),--only "$(ONLY)") $(if $(SKIP),--skip "$(SKIP)") $(json)

@@ -179,7 +179,7 @@ class Stack:
         variables |= {variable: str(memory.ports[name]) for variable, name in SERVICE_PORTS.items()}
         if not self.is_named(Kafka.variable):
             variables["KAFKA_ASSIGNMENT"] = "range"  # the emulator gives the second member of a cooperative group no partitions
-            variables["KAFKA_IDLE_SLEEP_MS"] = "8"  # the emulator doesn't wait for data: a consumer would poll it all the time
+            variables["KAFKA_IDLE_SLEEP_MS"] = "64"  # the emulator doesn't wait for data: a consumer would poll it all the time
         if not any(self.is_named(variable) for variable in COUNTERPARTIES):
             base = f"http://{LOOPBACK}:{memory.ports['sandbox']}"
             variables |= {variable: f"{base}/{prefix}" for variable, prefix in COUNTERPARTIES.items()}

@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
 SHORT_POLL_MS: Final = 2  # of a broker that never waits for data (KAFKA_IDLE_SLEEP_MS): enough for one response
+IDLE_SLEEP_MS_MIN: Final = 8.0
+IDLE_SHARE: Final = 0.1  # of the time since the last message
 COMMIT_SECONDS: Final = 0.1  # offsets are committed no more often: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
@@ -191,7 +193,7 @@ class BinlogConsumer:
             self._commit(consumer)
         if not polled:
             self._idle(bool(consumer.assignment()))
-            self._stopping.wait(settings.KAFKA_IDLE_SLEEP_MS / 1000)
+            self._stopping.wait(idle_sleep_seconds(time.monotonic() - self._last_data))
             return
         self._last_data = time.monotonic()
         try:
@@ -285,6 +287,14 @@ class BinlogConsumer:
             names = {"topic": settings.KAFKA_TOPIC, "servers": settings.KAFKA_BOOTSTRAP_SERVERS}
             fix = "is the broker up, does the topic exist, and has it more partitions than the group has other members?"
             log.warning("no partitions assigned", fix=fix, **names)
+
+
+def idle_sleep_seconds(quiet_seconds: float) -> float:
+    """The pause before the next poll of a broker that doesn't wait for data (KAFKA_IDLE_SLEEP_MS,
+    the longest one) when nothing came for `quiet_seconds`: a tenth of that, so that a flow of
+    orders doesn't wait and a quiet night doesn't cost a third of a core.
+    """
+    return min(max(IDLE_SLEEP_MS_MIN, quiet_seconds * 1000 * IDLE_SHARE), settings.KAFKA_IDLE_SLEEP_MS) / 1000
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from stack.rundir import CHECKOUT
-from tests.support.service import LiveService, live_service
+from tests.support.service import WITHOUT_WEB, LiveService, live_service
 
 
 @pytest.fixture(scope="module")
@@ -11,5 +11,5 @@ def service() -> Iterator[LiveService]:
     """One running service for the tests of a module; each test adds orders to it, and the audit
     looks at all of them.
     """
-    with live_service(CHECKOUT / ".run" / "acceptance") as running:
+    with live_service(CHECKOUT / ".run" / "acceptance", services=WITHOUT_WEB) as running:
         yield running

@@ -73,11 +73,11 @@ def sent_again(service: LiveService) -> int:
 
 class TestGoodDay:
     def test_mixed_orders_of_many_users_clear(self, service: LiveService) -> None:
-        service.place(200, users=20)
+        service.place(120, users=20)
 
         report = service.audit()
 
-        assert (report["placed"], report["cleared"], report["missing"]["count"], report["doubled"]["count"]) == (200, 200, 0, 0)
+        assert (report["placed"], report["cleared"], report["missing"]["count"], report["doubled"]["count"]) == (120, 120, 0, 0)
 
     def test_the_topic_read_again_from_its_beginning_changes_nothing(self, service: LiveService) -> None:
         before = service.audit()
@@ -92,7 +92,7 @@ class TestKilled:
     def test_a_worker_killed_in_the_middle(self, service: LiveService) -> None:
         recovered = count(service, RECOVERED)
 
-        with flow(service, 200, seed=2) as orders:
+        with flow(service, 120, seed=2) as orders:
             orders.wait_for_middle()
             wait_until(lambda: count(service, CLAIMED) > 0)
             service.kill("worker")
@@ -102,7 +102,7 @@ class TestKilled:
     def test_a_worker_told_to_stop_in_the_middle(self, service: LiveService) -> None:
         handed_back = count(service, QUEUED_AGAIN)
 
-        with flow(service, 150, seed=3) as orders:
+        with flow(service, 120, seed=3) as orders:
             orders.wait_for_middle()
             wait_until(lambda: count(service, CLAIMED) > 0)
             service.kill("worker", signal.SIGTERM)
@@ -122,7 +122,7 @@ class TestKilled:
     def test_a_broker_that_was_wiped_five_times(self, service: LiveService) -> None:
         before = sent_again(service)
 
-        with flow(service, 250, seed=6, users=80, rate=100) as orders:  # more users than the worker takes messages at once
+        with flow(service, 200, seed=6, users=80, rate=100) as orders:  # more users than the worker takes messages at once
             for number in range(1, 6):
                 orders.wait_for_middle(number / 10)
                 wait_until(lambda: messages(service) > 0)

@@ -38,8 +38,7 @@ APART = """
 def service() -> Iterator[LiveService]:
     """Everything but the workers."""
     folder, window = CHECKOUT / ".run" / "neighbours", str(DEADLINE_MS // 1000)
-    with live_service(folder, with_services=False, GATEWAY_DEADLINE_MS=str(DEADLINE_MS), BREAKER_WINDOW_SECONDS=window) as running:
-        running.manage("stack", "services", "up", *WITHOUT_WORKER)
+    with live_service(folder, services=WITHOUT_WORKER, GATEWAY_DEADLINE_MS=str(DEADLINE_MS), BREAKER_WINDOW_SECONDS=window) as running:
         yield running
 
 

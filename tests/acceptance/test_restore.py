@@ -14,19 +14,18 @@ import psycopg2
 import pytest
 
 from stack.postgres import installed
-from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
-from tests.support.service import LiveService, live_service
+from tests.support.service import WITHOUT_WEB, LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
 SECONDS_MAX = 60
-OURS = [name for name in read_procfile(CHECKOUT / "Procfile") if name != "sandbox"]  # whoever works on the database
+OURS = [name for name in WITHOUT_WEB if name != "sandbox"]  # whoever works on the database
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[LiveService]:
-    with live_service(CHECKOUT / ".run" / "restore") as running:
+    with live_service(CHECKOUT / ".run" / "restore", services=WITHOUT_WEB) as running:
         yield running
 
 
@@ -74,7 +73,7 @@ def test_every_order_comes_back_and_none_is_cleared_twice(service: LiveService, 
     marked = json.loads(service.manage("mark_restored", "--reason=test", "--json").stdout)
     replayed = json.loads(service.manage("replay", f"--from-time={before_the_backup.isoformat()}", "--restored", "--json").stdout)
     service.manage("compensate", f"--since={before_the_backup.isoformat()}")
-    service.manage("stack", "services", "up")
+    service.manage("stack", "services", "up", *WITHOUT_WEB)
 
     report = service.audit()
     assert (report["placed"], report["cleared"], report["doubled"]["count"]) == (240, 240, 0)

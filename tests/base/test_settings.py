@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import structlog
 
 from acceptance_site.configuration import EXIT_CONFIGURATION
 from stack.rundir import CHECKOUT
@@ -22,13 +23,21 @@ Read = Callable[..., tuple[dict[str, Any], list[str]]]
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Read:
-    """Reads settings.py under an environment: what it sets, and the lines of stderr."""
+    """Reads settings.py under an environment: what it sets, and the lines of stderr.
+
+    It sets structlog up, too, which is undone: loggers that wrote before stay with the processors
+    of then, and `capture_logs` of the tests that follow would only reach the new ones.
+    """
 
     def run(**variables: str) -> tuple[dict[str, Any], list[str]]:
         capsys.readouterr()
         values: dict[str, Any] = {}
-        with mock.patch.dict(os.environ, {**COMPLETE, **variables}, clear=True), suppress(SystemExit):
-            values = runpy.run_path(str(CHECKOUT / "acceptance_site" / "settings.py"))
+        logging = structlog.get_config()
+        try:
+            with mock.patch.dict(os.environ, {**COMPLETE, **variables}, clear=True), suppress(SystemExit):
+                values = runpy.run_path(str(CHECKOUT / "acceptance_site" / "settings.py"))
+        finally:
+            structlog.configure(**logging)
         return values, capsys.readouterr().err.splitlines()
 
     return run

@@ -113,8 +113,8 @@ class Run:
         outcome = Outcome(self.seed, self.orders, self.rate)
         port = find_free(set())
         settings = {"COUNTER_URL": f"http://127.0.0.1:{port}/counter", "COUNTER_KEY": "endurance", "KAFKA_TOPIC": TOPIC}
-        with live_service(folder, durable=self.durable, with_services=False, **settings) as service, self._counter(service, port) as counter:
-            service.manage("stack", "services", "up", "consumer", "worker-ops", "beat")
+        served = live_service(folder, services=("consumer", "worker-ops", "beat"), durable=self.durable, **settings)
+        with served as service, self._counter(service, port) as counter:
             database_url = service.variable("DATABASE_URL")
             try:
                 self._let_through(outcome, Watch(service, database_url, counter), on_progress)

@@ -8,7 +8,7 @@ import pytest
 
 from stack.rundir import CHECKOUT
 from stack.zookeeper import ZooKeeper, missing
-from tests.support.service import LiveService, live_service
+from tests.support.service import WITHOUT_WEB, LiveService, live_service
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -33,7 +33,8 @@ class TestZooKeeperIsAway:
         server.start()
         try:
             url = f"zk://{server.address}/acceptance"
-            with live_service(CHECKOUT / ".run" / "outage", LEADERSHIP_URL=url, ZOOKEEPER_SESSION_SECONDS="1") as service:
+            its_folder = CHECKOUT / ".run" / "outage"
+            with live_service(its_folder, services=WITHOUT_WEB, LEADERSHIP_URL=url, ZOOKEEPER_SESSION_SECONDS="1") as service:
                 service.place(20, users=5)
                 service.audit()
 

@@ -3,6 +3,7 @@ what the database says of their writes.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,8 +117,11 @@ class Trial:
         self._ends.close()
 
     def _start_database(self) -> None:
+        """On nothing that an earlier run left: its fence may be one that lets all through."""
         environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "LEADERSHIP_URL"}}
         self.stack = Stack(self.folder, {**environment, **NEEDLESS})
+        self.stack.down()
+        shutil.rmtree(self.folder, ignore_errors=True)
         self._ends.callback(self.stack.down)
         self.url = self.stack.up()["DATABASE_URL"]
         forget_durability(self.url)

@@ -16,6 +16,7 @@ PY: Final = sys.executable
 EXCEPTIONS_MAX: Final = 6
 EXCEPTIONS: Final[Mapping[str, str]] = {
     "make test": "the test suite: it has a step of its own in .ci/run",
+    "make lint": "the checks of the source: they have a step of their own in .ci/run",
     "make smoke": "this run",
     "make pins": "rewrites the pinned requirements, from whatever the package index has today",
     "make clean": "removes the virtual environment that this run uses",
@@ -92,7 +93,6 @@ def figure(name: str, seconds: float, *options: str) -> Check:
 
 ALONE: Final = (
     make("setup", 2),
-    make("lint", 60),
     Check("stack.zookeeper", ("python -m stack.zookeeper",), (PY, "-m", "stack.zookeeper"), 1, needs=zookeeper.missing),
     Check("stack.compose_check", ("python -m stack.compose_check",), (PY, "-m", "stack.compose_check"), 2),
     make("fuzz-decode", 5, "COUNT=20000"),

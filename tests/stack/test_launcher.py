@@ -20,6 +20,8 @@ from stack.rundir import CHECKOUT
 from tests.stack.conftest import NAMED, MakeStack, processes_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's ways: run as root")
+
+pytestmark = pytest.mark.processes
 OTHERS_NAMED = {name: NAMED[name] for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS")}
 
 

@@ -15,6 +15,7 @@ from stack.services import ServiceLine, Services
 from stack.supervisor import read_status
 from tests.stack.conftest import NAMED, MakeStack, processes_of
 
+pytestmark = pytest.mark.processes
 PROCFILE = """
 # what the others call
 sandbox: python -m http.server --bind 127.0.0.1 ${SANDBOX_PORT}

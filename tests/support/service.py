@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ import psycopg2
 import redis
 
 from benchmarks import machine
+from stack.errors import StackError
+from stack.launcher import Stack
+from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
+from stack.services import Services
 from tests.support.servers import forget_durability
 from tests.support.waiting import wait_until
 
 COMMAND_SECONDS_MAX = 150
+ALL = tuple(read_procfile(CHECKOUT / "Procfile"))
+WITHOUT_WEB = tuple(name for name in ALL if name != "web")  # two processes fewer to start, where no page is looked at
 
 
 @dataclass
@@ -148,23 +154,26 @@ class LiveService:
 
 
 @contextmanager
-def live_service(folder: Path, *, with_services: bool = True, durable: bool = False, **settings: str) -> Iterator[LiveService]:
-    """Brings everything up from nothing, with these settings, and takes it down. `with_services`
-    False: the servers alone.
+def live_service(folder: Path, *, services: Collection[str] = ALL, durable: bool = False, **settings: str) -> Iterator[LiveService]:
+    """Brings these services of the Procfile up from nothing, with these settings, and takes
+    everything down.
 
     `durable`: PostgreSQL waits for its disk at each commit, as in production.
     """
     shutil.rmtree(folder, ignore_errors=True)
     inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     service = LiveService(folder, {**inherited, "RUN_DIR": str(folder), **settings})
+    stack = Stack(folder, service.environment)
     try:
-        service.manage("stack", "up")
+        stack.up()
         if not durable:
             forget_durability(service.variable("DATABASE_URL"))
         service.manage("migrate", "--verbosity=0")
-        if with_services:
-            service.manage("stack", "services", "up")
+        if services:
+            service.manage("stack", "services", "up", *services)
         yield service
     finally:
-        service.manage("stack", "down", check=False)
+        with suppress(StackError):  # a failure to start is what to tell
+            Services(stack).down()
+        stack.down()
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ TAKEN_BACK = """
 
 @pytest.fixture
 def servers() -> Iterator[LiveService]:
-    with live_service(CHECKOUT / ".run" / "sweep-outage", with_services=False) as running:
+    with live_service(CHECKOUT / ".run" / "sweep-outage", services=()) as running:
         yield running
 
 
