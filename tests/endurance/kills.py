@@ -28,7 +28,7 @@ from benchmarks.machine import TRIAL_IN_ALL, Rate, slowness
 from stack.launcher import Stack
 from stack.rundir import CHECKOUT
 from stack.services import Services
-from tests.support.service import WITHOUT_WEB, LiveService, live_service
+from tests.support.service import LiveService, live_service
 from tests.support.waiting import wait_until
 
 NEVER_SECONDS: Final = "43200"
@@ -87,7 +87,7 @@ class Run:
     def measure(self, folder: Path, on_progress: Callable[[int], None] = lambda _kills: None) -> Outcome:
         """Brings everything up, places and kills, and has the audit look."""
         settings = {"GAP_PASS_SECONDS": NEVER_SECONDS, "RECONCILE_SECONDS": NEVER_SECONDS}
-        with live_service(folder, services=WITHOUT_WEB, durable=self.durable, **settings) as service:
+        with live_service(folder, durable=self.durable, **settings) as service:
             rate = Rate(self.rate) if self.rate else Rate.of(service.held(), RATE_MAX)
             outcome = Outcome(self.orders, rate.places, self.seed, rate.holds, TRIAL_IN_ALL if rate.holds else 0)
             started = time.monotonic()

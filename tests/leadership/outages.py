@@ -21,7 +21,7 @@ from stack.processes import gone
 from stack.procfile import read_procfile
 from stack.rundir import CHECKOUT
 from stack.zookeeper import ZooKeeper, missing
-from tests.support.service import WITHOUT_WEB, LiveService, live_service
+from tests.support.service import LiveService, live_service
 
 RATE_MAX: Final = 40.0  # orders a second, unless told otherwise
 AROUND_SECONDS: Final = 10  # of orders before, between and after the outages
@@ -85,7 +85,7 @@ def run(folder: Path, zookeeper_seconds: float, postgres_seconds: float, given_r
     server = ZooKeeper(folder / "zookeeper")
     server.start()
     try:
-        with live_service(folder / "service", services=WITHOUT_WEB, LEADERSHIP_URL=f"zk://{server.address}/acceptance") as service:
+        with live_service(folder / "service", LEADERSHIP_URL=f"zk://{server.address}/acceptance") as service:
             rate = Rate(given_rate) if given_rate else Rate.of(service.held(), RATE_MAX)
             sys.stderr.write(f"{rate}; {slowness()}\n")
             orders = int(rate.places * (3 * AROUND_SECONDS + zookeeper_seconds + postgres_seconds))
