@@ -168,11 +168,21 @@ class Scene:
         """One order is voided; a void of another and a confirmation wait for a second operator."""
         voided, void_asked = self.ids("parked")[:2]
         unknown = self.ids("unknown")[0]
-        ann.ask(voided, "void")
-        [(intervention,)] = self.servers.query("SELECT id FROM clearing_intervention WHERE clearing_id = %s", voided)
-        bob.decide(intervention, "approve")
+        bob.decide(self._asked(ann, voided, "void"), "approve")
         wait_until(lambda: self.servers.states()["voided"] == 1, seconds=STATE_SECONDS_MAX)
-        ann.ask(void_asked, "void")
-        ann.ask(unknown, "confirm_not_done")
-        rows = self.servers.query("SELECT id FROM clearing_intervention WHERE state = 'requested' ORDER BY id")
-        self.interventions = [row[0] for row in rows]
+        self.interventions = [self._asked(ann, void_asked, "void"), self._asked(ann, unknown, "confirm_not_done")]
+
+    def _asked(self, operator: Operator, clearing: int, kind: str) -> int:
+        """The intervention that an operator requested. The request is made again while the order is
+        refused one because an attempt of it runs at that moment.
+        """
+        found: list[int] = []
+
+        def requested() -> bool:
+            operator.ask(clearing, kind)
+            rows = self.servers.query("SELECT id FROM clearing_intervention WHERE clearing_id = %s AND state = 'requested'", clearing)
+            found.extend(row[0] for row in rows)
+            return bool(found)
+
+        wait_until(requested, seconds=STATE_SECONDS_MAX, pause_seconds=0.5)
+        return found[0]
