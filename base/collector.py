@@ -2,8 +2,8 @@
 
 What is imported lives as long as its process: 80,000 objects in a worker. CPython's collector looks
 through all of them again and again while they become more, in each full collection of a worker's
-life, and once more at its end. Without that a command starts and ends in 1.4 s of CPU instead of
-1.9, and a worker stops in 0.1 s instead of 0.8.
+life, and once more at its end. Without that `manage.py audit --help` takes 1.2 s of CPU instead of
+1.6, and a worker that is told to stop takes 0.25 s instead of 0.85.
 """
 
 import gc

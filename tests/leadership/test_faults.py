@@ -17,7 +17,12 @@ LET_ALL_THROUGH = "CREATE OR REPLACE FUNCTION base_fence(p_term bigint, p_ms int
 
 @pytest.fixture(scope="module")
 def trial() -> Iterator[Trial]:
-    with Trial(CHECKOUT / ".run" / "faults-test", 0, SESSION_SECONDS) as started:
+    folder = CHECKOUT / ".run" / "faults-test"
+    left = folder / "left-by-an-earlier-run"
+    folder.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    with Trial(folder, 0, SESSION_SECONDS) as started:
+        assert not left.exists()  # as the fence that the last test here replaces would be
         yield started
 
 
