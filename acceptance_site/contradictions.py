@@ -15,6 +15,7 @@ def check(config: Configuration, settings: Mapping[str, Any]) -> None:
     _claims_and_calls(config, settings)
     _database(config, settings)
     _intake(config, settings)
+    _money(config, settings)
     _sweep(config, settings)
     _alarms(config, settings)
 
@@ -92,6 +93,25 @@ def _intake(config: Configuration, settings: Mapping[str, Any]) -> None:
         "RECONCILE_SECONDS",
         "RECONCILE_SETTLE_MS",
     )
+
+
+def _money(config: Configuration, settings: Mapping[str, Any]) -> None:
+    config.at_most(
+        "CLEARING_MAX_SLIPPAGE_BPS",
+        settings["CLEARING_MAX_SLIPPAGE_BPS"],
+        settings["CLEARING_HARD_SLIPPAGE_BPS"],
+        "CLEARING_HARD_SLIPPAGE_BPS: a fill beyond it isn't believed before",
+        "CLEARING_HARD_SLIPPAGE_BPS",
+    )
+    order, user = settings["CLEARING_ORDER_USDT_MAX"], settings["CLEARING_USER_USDT_PER_DAY_MAX"]
+    if user:
+        config.at_least(
+            "CLEARING_USER_USDT_PER_DAY_MAX",
+            user,
+            order,
+            "CLEARING_ORDER_USDT_MAX: otherwise one order that is allowed parks",
+            "CLEARING_ORDER_USDT_MAX",
+        )
 
 
 def _sweep(config: Configuration, settings: Mapping[str, Any]) -> None:

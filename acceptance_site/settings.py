@@ -229,10 +229,23 @@ CLEARING_NEXT_IN_PLACE_MAX = config.whole(
 # another.
 CLEARING_ATTEMPTS_MAX = config.whole("CLEARING_ATTEMPTS_MAX", 500, least=1, most=1_000_000)
 # Of an order; more below the market's minimum lot parks it.
-CLEARING_DUST_SHARE_MAX = config.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"), least=Decimal(0), most=Decimal(1))
-# An execution whose slippage, gain or loss, is more than so many hundredths of a percent of the
-# quote parks the order before step 4; 0: off.
-CLEARING_MAX_SLIPPAGE_BPS = config.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(0), least=Decimal(0), most=Decimal(1_000_000))
+CLEARING_DUST_SHARE_MAX = config.decimal("CLEARING_DUST_SHARE_MAX", Decimal("0.01"), least=Decimal(0), most=Decimal("0.05"))
+# Bounds of money (design, rule 13). An execution whose slippage, gain or loss, is more than so many
+# hundredths of a percent of the quote parks the order before its next step; 0: off.
+CLEARING_MAX_SLIPPAGE_BPS = config.decimal("CLEARING_MAX_SLIPPAGE_BPS", Decimal(300), least=Decimal(0), most=Decimal(1_000_000))
+# Above this amount of an order it takes two operators to let it go on then.
+CLEARING_SLIPPAGE_TWO_OPERATORS_USDT = config.decimal(
+    "CLEARING_SLIPPAGE_TWO_OPERATORS_USDT", Decimal(50_000), least=Decimal(0), most=Decimal(10) ** 18
+)
+# A fill further from the quote isn't believed; typed, it is refused. Can't be off.
+CLEARING_HARD_SLIPPAGE_BPS = config.decimal("CLEARING_HARD_SLIPPAGE_BPS", Decimal(2_000), least=Decimal(1), most=Decimal(10_000))
+# By how much a fill may differ from the price that it states.
+CLEARING_FILL_FEE_MAX_BPS = config.decimal("CLEARING_FILL_FEE_MAX_BPS", Decimal(50), least=Decimal(0), most=Decimal(1_000))
+# What one order may move, what one user's orders of a day (UTC, as they are accepted), and what all
+# orders that start within a minute; 0: no limit.
+CLEARING_ORDER_USDT_MAX = config.decimal("CLEARING_ORDER_USDT_MAX", Decimal(1_000_000), least=Decimal(0), most=Decimal(10) ** 18)
+CLEARING_USER_USDT_PER_DAY_MAX = config.decimal("CLEARING_USER_USDT_PER_DAY_MAX", Decimal(50_000_000), least=Decimal(0), most=Decimal(10) ** 24)
+CLEARING_USDT_PER_MINUTE_MAX = config.decimal("CLEARING_USDT_PER_MINUTE_MAX", Decimal(1_000_000_000), least=Decimal(0), most=Decimal(10) ** 24)
 CLEARING_PARTS_MAX = 3  # of an exchange: the first and two for the remainder (design, section 2)
 RETRY_BASE_MS = config.whole("RETRY_BASE_MS", 200, least=1, most=3_600_000)
 RETRY_CAP_MS = config.whole("RETRY_CAP_MS", 30_000, least=1, most=86_400_000)

@@ -4,7 +4,6 @@ statements`), one call an event, the same durable writes, no broker.
 
 import asyncio
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, Final
 
 import asyncpg
@@ -12,6 +11,7 @@ from django.conf import settings
 
 from benchmarks.gateway import CALL_MS
 from benchmarks.orders import request_bytes
+from clearing.flow.amounts import ZERO
 from clearing.flow.flows import CURRENT_FLOW, LAST_STEP, OrderFacts, key_of, plan
 from clearing.store import statements
 
@@ -45,6 +45,8 @@ class Floor:
             requests=[first.request for first in firsts],
             flow=CURRENT_FLOW,
             restored=False,
+            limited=[False for _ in batch],
+            user_usdt_max=settings.CLEARING_USER_USDT_PER_DAY_MAX,
             **ACTOR,
         )
         for ref in refs:
@@ -65,7 +67,7 @@ class Floor:
         for step in range(2, LAST_STEP + 1):
             await asyncio.sleep(CALL_MS / 1000)
             counterparty, action = ACTIONS[step]
-            following = {"step": step, "part": 1, "counterparty": counterparty, "action": action, "parks": ""}
+            following = {"step": step, "part": 1, "counterparty": counterparty, "action": action, "parks": "", "holds": False}
             [row] = await self._fetch(
                 statements.STEP_DONE,
                 **done,
@@ -78,7 +80,7 @@ class Floor:
             )
             operation = row["operation_id"]
         await asyncio.sleep(CALL_MS / 1000)
-        [row] = await self._fetch(statements.FINISH, **done, step=LAST_STEP, operation=operation, slippage=Decimal(0))
+        [row] = await self._fetch(statements.FINISH, **done, step=LAST_STEP, operation=operation, slippage=ZERO, surplus=ZERO, dust=ZERO)
         return row["next_id"], row["next_epoch"]
 
     async def _fetch(self, statement: str, **arguments: object) -> list[Any]:

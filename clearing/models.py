@@ -57,6 +57,10 @@ class Clearing(models.Model):
     hold_code = models.CharField(max_length=64, blank=True, default="", db_default="")
     held_at = models.DateTimeField(null=True, blank=True, help_text="When the latest hold was set; a release refers to it.")
     slippage_usdt = models.DecimalField("slippage USDT", max_digits=36, decimal_places=8, null=True, blank=True)
+    surplus = models.DecimalField(
+        max_digits=36, decimal_places=18, null=True, blank=True, help_text="Bought less owed, in the asset bought; negative: missing."
+    )
+    dust = models.DecimalField(max_digits=36, decimal_places=18, null=True, blank=True, help_text="Not sold, in the asset sold; stays in the fund.")
     accepted_at = models.DateTimeField(db_default=ServiceNow())
     started_at = models.DateTimeField(null=True, blank=True)
     changed_at = models.DateTimeField(db_default=ServiceNow())
@@ -90,6 +94,31 @@ class Clearing(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order.order_id}: {self.state} at step {self.step}"
+
+
+class UserDay(models.Model):
+    """What a user's orders of one day move in all, UTC, by when they were accepted (design, rule
+    13). One row a user: the next day's first order begins it anew.
+    """
+
+    user_id = models.CharField(max_length=64, primary_key=True)
+    day = models.DateField()
+    usdt = models.DecimalField(max_digits=60, decimal_places=18, help_text="Quoted, both directions; without what the bound of one order parked.")
+
+    def __str__(self) -> str:
+        return f"{self.user_id}, {self.day}"
+
+
+class StartedUsdt(models.Model):
+    """What began to move between two passes of the leader; kept a minute (design, rule 13)."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField()
+    usdt = models.DecimalField(max_digits=60, decimal_places=18)
+    through_id = models.BigIntegerField(help_text="The last row of the history that was read.")
+
+    def __str__(self) -> str:
+        return f"{self.usdt} at {self.at:%H:%M:%S}"
 
 
 class RestorePoint(models.Model):
@@ -327,13 +356,14 @@ class CounterpartyState(models.Model):
 
 
 class Pause(models.Model):
-    """A counterparty, or one step, that an operator has paused. While the row exists it gets no
-    calls.
+    """A counterparty, or one step, that an operator has paused, or the bound of a minute. While the
+    row exists it gets no calls.
     """
 
     id = models.BigAutoField(primary_key=True)
     counterparty = models.CharField(max_length=8, choices=COUNTERPARTIES)
     step = models.SmallIntegerField(default=0, db_default=0, help_text="0: all of its steps.")
+    code = models.CharField(max_length=64, blank=True, default="", db_default="", help_text="Of the bound that has set it; empty: an operator's.")
     reason = models.CharField(max_length=200)
     actor = models.CharField(max_length=150)
     at = models.DateTimeField(db_default=ServiceNow())

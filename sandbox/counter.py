@@ -37,7 +37,7 @@ class Counter:
         self._storage = storage
         self._table = table
 
-    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None) -> Mapping[str, Any]:
+    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None, factor: Decimal) -> Mapping[str, Any]:
         adjustment = decode(request, Adjustment)
         quantity = amount_of(adjustment.quantity, known_coin(adjustment.asset))
         usdt = amount_of(adjustment.usdt, "USDT")

@@ -5,6 +5,7 @@ latency              waits `latency_ms`, then handles the call; meanwhile its ke
 status               answers `status` with `code`, applies nothing (429 carries Retry-After)
 refuse               a final rejection: `status` 400, 404 or 410 with `code`, stored under the key
 partial              an exchange executes only `fraction` of the amount
+absurd_price         an exchange executes at `factor` times the market's price, and says so
 apply_then_timeout   applies, then holds the connection (`latency_ms` at most)
 apply_then_reset     applies, then breaks the connection
 apply_then_5xx       applies, then answers `status`
@@ -34,6 +35,7 @@ Kind = Literal[
     "status",
     "refuse",
     "partial",
+    "absurd_price",
     "apply_then_timeout",
     "apply_then_reset",
     "apply_then_5xx",
@@ -48,8 +50,10 @@ Kind = Literal[
 DEFAULT_STATUS = {"refuse": 400}
 DEFAULT_CODE = {"refuse": "insufficient_funds"}
 DEFAULT_LATENCY_MS = {"latency": 1_000, "apply_then_timeout": 30_000, "in_progress": 1_000, "drip": 100}
-ONLY_MUTATING = ("refuse", "partial", "in_progress")
+ONLY_MUTATING = ("refuse", "partial", "absurd_price", "in_progress")
+ONLY_EXCHANGES = ("partial", "absurd_price")
 ONLY_PLACING = ("no_sync_row", "not_streamed")
+FACTOR_MAX = 1_000_000
 GARBAGE = b"<html><body>It works!</body></html>"
 
 
@@ -67,6 +71,7 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     code: str | None = None
     latency_ms: int | None = None
     fraction: str = "0.5"
+    factor: str = "10"
     match: str | None = None
 
 
@@ -90,7 +95,7 @@ class Fault:
             and request.operation in {"*", operation}
             and (request.match is None or (order_id or "").startswith(request.match))
             and (self.kind not in ONLY_MUTATING or operation in {"adjust", "transfer", "exchange"})
-            and (self.kind != "partial" or operation == "exchange")
+            and (self.kind not in ONLY_EXCHANGES or operation == "exchange")
             and (self.kind in ONLY_PLACING) == (operation == "place")
         )
 
@@ -100,6 +105,8 @@ class Fault:
             return Twist(refusal=Rejection(self.status, self.code, "refused by a fault"))
         if self.kind == "partial":
             return Twist(fraction=Decimal(self.request.fraction))
+        if self.kind == "absurd_price":
+            return Twist(factor=Decimal(self.request.factor))
         if self.kind == "in_progress":
             return Twist(defer_ms=self.latency_ms)
         return STRAIGHT
@@ -164,9 +171,11 @@ def _check(request: FaultRequest) -> None:
     if (request.latency_ms or 0) < 0 or (request.count is not None and request.count < 1) or not 0 < request.probability <= 1:
         raise Problem(400, "invalid_request", "latency_ms is at least 0, count at least 1, probability above 0 and at most 1")
     try:
-        fraction = Decimal(request.fraction)
+        fraction, factor = Decimal(request.fraction), Decimal(request.factor)
     except ArithmeticError as error:
-        raise Problem(400, "invalid_request", "fraction is a decimal string") from error
+        raise Problem(400, "invalid_request", "fraction and factor are decimal strings") from error
+    if not (factor.is_finite() and 0 < factor <= FACTOR_MAX):
+        raise Problem(400, "invalid_request", f"factor lies above 0 and is at most {FACTOR_MAX}")
     if not (fraction.is_finite() and 0 < fraction < 1):
         raise Problem(400, "invalid_request", "fraction lies between 0 and 1")
 

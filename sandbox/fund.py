@@ -38,7 +38,7 @@ class Fund:
         """USDT per coin; a problem for what isn't a coin."""
         return self._market.price(known_coin(asset), now_ms)
 
-    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None) -> Mapping[str, Any]:
+    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None, factor: Decimal) -> Mapping[str, Any]:
         transfer = decode(request, Transfer)
         asset = known_asset(transfer.asset)
         amount = amount_of(transfer.amount, asset)

@@ -14,6 +14,7 @@ STEP_MS = 100
 STEPS_MAX = 600  # a sandbox that slept for a week needn't walk every step of it
 PULL = 0.0005  # towards the start, a step: keeps a long-running walk within a sane range
 SLIP_BPS_MAX = 2.0
+BAND = 0.01  # on either side of the start: with spread and slip no order's price leaves the service's soft bound (300 bps), however late it comes
 CENT = Decimal("0.01")
 MIN_LOTS = {"USDT": Decimal("0.01"), "BTC": Decimal("0.000001"), "ETH": Decimal("0.00001")}  # in units of the asset that is sold
 
@@ -40,13 +41,15 @@ class Market:
         self._walk(now_ms)
         return self._quoted(START[coin] * math.exp(self._logs[coin]))
 
-    def exchange(self, sell_asset: str, amount: Decimal, buy_asset: str, *, now_ms: int, fraction: Decimal | None = None) -> Deal:
+    def exchange(
+        self, sell_asset: str, amount: Decimal, buy_asset: str, *, now_ms: int, fraction: Decimal | None = None, factor: Decimal = Decimal(1)
+    ) -> Deal:
         """Executes at the market with a little slip of its own; `fraction` executes only that part,
-        in whole lots.
+        in whole lots; `factor` multiplies the price.
         """
         coin = buy_asset if sell_asset == "USDT" else sell_asset
         slip = self._random.uniform(-SLIP_BPS_MAX, SLIP_BPS_MAX) / 10_000
-        price = self._quoted(float(self.price(coin, now_ms)) * (1 + slip))
+        price = self._quoted(float(self.price(coin, now_ms) * factor) * (1 + slip))
         lot = MIN_LOTS[sell_asset]
         sold = amount if fraction is None else max(lot, amount * fraction // lot * lot)
         bought = sold / price if sell_asset == "USDT" else sold * price
@@ -59,7 +62,8 @@ class Market:
         self._walked_ms += steps * STEP_MS
         for _ in range(min(steps, STEPS_MAX)):
             for coin in COINS:
-                self._logs[coin] = self._logs[coin] * (1 - PULL) + self._random.gauss(0.0, self._sigma)
+                walked = self._logs[coin] * (1 - PULL) + self._random.gauss(0.0, self._sigma)
+                self._logs[coin] = max(-BAND, min(BAND, walked))
 
     @staticmethod
     def _quoted(price: float) -> Decimal:

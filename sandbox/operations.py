@@ -25,13 +25,14 @@ class Call(NamedTuple):
 
 
 class Twist(NamedTuple):
-    """What a fault changes about a call's first execution: refuse it, execute a part, or do it only
-    later.
+    """What a fault changes about a call's first execution: refuse it, execute a part, at a multiple
+    of the market's price, or do it only later.
     """
 
     refusal: Rejection | None = None
     fraction: Decimal | None = None
     defer_ms: int | None = None
+    factor: Decimal = Decimal(1)
 
 
 class Effect(Protocol):
@@ -42,7 +43,7 @@ class Effect(Protocol):
 
     operation: str
 
-    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None) -> Mapping[str, Any]: ...
+    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None, factor: Decimal) -> Mapping[str, Any]: ...
 
 
 STRAIGHT = Twist()
@@ -116,11 +117,11 @@ class Operations:
             raise twist.refusal
         if twist.defer_ms is not None:
             return self._defer(call, twist, now_ms)
-        return self._apply(call, twist.fraction, now_ms, created_at_ms=now_ms)
+        return self._apply(call, twist.fraction, now_ms, created_at_ms=now_ms, factor=twist.factor)
 
-    def _apply(self, call: Call, fraction: Decimal | None, now_ms: int, *, created_at_ms: int) -> Answer:
+    def _apply(self, call: Call, fraction: Decimal | None, now_ms: int, *, created_at_ms: int, factor: Decimal = Decimal(1)) -> Answer:
         effect = self._effects[call.counterparty]
-        fields = effect.apply(call.request, key=call.key, at_ms=now_ms, fraction=fraction)
+        fields = effect.apply(call.request, key=call.key, at_ms=now_ms, fraction=fraction, factor=factor)
         reference = f"{call.counterparty}-{call.key}"
         answer = ok({"key": call.key, "state": "done", "reference": reference, "done_at_ms": now_ms, **fields})
         self._storage.add_effect(call.counterparty, effect.operation, call.key, call.order_id, now_ms, call.request, answer.body)

@@ -29,7 +29,7 @@ class Trading:
         self._storage = storage
         self._market = market
 
-    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None) -> Mapping[str, Any]:
+    def apply(self, request: bytes, *, key: str, at_ms: int, fraction: Decimal | None, factor: Decimal) -> Mapping[str, Any]:
         exchange = decode(request, Exchange)
         sell, buy = known_asset(exchange.sell_asset), known_asset(exchange.buy_asset)
         if (sell == "USDT") == (buy == "USDT"):
@@ -38,7 +38,7 @@ class Trading:
         if amount < MIN_LOTS[sell]:
             raise Rejection(400, "below_min_lot", f"the market's minimum lot is {MIN_LOTS[sell]} {sell}")
         ledger.require_funds(self._storage, ledger.FUND, sell, amount)
-        deal = self._market.exchange(sell, amount, buy, now_ms=at_ms, fraction=fraction)
+        deal = self._market.exchange(sell, amount, buy, now_ms=at_ms, fraction=fraction, factor=factor)
         if not deal.bought:
             raise Rejection(400, "below_min_lot", f"{amount} {sell} buys nothing at {deal.price}")
         ledger.book(self._storage, ledger.exchange(sell, deal.sold, buy, deal.bought), order_id=exchange.order_id, key=key, at_ms=at_ms)

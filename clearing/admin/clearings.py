@@ -3,6 +3,7 @@ operator actions (`interventions.py`) and the retry (`retry.py`).
 """
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -26,6 +27,7 @@ from clearing.admin.counterparties import CounterpartyAdmin
 from clearing.admin.interventions import InterventionAdmin, read_resolution, request_page
 from clearing.admin.journey import VARIANTS, Journey, age, read_journey
 from clearing.admin.retry import RETRIED_AT_ONCE_MAX, is_offered, may_retry, retry_page
+from clearing.flow.amounts import USDT
 from clearing.flow.flows import LAST_STEP
 from clearing.interventions.case import read_cases
 from clearing.models import Clearing
@@ -59,6 +61,10 @@ class StateFilter(admin.SimpleListFilter):
         if value == "active":
             return queryset.filter(**{f"{field}__in": ACTIVE})
         return queryset.filter(**{field: value}) if value in State.values else queryset
+
+
+def _in(value: Decimal | None, asset: str) -> str:
+    return amount(value) if value is None else f"{amount(value)} {asset}"
 
 
 class OrderStateFilter(StateFilter):
@@ -117,7 +123,8 @@ class ClearingAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     ("state_shown", "step_shown", "age_shown"),
-                    ("error_code", "hold_code", "slippage"),
+                    ("error_code", "hold_code"),
+                    ("slippage", "surplus_shown", "dust_shown"),
                     ("tries", "due_at"),
                     ("claim", "restored"),
                     ("accepted_at", "started_at", "cleared_at"),
@@ -181,6 +188,14 @@ class ClearingAdmin(ReadOnlyAdmin):
     @column("slippage USDT")
     def slippage(self, clearing: Clearing) -> str:
         return amount(clearing.slippage_usdt)
+
+    @column("surplus (negative: missing)")
+    def surplus_shown(self, clearing: Clearing) -> str:
+        return _in(clearing.surplus, clearing.order.asset if clearing.order.direction == Direction.OPEN else USDT)
+
+    @column("dust, stays in the fund")
+    def dust_shown(self, clearing: Clearing) -> str:
+        return _in(clearing.dust, USDT if clearing.order.direction == Direction.OPEN else clearing.order.asset)
 
     @column("slippage")
     def slippage_cents(self, clearing: Clearing) -> str:

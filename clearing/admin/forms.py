@@ -2,13 +2,16 @@
 state.
 """
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 from django import forms
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from base.readable import amount
 from clearing.gateways import Action, Exchange, Transfer
+from clearing.interventions.typed import Unclear, read_amount
 from clearing.models import Operation
 from clearing.status import InterventionKind
 from clearing.store.interventions import OutsideEvidence
@@ -55,9 +58,29 @@ class EvidenceForm(RequestForm):
         self.fields["document"].required = True
 
 
-def _decimal(label: str, **options: Any) -> forms.DecimalField:
-    widget = UnfoldAdminDecimalFieldWidget(attrs={"step": "any"})
-    return forms.DecimalField(label=label, min_value=0, max_digits=36, decimal_places=18, widget=widget, **options)
+class AmountField(forms.CharField):
+    """An amount of an asset, typed as text: a number field of the browser drops commas and counts
+    with the mouse wheel.
+    """
+
+    def __init__(self, asset: str, what: str, *, asked: Decimal | None = None, required: bool = True, note: str = "") -> None:
+        asks = f"Asked for: {amount(asked)} {asset}. " if asked is not None else ""
+        widget = UnfoldAdminTextInputWidget(attrs={"inputmode": "decimal", "autocomplete": "off", "spellcheck": "false"})
+        help_text = asks + (note or f"In {asset}, as they said it.")
+        super().__init__(label=f"{what}, {asset}", required=required, widget=widget, help_text=help_text)
+        self.asset = asset
+
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value)
+        if not text:
+            return None
+        try:
+            return read_amount(text, self.asset)
+        except Unclear as unclear:
+            raise forms.ValidationError(str(unclear)) from unclear
+
+    def run_validators(self, value: Any) -> None:
+        """None: those of a text would measure the amount."""
 
 
 def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> RequestForm:
@@ -77,11 +100,14 @@ def form_for(kind: InterventionKind, operation: Operation, data: Any = None) -> 
 def _amounts(operation: Operation) -> dict[str, forms.Field]:
     if operation.action == Action.TRANSFER:
         transfer = msgspec.json.decode(bytes(operation.request), type=Transfer)
-        return {"amount": _decimal(f"{transfer.asset} transferred")}
+        return {"amount": AmountField(transfer.asset, "Transferred", asked=transfer.amount)}
     if operation.action == Action.EXCHANGE:
         exchange = msgspec.json.decode(bytes(operation.request), type=Exchange)
-        lot = _decimal(f"Minimum lot, {exchange.sell_asset}", required=False, help_text="The market's; only where not all was sold.")
-        return {"amount": _decimal(f"{exchange.sell_asset} sold"), "bought": _decimal(f"{exchange.buy_asset} bought"), "min_lot": lot}
+        return {
+            "amount": AmountField(exchange.sell_asset, "Sold", asked=exchange.sell_amount),
+            "bought": AmountField(exchange.buy_asset, "Bought"),
+            "min_lot": AmountField(exchange.sell_asset, "Minimum lot", required=False, note="The market's; only where not all was sold."),
+        }
     return {}
 
 

@@ -4,6 +4,7 @@ an intervention, and the page where a second operator approves or refuses it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
@@ -26,12 +27,12 @@ from base.readonly import ReadOnlyAdmin, column
 from clearing.admin.forms import RefuseForm, RequestForm, form_for
 from clearing.admin.journey import Journey
 from clearing.dispatch import publish
-from clearing.gateways import Action, Counterparty, StoredRequest
 from clearing.interventions.case import Case, case_of, read_case
+from clearing.interventions.comparison import Consequences
 from clearing.interventions.eligibility import VOIDED_BEFORE, possible
-from clearing.interventions.evidence import described
-from clearing.interventions.requests import NO_EVIDENCE, Consequences, approve, consequences_of, evidence_of, refuse, request_approval
-from clearing.models import Clearing, Intervention, Operation
+from clearing.interventions.evidence import assets_of, described
+from clearing.interventions.requests import NO_EVIDENCE, approve, consequences_of, evidence_of, refuse, request_approval, stored_of
+from clearing.models import Clearing, Intervention
 from clearing.status import InterventionKind, InterventionState, State
 from clearing.store.interventions import Busy, NotPossible, Operator, OutsideEvidence, on_its_way_until
 from orders.admin import order_id_in
@@ -51,7 +52,7 @@ TITLES = {
 }
 MEANINGS = {
     K.RETRY: "it goes on at once, in its lane's order; a step that may have been applied starts with a status query",
-    K.RELEASE_HOLD: "the contents that were accepted remain valid, and the order goes on",
+    K.RELEASE_HOLD: "what it is held for may pass as it is, and the order goes on",
     K.CONFIRM_DONE: "the counterparty's staff confirm that it was done: the order goes on with the next step",
     K.CONFIRM_NOT_DONE: "and never will be: only then may it be sent under a new key, or the order be voided",
     K.VOID: "it is closed for good; what was done already has to be booked back by hand",
@@ -126,11 +127,14 @@ def request_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], 
     case = read_case(clearing)
     operation = case.operation
     form = form_for(kind, operation, request.POST if request.method == "POST" else None)
-    if request.method == "POST" and form.is_valid():
-        requested = _request(request, clearing, kind, form)
+    consequences, obstacle = _foreseen(case, kind)
+    compared = None
+    if request.method == "POST" and form.is_valid() and not obstacle:
+        compared = _compared(case, kind, form)
+        is_read = kind != K.CONFIRM_DONE or (compared is not None and compared.seal == request.POST.get("seal"))
+        requested = _request(request, clearing, kind, form) if is_read else None
         if requested is not None:
             return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[requested]))
-    consequences, obstacle = _foreseen(case, kind)
     context = {
         **model_admin.admin_site.each_context(request),
         "title": TITLES[kind],
@@ -138,9 +142,11 @@ def request_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing], 
         "form": form,
         "clearing": clearing,
         "operation": operation,
-        "requested": described(_stored(operation)) if kind in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE} else "",
+        "requested": described(stored_of(operation)) if kind in {K.CONFIRM_DONE, K.CONFIRM_NOT_DONE} else "",
         "meaning": MEANINGS[kind],
-        "consequences": consequences,
+        "consequences": compared or consequences,
+        "compares": kind == K.CONFIRM_DONE,
+        "seal": compared.seal if compared else "",
         "obstacle": obstacle,
         "back": reverse("admin:clearing_clearing_change", args=[clearing.pk]),
     }
@@ -153,10 +159,6 @@ def _kind(name: str) -> InterventionKind:
     return K(name)
 
 
-def _stored(operation: Operation) -> StoredRequest:
-    return StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
-
-
 def _foreseen(case: Case, kind: InterventionKind, evidence: OutsideEvidence = NO_EVIDENCE) -> tuple[Consequences | None, str]:
     """What it would do, or why it isn't possible. What a confirmation would do isn't known without
     its evidence.
@@ -165,6 +167,17 @@ def _foreseen(case: Case, kind: InterventionKind, evidence: OutsideEvidence = NO
         return consequences_of(case, kind, evidence), ""
     except NotPossible as refusal:
         return None, "" if refusal.code == "evidence" else str(refusal)
+
+
+def _compared(case: Case, kind: InterventionKind, form: RequestForm) -> Consequences | None:
+    """What it would do with the evidence that was entered. None: it isn't possible so, and the form
+    says why.
+    """
+    try:
+        return consequences_of(case, kind, form.evidence())
+    except NotPossible as refusal:
+        form.add_error(None, str(refusal))
+        return None
 
 
 def _request(request: HttpRequest, clearing: Clearing, kind: InterventionKind, form: RequestForm) -> int | None:
@@ -254,15 +267,15 @@ class InterventionAdmin(ReadOnlyAdmin):
 
     @column("amount")
     def amount_shown(self, intervention: Intervention) -> str:
-        return amount(intervention.amount)
+        return _in_units(intervention, intervention.amount)
 
     @column("bought")
     def bought_shown(self, intervention: Intervention) -> str:
-        return amount(intervention.bought)
+        return _in_units(intervention, intervention.bought, of_bought=True)
 
     @column("minimum lot")
     def min_lot_shown(self, intervention: Intervention) -> str:
-        return amount(intervention.min_lot)
+        return _in_units(intervention, intervention.min_lot)
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         intervention = self.get_object(request, object_id)
@@ -284,6 +297,14 @@ class InterventionAdmin(ReadOnlyAdmin):
         else:
             _refuse(request, intervention)
         return HttpResponseRedirect(reverse("admin:clearing_intervention_change", args=[pk]))
+
+
+def _in_units(intervention: Intervention, value: Decimal | None, *, of_bought: bool = False) -> str:
+    """With the asset of the operation's request."""
+    if value is None:
+        return amount(value)
+    sold, bought = assets_of(stored_of(intervention.operation))
+    return f"{amount(value)} {bought if of_bought else sold}"
 
 
 def _is_own(request: HttpRequest, intervention: Intervention) -> bool:

@@ -18,7 +18,9 @@ from unfold.widgets import UnfoldBooleanWidget
 from base.parameters import ids_in
 from clearing.admin.forms import reason_field
 from clearing.dispatch import publish
+from clearing.flow.flows import SLIPPAGE_EXCEEDED
 from clearing.interventions.case import Case, read_cases
+from clearing.interventions.comparison import fill_text
 from clearing.interventions.eligibility import obstacle, query_obstacle
 from clearing.interventions.requests import retry_by_hand
 from clearing.models import Clearing
@@ -66,6 +68,7 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
     if request.method == "POST" and form.is_valid():
         _retry_all(request, chosen, form.cleaned_data["reason"], query_only=form.cleaned_data["only_ask"])
         return HttpResponseRedirect(_back(chosen))
+    cases = read_cases(chosen)
     context = {
         **model_admin.admin_site.each_context(request),
         "title": "Retry",
@@ -73,7 +76,8 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
         "form": form,
         "chosen": chosen,
         "restored": any(clearing.restored for clearing in chosen),
-        "refused": [(case.clearing, reason) for case in read_cases(chosen) if (reason := _obstacle(case))],
+        "refused": [(case.clearing, reason) for case in cases if (reason := _obstacle(case))],
+        "fills": [(case.clearing, fill_text(case.order, case.exchanges)) for case in cases if case.clearing.error_code == SLIPPAGE_EXCEEDED],
         "ids": ",".join(str(clearing.pk) for clearing in chosen),
         "back": _back(chosen),
     }

@@ -14,9 +14,8 @@ from decimal import Decimal
 import msgspec
 
 from base.readable import amount as amount_text
+from clearing.flow.amounts import USDT, exact
 from clearing.gateways import Action, Adjustment, Exchanged, Transfer, read_result
-
-USDT = "USDT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +47,11 @@ Moves = Iterator[tuple[str, str, str, Decimal]]  # from, to, asset, amount
 def to_make_whole(done: Iterable[DoneOperation]) -> list[Booking]:
     """The reverse of all that was done, netted by account and asset; empty where nothing was."""
     net: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
-    for operation in done:
-        for source, destination, asset, amount in _moves(operation):
-            net[source, asset] += amount  # the reverse
-            net[destination, asset] -= amount
+    with exact():
+        for operation in done:
+            for source, destination, asset, amount in _moves(operation):
+                net[source, asset] += amount  # the reverse
+                net[destination, asset] -= amount
     return [Booking(account, asset, amount) for (account, asset), amount in sorted(net.items()) if amount]
 
 

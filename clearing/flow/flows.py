@@ -15,17 +15,13 @@ business is a new entry of FLOWS.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, localcontext
-from functools import cache
+from decimal import Decimal
 
 from django.conf import settings
 
+from clearing.flow.amounts import USDT, cut
+from clearing.flow.fills import Residue, bought, doubts, exceeds_slippage, residue, sell_amount, unsold
 from clearing.gateways import Action, Adjustment, Counterparty, Exchange, Exchanged, Transfer
-
-USDT = "USDT"
-PRECISION = 80  # digits: more than the widest product of two columns has
-_WIDE = Context(prec=PRECISION)
-SLIPPAGE_UNIT = Decimal("0.00000001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +47,23 @@ class Planned:
     action: Action
     key: str
     request: bytes
-    parks: str = ""  # the order parks before it, and why; a retry goes on to it
+    parks: str = ""  # the order parks before it, and why
+    holds: bool = False  # it takes two operators to let it go on to it; otherwise a retry does
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """All operations are confirmed."""
 
-    slippage_usdt: Decimal
+    residue: Residue
 
 
 @dataclass(frozen=True, slots=True)
 class Parks:
-    """The step is done, but a person has to decide how it goes on."""
+    """The step is done, but a person has to decide how it goes on; with `holds` two of them."""
 
     code: str
+    holds: bool = False
 
 
 Request = Adjustment | Transfer | Exchange
@@ -81,16 +79,6 @@ class Step:
     counterparty: Counterparty
     action: Action
     request: Callable[[OrderFacts, Sequence[Exchanged]], Request]
-
-
-def cut(amount: Decimal, asset: str) -> Decimal:
-    """The amount at its asset's scale, cut downwards."""
-    return amount.quantize(_unit(settings.ASSET_SCALES[asset]), rounding=ROUND_DOWN, context=_WIDE)
-
-
-@cache
-def _unit(scale: int) -> Decimal:
-    return Decimal(1).scaleb(-scale)
 
 
 def _adjust(order: OrderFacts, _: Sequence[Exchanged]) -> Request:
@@ -152,32 +140,12 @@ EXCHANGE_STEP = 3
 LAST_STEP = 4
 PARTIAL_EXECUTION = "partial_execution"
 SLIPPAGE_EXCEEDED = "slippage_exceeded"
+IMPLAUSIBLE_FILL = "implausible_fill"
 
 
 def dues() -> set[str]:
     """Every `counterparty:step` that an order may be due for."""
     return {f"{definition.counterparty}:{step}" for flow in FLOWS.values() for steps in flow.values() for step, definition in enumerate(steps, 1)}
-
-
-def sell_amount(order: OrderFacts) -> Decimal:
-    """What step 3 has to sell in all, in USDT for an OPEN, in coin for a CLOSE."""
-    return cut(order.quoted_usdt, USDT) if order.direction == "OPEN" else cut(order.quantity, order.asset)
-
-
-def sold(parts: Sequence[Exchanged]) -> Decimal:
-    """What the exchange has sold over all parts."""
-    return sum((part.sold for part in parts), Decimal(0))
-
-
-def bought(parts: Sequence[Exchanged]) -> Decimal:
-    """What the exchange has bought over all parts, at the asset's scale."""
-    return sum((cut(part.bought, part.buy_asset) for part in parts), Decimal(0))
-
-
-def unsold(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
-    """What is still to be sold, at the asset's scale."""
-    rest = sell_amount(order) - sold(parts)
-    return cut(rest, parts[-1].sell_asset) if parts else rest
 
 
 def key_of(order_id: str, step: int, part: int = 1, revision: int = 0) -> str:
@@ -199,33 +167,25 @@ def after(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged], *
     so far, this one included.
     """
     if step == EXCHANGE_STEP:
-        rest = unsold(order, parts)
-        if rest > 0 and rest >= parts[-1].min_lot:
-            return plan(flow, order, step, parts, part=part + 1) if part < settings.CLEARING_PARTS_MAX else Parks(PARTIAL_EXECUTION)
-        if not bought(parts) or rest > sell_amount(order) * settings.CLEARING_DUST_SHARE_MAX:
-            return Parks(PARTIAL_EXECUTION)
-    if step == LAST_STEP:
-        return Finished(slippage(order, parts))
-    following = plan(flow, order, step + 1, parts)
-    return replace(following, parks=SLIPPAGE_EXCEEDED) if step == EXCHANGE_STEP and exceeds_slippage(order, parts) else following
+        return _after_exchange(flow, order, parts, part)
+    return Finished(residue(order, parts)) if step == LAST_STEP else plan(flow, order, step + 1, parts)
 
 
-def exceeds_slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> bool:
-    """Whether the market's price lies outside CLEARING_MAX_SLIPPAGE_BPS of the quote, on either
-    side; never while that is off.
-    """
-    limit = settings.CLEARING_MAX_SLIPPAGE_BPS
-    return bool(limit) and abs(slippage(order, parts)) * 10_000 > limit * order.quoted_usdt
+def _after_exchange(flow: int, order: OrderFacts, parts: Sequence[Exchanged], part: int) -> Next:
+    """Each part is judged when it is done; what two operators have let pass isn't judged again."""
+    rest, is_doubtful = unsold(order, parts), bool(doubts(order, parts[-1]))
+    is_partial = rest > 0 and rest >= parts[-1].min_lot
+    if is_partial and part >= settings.CLEARING_PARTS_MAX:
+        return _parked_after(is_doubtful)
+    if not is_partial and (not bought(parts) or rest > sell_amount(order) * settings.CLEARING_DUST_SHARE_MAX):
+        return _parked_after(is_doubtful)
+    following = plan(flow, order, EXCHANGE_STEP, parts, part=part + 1) if is_partial else plan(flow, order, EXCHANGE_STEP + 1, parts)
+    if is_doubtful:
+        return replace(following, parks=IMPLAUSIBLE_FILL, holds=True)
+    if not is_partial and exceeds_slippage(order, parts):
+        return replace(following, parks=SLIPPAGE_EXCEEDED, holds=order.quoted_usdt > settings.CLEARING_SLIPPAGE_TWO_OPERATORS_USDT)
+    return following
 
 
-def slippage(order: OrderFacts, parts: Sequence[Exchanged]) -> Decimal:
-    """What the exchange gained (positive) or lost by the market's move, in USDT, scale 8,
-    half-even; dust below the lot counts in.
-    """
-    with localcontext(prec=PRECISION):
-        got, gone, dust = bought(parts), sold(parts), unsold(order, parts)
-        if order.direction == "OPEN":
-            usdt = (got - cut(order.quantity, order.asset)) * sell_amount(order) / got + dust
-        else:
-            usdt = got - cut(order.quoted_usdt, USDT) + dust * got / gone
-        return usdt.quantize(SLIPPAGE_UNIT, rounding=ROUND_HALF_EVEN)
+def _parked_after(is_doubtful: bool) -> Parks:
+    return Parks(IMPLAUSIBLE_FILL, holds=True) if is_doubtful else Parks(PARTIAL_EXECUTION)

@@ -43,6 +43,7 @@ BUSY: Final = "counterparty_busy"
 PAUSED: Final = "counterparty_paused"
 DOWN: Final = "counterparty_down"
 LIMITED: Final = "counterparty_limited"
+OVER_MINUTE: Final = "usdt_per_minute_exceeded"  # what clearing_bound_minute pauses the first step with
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ class Guard:
         """
         known = self._refreshed()
         if known.is_paused(counterparty, step):
-            raise Blocked(PAUSED)
+            raise Blocked(OVER_MINUTE if known.is_bounded(counterparty, step) else PAUSED)
         breaker = known.breaker(counterparty)
         if breaker == Breaker.OPEN:
             raise Blocked(PAUSED if counterparty in known.refusing else DOWN)

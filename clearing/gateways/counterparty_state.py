@@ -26,9 +26,9 @@ BUSY_SECONDS: Final = 3.0  # how long one worker's finding no slot holds for the
 _READ: Final = """
     SELECT s.name, s.breaker, s.refuses, clearing_if_near(s.quiet_until, service_now()) > service_now(),
            extract(epoch FROM s.quiet_until - service_now()) * 1000,
-           clearing_if_near(s.busy_until, service_now()) > service_now(), s.changed_at, NULL::int
+           clearing_if_near(s.busy_until, service_now()) > service_now(), s.changed_at, NULL::int, ''
     FROM clearing_standing s
-    UNION ALL SELECT p.counterparty, '', false, false, 0, false, NULL, p.step FROM clearing_pause p
+    UNION ALL SELECT p.counterparty, '', false, false, 0, false, NULL, p.step, p.code FROM clearing_pause p
 """
 # Further off than a probe ever is put: the clock was ahead when that was written.
 _TAKE_PROBES: Final = """
@@ -50,6 +50,7 @@ class StateSnapshot:
     quiet_ms: Mapping[str, float] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     paused: frozenset[tuple[str, int]] = frozenset()  # (counterparty, step); step 0: all of them
+    bounded: frozenset[tuple[str, int]] = frozenset()  # those of the paused that a bound has paused, and no operator
     changed_at: Mapping[str, datetime] = field(default_factory=dict)  # of the breakers, so that a change and back isn't missed
 
     def breaker(self, counterparty: str) -> Breaker:
@@ -59,6 +60,10 @@ class StateSnapshot:
     def is_paused(self, counterparty: str, step: int) -> bool:
         """Whether operators have paused it, or this step of it."""
         return (counterparty, 0) in self.paused or (counterparty, step) in self.paused
+
+    def is_bounded(self, counterparty: str, step: int) -> bool:
+        """Whether the bound of a minute has paused the step, and no operator has."""
+        return (counterparty, step) in self.bounded and (counterparty, 0) not in self.paused
 
 
 def read() -> StateSnapshot:
@@ -71,6 +76,7 @@ def read() -> StateSnapshot:
         quiet_ms={row[0]: float(row[4]) for row in states if row[3]},
         busy=frozenset(row[0] for row in states if row[5]),
         paused=frozenset((row[0], row[7]) for row in rows if row[7] is not None),
+        bounded=frozenset((row[0], row[7]) for row in rows if row[8]),
         changed_at={row[0]: row[6] for row in states},
     )
 

@@ -38,6 +38,7 @@ class FaultKind(StrEnum):
     STATUS = "status"  # answers status with code; nothing is applied or kept
     REFUSE = "refuse"  # a final rejection, kept under the key
     PARTIAL = "partial"  # an exchange executes only a fraction
+    ABSURD_PRICE = "absurd_price"  # an exchange executes at `factor` times the price, and says so
     APPLY_THEN_TIMEOUT = "apply_then_timeout"
     APPLY_THEN_RESET = "apply_then_reset"
     APPLY_THEN_5XX = "apply_then_5xx"
@@ -56,6 +57,7 @@ class Fault:
     code: str = ""
     latency_ms: int = 0
     fraction: Decimal = Decimal("0.5")
+    factor: Decimal = Decimal(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +256,15 @@ def _effect(action: Action, body: Mapping[str, Any], prices: Mapping[str, Decima
             return {"asset": body["asset"], "amount": body["amount"]}
         case Action.EXCHANGE:
             fraction = fault.fraction if fault is not None and fault.kind == FaultKind.PARTIAL else Decimal(1)
-            return _exchanged(body["sell_asset"], Decimal(body["sell_amount"]), body["buy_asset"], prices, fraction)
+            factor = fault.factor if fault is not None and fault.kind == FaultKind.ABSURD_PRICE else Decimal(1)
+            return _exchanged(body["sell_asset"], Decimal(body["sell_amount"]), body["buy_asset"], prices, fraction, factor)
 
 
-def _exchanged(sell: str, amount: Decimal, buy: str, prices: Mapping[str, Decimal], fraction: Decimal) -> dict[str, str]:
+def _exchanged(sell: str, amount: Decimal, buy: str, prices: Mapping[str, Decimal], fraction: Decimal, factor: Decimal) -> dict[str, str]:
     if amount < MIN_LOTS[sell]:
         raise _Refused(400, "below_min_lot")
     sold = (amount * fraction).quantize(UNITS[sell], rounding=ROUND_DOWN)
-    price = prices[buy if sell == "USDT" else sell]
+    price = prices[buy if sell == "USDT" else sell] * factor
     bought = (sold / price if sell == "USDT" else sold * price).quantize(UNITS[buy], rounding=ROUND_DOWN)
     amounts = {"sold": sold, "bought": bought, "price": price, "min_lot": MIN_LOTS[sell]}
     return {"sell_asset": sell, "buy_asset": buy, **{name: f"{value:f}" for name, value in amounts.items()}}

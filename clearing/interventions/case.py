@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from clearing.flow.bookings import Booking, DoneOperation, to_make_whole
-from clearing.flow.flows import EXCHANGE_STEP, OrderFacts, Planned, key_of, plan, unsold
+from clearing.flow.fills import unsold
+from clearing.flow.flows import EXCHANGE_STEP, OrderFacts, Planned, key_of, plan
 from clearing.gateways import Action, Exchanged, read_result
 from clearing.interventions.eligibility import Situation
 from clearing.models import Clearing, Operation

@@ -17,9 +17,10 @@ query only        parked                     a retry that a restore may have for
 
 from dataclasses import dataclass
 
-from clearing.flow.flows import LAST_STEP
+from clearing.flow.flows import IMPLAUSIBLE_FILL, LAST_STEP, SLIPPAGE_EXCEEDED
 from clearing.policy.outcomes import KEY_EXPIRED, KEY_REUSED
 from clearing.status import InterventionKind, OperationState, State
+from clearing.store.bounds import LIMIT_EXCEEDED
 from clearing.store.interventions import NotPossible
 
 RETRYABLE_STATES = (State.PARKED, State.RETRYING)
@@ -90,6 +91,9 @@ def obstacle(kind: InterventionKind, situation: Situation) -> Obstacle | None:
 HELD = {
     VOIDED_BEFORE: "it was voided before the restore: void it again, nothing is booked twice; or release the hold, if it never was",
     ONLY_ASKED: "its next key was queried, and nothing sent: release the hold, or confirm that the step did not happen",
+    LIMIT_EXCEEDED: "it is beyond a bound of what an order or a user may move: a second operator has to approve that it goes on (release the hold)",
+    SLIPPAGE_EXCEEDED: "of an order of this size a second operator has to approve the price (release the hold)",
+    IMPLAUSIBLE_FILL: "its fill can't be right as it was answered: a second operator has to approve that it goes on (release the hold)",
 }
 HELD_OTHERWISE = "the order's contents changed at the counter; a hold is released, not retried"
 

@@ -6,12 +6,12 @@ more sold than requested, is refused here.
 """
 
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal, localcontext
+from decimal import ROUND_DOWN, Decimal
 
 import msgspec
 
 from base.readable import amount
-from clearing.flow.flows import PRECISION, USDT
+from clearing.flow.amounts import USDT, exact
 from clearing.gateways import Action, Exchange, Result, StoredRequest, Transfer, UnknownOutcome, read_answer
 from clearing.store.interventions import OutsideEvidence
 
@@ -64,7 +64,7 @@ def _exchange_fields(asked: Exchange, evidence: OutsideEvidence) -> dict[str, st
     if sold < asked.sell_amount:
         min_lot = _required(min_lot, f"the market's minimum lot in {asked.sell_asset}, since not all was sold")
     usdt, coin = (sold, bought) if asked.sell_asset == USDT else (bought, sold)
-    with localcontext(prec=PRECISION):
+    with exact():
         price = (usdt / coin).quantize(PRICE_UNIT, rounding=ROUND_DOWN)
     return {
         "sell_asset": asked.sell_asset,
@@ -95,3 +95,15 @@ def described(stored: StoredRequest) -> str:
         case Action.EXCHANGE:
             asked = msgspec.json.decode(stored.body, type=Exchange)
             return f"an exchange of at most {amount(asked.sell_amount)} {asked.sell_asset} into {asked.buy_asset}"
+
+
+def assets_of(stored: StoredRequest) -> tuple[str, str]:
+    """The assets of the amounts that a confirmation states: moved or sold, and bought."""
+    match stored.action:
+        case Action.ADJUST:
+            return "", ""
+        case Action.TRANSFER:
+            return msgspec.json.decode(stored.body, type=Transfer).asset, ""
+        case Action.EXCHANGE:
+            asked = msgspec.json.decode(stored.body, type=Exchange)
+            return asked.sell_asset, asked.buy_asset

@@ -6,7 +6,6 @@ clearing is still as it was when the intervention was requested. The publish com
 if the process dies in between, the sweep publishes. Times are the database's.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -15,15 +14,17 @@ from django.db import transaction
 from base.alarms import notify
 from base.readable import amount
 from clearing.dispatch import publish
-from clearing.flow.bookings import Booking
-from clearing.flow.flows import Finished, Next, Parks, Planned, after
+from clearing.flow.fills import doubts
+from clearing.flow.flows import IMPLAUSIBLE_FILL, SLIPPAGE_EXCEEDED, Finished, Next, Parks, Planned, after
 from clearing.gateways import Action, Counterparty, Exchanged, StoredRequest
 from clearing.interventions.case import Case, load, read_case
+from clearing.interventions.comparison import Consequences, Line, compared, fill_text, in_words, next_call, price_of
 from clearing.interventions.eligibility import VOIDED_BEFORE, require, require_nothing_forgotten, require_query
 from clearing.interventions.evidence import Confirmed, Unfit, answer_from
 from clearing.models import Intervention, Operation
-from clearing.status import InterventionKind
+from clearing.status import InterventionKind, OperationState
 from clearing.store import interventions
+from clearing.store.bounds import LIMIT_EXCEEDED
 from clearing.store.interventions import Decided, NotPossible, Operator, OutsideEvidence
 
 CONFIRMED_NOT_DONE = "confirmed_not_done"
@@ -34,6 +35,13 @@ NEVER_VOIDED = (
     "It counts as never voided, and goes on in its lane's order; each step starts with a status query. If it was voided and booked by hand after"
     " all, it is cleared in addition."
 )
+CONTENTS_REMAIN = "The contents that were accepted remain valid. The hold ends; an order that is parked for it alone goes on in its lane's order."
+HOLDS_RELEASED = {
+    VOIDED_BEFORE: NEVER_VOIDED,
+    LIMIT_EXCEEDED: "It is beyond a bound of what an order, or a user in a day, may move. It goes on in its lane's order, with its first step.",
+    SLIPPAGE_EXCEEDED: "The exchange accepts the market's price. The order goes on in its lane's order.",
+    IMPLAUSIBLE_FILL: "What the market answered counts as it is. The order goes on in its lane's order; it stays parked where a rest is to be sold.",
+}
 CHANGED = "the order changed meanwhile: load the page again"
 PROBLEMS = {
     "decided": "it was decided already",
@@ -44,14 +52,6 @@ PROBLEMS = {
     "unfinished": "one of its operations isn't finished, so nothing was changed",
     "finished": "all its steps are done, so nothing was changed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Consequences:
-    """What an intervention will do, as operators read it before they request or approve it."""
-
-    text: str
-    bookings: tuple[Booking, ...] = ()
 
 
 def _require_reason(reason: str, what: str) -> None:
@@ -129,13 +129,9 @@ def consequences_of(case: Case, kind: InterventionKind, evidence: OutsideEvidenc
         case InterventionKind.RETRY:
             return Consequences("The order goes on in its lane's order; a step that may have been applied starts with a status query.")
         case InterventionKind.RELEASE_HOLD:
-            if case.clearing.hold_code == VOIDED_BEFORE:
-                return Consequences(NEVER_VOIDED)
-            return Consequences(
-                "The contents that were accepted remain valid. The hold ends; an order that is parked for it alone goes on in its lane's order."
-            )
+            return _released(case)
         case InterventionKind.CONFIRM_DONE:
-            return Consequences(_done_text(operation, _next(case, operation, _confirmed(operation, evidence, 0, 0))))
+            return _done(case, evidence)
         case InterventionKind.CONFIRM_NOT_DONE:
             return Consequences(
                 f"Step {operation.step} counts as finally rejected under the key {operation.key}. The order stays parked: a retry then sends it under"
@@ -149,10 +145,35 @@ def consequences_of(case: Case, kind: InterventionKind, evidence: OutsideEvidenc
             )
 
 
+def _released(case: Case) -> Consequences:
+    """Of a hold that a bound of money has set: what it is about, and what will be sent."""
+    text = HOLDS_RELEASED.get(case.clearing.hold_code, CONTENTS_REMAIN)
+    fill = fill_text(case.order, case.exchanges)
+    operation = case.operation
+    if operation.state == OperationState.DONE:
+        return Consequences(text, lines=_fill_line(fill))
+    call, request = in_words(stored_of(operation), operation.step)
+    return Consequences(text, lines=_fill_line(fill), next_call=call, next_request=request)
+
+
+def _fill_line(fill: str) -> tuple[Line, ...]:
+    return (Line("The market's fill", "", fill),) if fill else ()
+
+
+def _done(case: Case, evidence: OutsideEvidence) -> Consequences:
+    operation = case.operation
+    confirmed = _confirmed(case, operation, evidence, 0, 0)
+    following = _next(case, operation, confirmed)
+    call, request = next_call(following if isinstance(following, Planned) else None)
+    return Consequences(
+        _done_text(operation, following), lines=compared(case.order, stored_of(operation), evidence, confirmed), next_call=call, next_request=request
+    )
+
+
 def _done_text(operation: Operation, following: Next) -> str:
     match following:
-        case Finished(slippage_usdt):
-            then = f"all steps are done: the order is cleared, with a slippage of {amount(slippage_usdt)} USDT"
+        case Finished(residue):
+            then = f"all steps are done: the order is cleared, with a slippage of {amount(residue.slippage_usdt)} USDT"
         case Parks(code):
             then = f"the order stays parked ({code})"
         case Planned(parks=code) if code:
@@ -162,12 +183,28 @@ def _done_text(operation: Operation, following: Next) -> str:
     return f"Step {operation.step} counts as done; {then}."
 
 
-def _confirmed(operation: Operation, evidence: OutsideEvidence, done_at_ms: int, intervention_id: int) -> Confirmed:
-    stored = StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
+def stored_of(operation: Operation) -> StoredRequest:
+    """An operation's request as it was written down."""
+    return StoredRequest(Counterparty(operation.counterparty), Action(operation.action), operation.key, bytes(operation.request))
+
+
+def _confirmed(case: Case, operation: Operation, evidence: OutsideEvidence, done_at_ms: int, intervention_id: int) -> Confirmed:
+    """The answer that the evidence amounts to. Raises NotPossible: it doesn't fit, or no market
+    gives what was typed; then it is refused whoever approves it (design, rule 13).
+    """
     try:
-        return answer_from(stored, evidence, done_at_ms=done_at_ms, intervention_id=intervention_id)
+        confirmed = answer_from(stored_of(operation), evidence, done_at_ms=done_at_ms, intervention_id=intervention_id)
     except Unfit as unfit:
         raise NotPossible("evidence", str(unfit)) from unfit
+    if isinstance(confirmed.result, Exchanged) and (why := doubts(case.order, confirmed.result)):
+        raise NotPossible("implausible", f"no approval makes this possible, so check each digit: {_typed(confirmed.result)}; {why}")
+    return confirmed
+
+
+def _typed(said: Exchanged) -> str:
+    price = price_of(said)
+    at = f", {amount(price)} USDT a coin" if price is not None else ""
+    return f"{amount(said.sold)} {said.sell_asset} sold for {amount(said.bought)} {said.buy_asset}{at}"
 
 
 def _next(case: Case, operation: Operation, confirmed: Confirmed) -> Next:
@@ -245,13 +282,10 @@ def _execute(intervention: Intervention, operator: Operator) -> Decided:
 
 def _execute_done(intervention: Intervention, operator: Operator, generation: str) -> Decided:
     asked_ms = int(intervention.asked_at.timestamp() * 1000)
-    confirmed = _confirmed(intervention.operation, evidence_of(intervention), asked_ms, intervention.pk)
-    following = _next(read_case(intervention.clearing), intervention.operation, confirmed)
-    planned = following if isinstance(following, Planned) else None
-    code = following.code if isinstance(following, Parks) else planned.parks if planned else ""
-    return interventions.confirm_done(
-        intervention.pk, operator=operator, response=confirmed.body, code=code, following=planned, generation=generation
-    )
+    case = read_case(intervention.clearing)
+    confirmed = _confirmed(case, intervention.operation, evidence_of(intervention), asked_ms, intervention.pk)
+    following = _next(case, intervention.operation, confirmed)
+    return interventions.confirm_done(intervention.pk, operator=operator, response=confirmed.body, following=following, generation=generation)
 
 
 def evidence_of(intervention: Intervention) -> OutsideEvidence:

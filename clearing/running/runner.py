@@ -17,6 +17,7 @@ from base.alarms import alarm
 from base.db import DATABASE_UNAVAILABLE
 from clearing.dispatch import publish
 from clearing.dispatch.queues import RESUME_QUEUE
+from clearing.flow.fills import Residue
 from clearing.flow.flows import Finished, Parks, Planned, after
 from clearing.gateways import (
     Blocked,
@@ -176,9 +177,8 @@ class Runner:
     def _advance(self, work: Work, evidence: Evidence, done: Done[object]) -> Recorded:
         exchanges = (*work.exchanges, done.result) if isinstance(done.result, Exchanged) else work.exchanges
         match after(work.flow, work.order, work.step, exchanges, part=work.part):
-            case Finished(slippage_usdt):
-                recorded = claims.finish(work, evidence, slippage_usdt, generation=publish.generation())
-                return _cleared(work, recorded)
+            case Finished(residue):
+                return _cleared(work, claims.finish(work, evidence, residue, generation=publish.generation()), residue)
             case Parks(code):
                 reaction = Reaction(State.PARKED, OperationState.DONE)
                 evidence = replace(evidence, code=code)
@@ -207,13 +207,15 @@ def _finish_confirmed(work: Work) -> Recorded:
     """
     finished = after(work.flow, work.order, work.step, work.exchanges, part=work.part)
     assert isinstance(finished, Finished), f"step {work.step} is done, and nothing follows it"
-    return _cleared(work, interventions.finish_confirmed(work, finished.slippage_usdt, generation=publish.generation()))
+    return _cleared(work, interventions.finish_confirmed(work, finished.residue, generation=publish.generation()), finished.residue)
 
 
-def _cleared(work: Work, recorded: Recorded) -> Recorded:
+def _cleared(work: Work, recorded: Recorded, residue: Residue) -> Recorded:
     if recorded.outcome == State.CLEARED:
         metrics.observe_cleared(work)
         log.debug("cleared")
+        if None in (residue.slippage_usdt, residue.surplus, residue.dust):
+            alarm("residue_unstorable", "what a cleared order leaves is beyond any column: it is stored as empty", order_id=work.order.order_id)
     if recorded.hold_code:
         alarm(recorded.hold_code, "cleared although a hold was set while its last step ran", order_id=work.order.order_id)
     return recorded

@@ -45,6 +45,13 @@ CREATE OR REPLACE FUNCTION clearing_is_poison(p_deaths int) RETURNS boolean LANG
     SELECT p_deaths >= clearing_poison_after_deaths()
 $$;
 
+-- Whether an order parks under this code because a bound of money was exceeded (design, rule 13).
+-- Such a code stays its error code whatever else comes, so that it isn't let pass together with
+-- another hold.
+CREATE OR REPLACE FUNCTION clearing_is_bound(p_code text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_code IN ('limit_exceeded', 'slippage_exceeded', 'implausible_fill')
+$$;
+
 -- Queues the user's next order if none is active: the oldest waiting one (counter's time, shard,
 -- sequence) whose contract isn't blocked by a parked order. The lane's lock must be held.
 CREATE OR REPLACE FUNCTION clearing_promote(p_user text, p_actor text, p_generation text) RETURNS SETOF clearing_ref LANGUAGE plpgsql AS $$

@@ -6,11 +6,16 @@
 -- restore may have been run already (p_restored: the caller knows that each of these may have been).
 -- Such an order is marked, and its operations are written down as unknown, sent when the order was
 -- made, so that each step starts with a status query.
+--
+-- Bounds (design, rule 13): what the caller finds beyond the bound of one order (p_limited), and what
+-- takes its user's orders of this day beyond p_user_usdt_max (0: no bound), is held as
+-- `limit_exceeded` before its first step. Such orders are returned, too, with epoch 0.
 CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_counterparties text[], p_actions text[], p_keys text[], p_requests bytea[], p_flow int,
-    p_actor text, p_generation text, p_restored boolean
+    p_actor text, p_generation text, p_restored boolean, p_limited boolean[], p_user_usdt_max numeric
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
+    v_limited bigint[];
     v_user text;
     v_behind text[];
     v_queued clearing_ref[];
@@ -65,6 +70,16 @@ BEGIN
     FOREACH v_user IN ARRAY v_behind LOOP
         RETURN QUERY SELECT * FROM clearing_promote(v_user, p_actor, p_generation);
     END LOOP;
+    v_limited := ARRAY(SELECT l.id FROM unnest(p_orders, p_limited) AS l (id, is_limited) WHERE l.is_limited);
+    IF p_user_usdt_max > 0 AND NOT p_restored THEN
+        v_limited := v_limited || clearing_beyond_user_bound(p_orders, v_limited, p_user_usdt_max);
+    END IF;
+    IF v_limited <> '{}' THEN
+        FOR v_order IN SELECT o.order_id FROM orders_syncorder o WHERE o.id = ANY (v_limited) ORDER BY o.id LOOP
+            RETURN QUERY SELECT (h.next).* FROM clearing_hold(v_order, 'limit_exceeded', p_actor, p_generation) h WHERE (h.next).id IS NOT NULL;
+        END LOOP;
+        RETURN QUERY SELECT c.id, 0, c.step::int, c.lane::int, clearing_ms(v_now) FROM clearing_clearing c WHERE c.order_id = ANY (v_limited);
+    END IF;
     -- those that people voided before the restore: what was returned above for such a one is a hint
     -- that nobody can claim any more
     IF EXISTS (SELECT FROM clearing_voidedbefore) THEN
@@ -93,7 +108,7 @@ BEGIN
     PERFORM clearing_lock_lanes(ARRAY[v.user_id]);
     SELECT * INTO v FROM clearing_clearing WHERE id = v.id FOR UPDATE;
     UPDATE clearing_clearing SET hold_code = p_code, held_at = v_now, -- changed_at of a running one is when its operation began
-            error_code = CASE WHEN state = 'parked' AND error_code = hold_code THEN p_code ELSE error_code END
+            error_code = CASE WHEN state = 'parked' AND error_code = hold_code AND NOT clearing_is_bound(error_code) THEN p_code ELSE error_code END
         WHERE id = v.id;
     IF v.state IN ('waiting', 'queued', 'retrying') AND (SELECT o.state = 'planned' FROM clearing_operation o
             WHERE o.clearing_id = v.id AND o.step = v.step ORDER BY o.part DESC, o.revision DESC LIMIT 1) THEN

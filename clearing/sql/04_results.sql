@@ -14,12 +14,13 @@ $$;
 
 -- Step done, the next operation written down. With p_in_place the claim goes on to it (running ->
 -- running); without, the rest is queued for the broker (running -> queued). With a hold set, or
--- with p_parks, it parks before its next step. `outcome` is running, queued, parked or lost; a lost
--- claim changes nothing, its attempt is appended all the same.
+-- with p_parks, it parks before its next step; with p_holds two people have to let it go on.
+-- `outcome` is running, queued, parked or lost; a lost claim changes nothing, its attempt is
+-- appended all the same.
 CREATE OR REPLACE FUNCTION clearing_step_done(
     p_id bigint, p_epoch int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
     p_response bytea, p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea,
-    p_in_place boolean, p_claim_seconds float8, p_generation text, p_parks text
+    p_in_place boolean, p_claim_seconds float8, p_generation text, p_parks text, p_holds boolean
 ) RETURNS TABLE (
     outcome text, operation_id bigint, now_ms bigint, claimed_until_ms bigint, sent_seconds_ago float8, ref clearing_ref, next clearing_ref
 ) LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -66,7 +67,9 @@ BEGIN
         v_now := service_now();
         UPDATE clearing_clearing SET state = v_state, step = p_step, attempts = 0, tries = 0, deaths = 0, changed_at = v_now, sends = 0,
                 epoch = CASE WHEN v_state = 'queued' THEN p_epoch + 1 ELSE p_epoch END,
-                error_code = CASE WHEN v_state = 'parked' THEN coalesce(nullif(hold_code, ''), p_parks) ELSE '' END,
+                error_code = CASE WHEN v_state = 'parked' THEN coalesce(nullif(p_parks, ''), hold_code) ELSE '' END,
+                hold_code = CASE WHEN p_holds AND hold_code = '' THEN p_parks ELSE hold_code END,
+                held_at = CASE WHEN p_holds AND hold_code = '' THEN v_now ELSE held_at END,
                 claimed_until = CASE WHEN v_state = 'running' THEN v_now + p_claim_seconds * interval '1 second' END,
                 claimed_by = CASE WHEN v_state = 'running' THEN claimed_by ELSE '' END,
                 queued_at = CASE WHEN v_state = 'queued' THEN v_now ELSE queued_at END,
@@ -120,7 +123,7 @@ $$;
 -- one queued, in one transaction under the lane's lock.
 CREATE OR REPLACE FUNCTION clearing_finish(
     p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_operation bigint, p_asked boolean, p_sent_ms_ago float8, p_answered_ms_ago float8,
-    p_response bytea, p_slippage numeric, p_generation text
+    p_response bytea, p_slippage numeric, p_surplus numeric, p_dust numeric, p_generation text
 ) RETURNS TABLE (outcome text, hold_code text, now_ms bigint, next clearing_ref) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_now timestamptz;
@@ -129,8 +132,8 @@ DECLARE
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY[p_user]);
     v_now := service_now();
-    UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, cleared_at = v_now, changed_at = v_now, claimed_until = NULL,
-            claimed_by = '', error_code = '', attempts = 0, tries = 0, deaths = 0
+    UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, surplus = p_surplus, dust = p_dust, cleared_at = v_now, changed_at = v_now,
+            claimed_until = NULL, claimed_by = '', error_code = '', attempts = 0, tries = 0, deaths = 0
         WHERE c.id = p_id AND c.state = 'running' AND c.step = p_step AND c.epoch = p_epoch
         RETURNING c.hold_code INTO v_hold;
     IF NOT FOUND THEN
@@ -186,6 +189,9 @@ BEGIN
         v_state := CASE WHEN p_state = 'retrying' THEN 'unknown' ELSE p_state END;
     END IF;
     UPDATE clearing_clearing SET state = v_state, error_code = p_code, changed_at = v_now, claimed_until = NULL, claimed_by = '',
+            -- a fill that nobody believes: two people let it go on
+            hold_code = CASE WHEN p_code = 'implausible_fill' AND hold_code = '' THEN p_code ELSE hold_code END,
+            held_at = CASE WHEN p_code = 'implausible_fill' AND hold_code = '' THEN v_now ELSE held_at END,
             attempts = attempts + p_counted, tries = tries + (p_outcome IS NOT NULL)::int,
             tried_since = CASE WHEN tries > 0 OR p_outcome IS NULL THEN tried_since ELSE v_now - p_sent_ms_ago * interval '1 millisecond' END,
             deaths = CASE WHEN p_outcome IS NULL THEN deaths ELSE 0 END, -- its worker lives

@@ -56,7 +56,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT c FROM clearing_clearing WHERE id = p_id;
     o := clearing_current(p_id, c.step);
-    RETURN c.restored AND (o.state = 'rejected' OR (o.state = 'done' AND 'partial_execution' IN (o.error_code, c.error_code)))
+    RETURN c.restored AND (o.state = 'rejected' OR (o.state = 'done' AND ARRAY[o.error_code, c.error_code]::text[] && '{partial_execution,implausible_fill}'))
         AND NOT clearing_not_done_since_restore(p_id);
 END
 $$;

@@ -50,7 +50,8 @@ END
 $$;
 
 -- Releases a hold: the accepted contents are right. The order goes on if it is parked for the hold
--- alone; if there is another reason (a rejection, a partial execution) it stays parked for that.
+-- alone; if there is another reason (a rejection, a partial execution) it stays parked for that. If
+-- that reason is a bound of money, it is held for that now: nobody has decided about it yet.
 -- `outcome` is waiting, parked, or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_release(
     p_intervention bigint, p_person text, p_person_id bigint, p_generation text
@@ -71,6 +72,9 @@ BEGIN
     ELSIF clearing_voided_before((b.c).id) THEN
         v_left := 'voided_before_restore';
     END IF;
+    IF v_left = '' AND clearing_is_bound((b.c).error_code) AND (b.c).error_code <> (b.c).hold_code THEN
+        v_left := (b.c).error_code;
+    END IF;
     v_state := CASE WHEN v_left = '' AND (b.c).error_code = (b.c).hold_code AND (b.o).state NOT IN ('rejected', 'done') THEN 'waiting'
         ELSE 'parked' END;
     UPDATE clearing_clearing SET state = v_state, hold_code = v_left, held_at = CASE WHEN v_left <> '' THEN service_now() END,
@@ -89,11 +93,11 @@ $$;
 
 -- Two operators confirm that the current operation was done; p_response is an answer made of their
 -- evidence. p_step to p_request describe the next operation. With a null key and no p_code there is
--- none, and a worker clears the order in its lane's turn; p_code parks it. `outcome` is waiting,
--- parked, too_early, or the problem of clearing_begin.
+-- none, and a worker clears the order in its lane's turn; p_code parks it, and p_holds holds it as
+-- well. `outcome` is waiting, parked, too_early, or the problem of clearing_begin.
 CREATE OR REPLACE FUNCTION clearing_confirm_done(
     p_intervention bigint, p_person text, p_person_id bigint, p_claim_seconds float8, p_transit_seconds float8, p_response bytea, p_code text,
-    p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea, p_generation text
+    p_holds boolean, p_step int, p_part int, p_counterparty text, p_action text, p_key text, p_request bytea, p_generation text
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
     b record;
@@ -112,6 +116,8 @@ BEGIN
     v_code := CASE WHEN p_code <> '' THEN p_code WHEN p_key IS NOT NULL THEN (b.c).hold_code ELSE '' END;
     v_state := CASE v_code WHEN '' THEN 'waiting' ELSE 'parked' END;
     UPDATE clearing_clearing SET state = v_state, error_code = v_code, step = coalesce(p_step, step), attempts = 0, tries = 0, due_at = NULL,
+            hold_code = CASE WHEN p_holds AND hold_code = '' THEN p_code ELSE hold_code END,
+            held_at = CASE WHEN p_holds AND hold_code = '' THEN service_now() ELSE held_at END,
             changed_at = service_now()
         WHERE id = (b.c).id AND state = 'parked' AND epoch = (b.c).epoch;
     UPDATE clearing_operation SET state = 'done', done_at = service_now(), response = p_response, error_code = '' WHERE id = (b.o).id;

@@ -3,7 +3,8 @@
 -- Clears an order whose last operation was confirmed by operators, as clearing_finish does, but
 -- without an attempt, since no call was made.
 CREATE OR REPLACE FUNCTION clearing_finish_confirmed(
-    p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_slippage numeric, p_generation text
+    p_id bigint, p_epoch int, p_step int, p_user text, p_worker text, p_slippage numeric, p_surplus numeric, p_dust numeric,
+    p_generation text
 ) RETURNS TABLE (outcome text, hold_code text, next clearing_ref) LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz;
@@ -12,8 +13,8 @@ DECLARE
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY[p_user]);
     v_now := service_now();
-    UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, cleared_at = v_now, changed_at = v_now, claimed_until = NULL,
-            claimed_by = '', error_code = '', attempts = 0, tries = 0
+    UPDATE clearing_clearing c SET state = 'cleared', slippage_usdt = p_slippage, surplus = p_surplus, dust = p_dust, cleared_at = v_now, changed_at = v_now,
+            claimed_until = NULL, claimed_by = '', error_code = '', attempts = 0, tries = 0
         WHERE c.id = p_id AND c.state = 'running' AND c.step = p_step AND c.epoch = p_epoch
             AND EXISTS (SELECT FROM clearing_current(p_id, p_step) o WHERE o.state = 'done')
         RETURNING c.hold_code INTO v_hold;

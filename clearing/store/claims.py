@@ -11,7 +11,6 @@ over.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from time import CLOCK_BOOTTIME, clock_gettime, sleep
 from typing import Any
 
@@ -19,11 +18,13 @@ from django.conf import settings
 
 from base import metrics
 from base.db import DATABASE_UNAVAILABLE, Row, call
+from clearing.flow.fills import Residue
 from clearing.flow.flows import CURRENT_FLOW, FLOWS, OrderFacts, Planned, plan
-from clearing.gateways import Action, ClaimEnded, Counterparty, Exchanged, StoredRequest, read_result
+from clearing.gateways import Action, Counterparty, Exchanged, StoredRequest, read_result
 from clearing.policy.backoff import Reaction
 from clearing.status import OperationState, Outcome, State
-from clearing.store import statements
+from clearing.store import bounds, statements
+from clearing.store.claim_clock import ClaimClock
 from clearing.store.lanes import lane_of
 
 
@@ -40,30 +41,6 @@ class ClearingRef:
     lane: int
     queued_ms: int
     isolated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimClock:
-    """The database's time, as measured at the claim and carried on by a clock that counts through a
-    suspended machine.
-    """
-
-    now_ms: int
-    measured_at: float
-    claimed_until_ms: int
-
-    def timestamp_ms(self) -> int:
-        """The time to sign with, ms. Raises ClaimEnded at or after the claim's end: nobody signs
-        then (design, rule 7).
-        """
-        now = self.now_ms + int((clock_gettime(CLOCK_BOOTTIME) - self.measured_at) * 1000)
-        if now >= self.claimed_until_ms:
-            raise ClaimEnded("the claim ended before the call was signed")
-        return now
-
-    def ended(self) -> bool:
-        """Whether the claim is over."""
-        return self.now_ms + (clock_gettime(CLOCK_BOOTTIME) - self.measured_at) * 1000 >= self.claimed_until_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +142,8 @@ def read_refs(rows: Sequence[Row]) -> list[ClearingRef]:
 
 def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: str, restored: bool = False) -> list[ClearingRef]:
     """Opens a clearing for each (sync order's primary key, facts), in the open transaction. Returns
-    the heads of lanes, to be published.
+    the heads of lanes, to be published. What is beyond the bound of an order, or takes its user's
+    day beyond that of a user, is held before its first step, as `limit_exceeded`.
 
     `restored`: each may have been run before the database was restored from a backup, and is
     reconciled before it is sent; orders up to the latest restore point are without it.
@@ -173,7 +151,8 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
     if not orders:
         return []
     firsts = [plan(CURRENT_FLOW, facts, 1) for _, facts in orders]
-    return read_refs(
+    bound = settings.CLEARING_ORDER_USDT_MAX
+    refs = read_refs(
         call(
             statements.ACCEPT,
             {
@@ -187,9 +166,15 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
                 "actor": actor,
                 "generation": generation,
                 "restored": restored,
+                "limited": [0 < bound < facts.quoted_usdt for _, facts in orders],
+                "user_usdt_max": settings.CLEARING_USER_USDT_PER_DAY_MAX,
             },
         )
     )
+    limited = [ref.id for ref in refs if not ref.epoch]
+    if limited:
+        bounds.tell_limited(limited)
+    return [ref for ref in refs if ref.epoch]
 
 
 def hold(order_id: str, code: str, *, actor: str, generation: str) -> tuple[State | None, ClearingRef | None]:
@@ -333,6 +318,7 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
             "claim_seconds": settings.CLEARING_CLAIM_SECONDS,
             "generation": generation,
             "parks": following.parks,
+            "holds": following.holds,
         },
     )
     if row.outcome != State.RUNNING:
@@ -372,9 +358,14 @@ def of_planned(planned: Planned) -> dict[str, object]:
     }
 
 
-def finish(work: Work, evidence: Evidence, slippage_usdt: Decimal, *, generation: str) -> Recorded:
+def of_residue(residue: Residue) -> dict[str, object]:
+    """The arguments that write down what an order leaves."""
+    return {"slippage": residue.slippage_usdt, "surplus": residue.surplus, "dust": residue.dust}
+
+
+def finish(work: Work, evidence: Evidence, residue: Residue, *, generation: str) -> Recorded:
     """The last operation is confirmed: cleared, and the user's next order queued."""
-    more = {"step": work.step, "slippage": slippage_usdt, "generation": generation}
+    more = {"step": work.step, **of_residue(residue), "generation": generation}
     row = _recorded_attempt(statements.FINISH, work, evidence, lambda: more)
     return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 

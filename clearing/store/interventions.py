@@ -14,10 +14,11 @@ from django.db import OperationalError
 
 from base.db import Row, call, gave_up_waiting
 from clearing.flow.bookings import Booking
-from clearing.flow.flows import LAST_STEP, Planned
+from clearing.flow.fills import Residue
+from clearing.flow.flows import LAST_STEP, Next, Parks, Planned
 from clearing.status import InterventionKind, OperationState, State
 from clearing.store import statements
-from clearing.store.claims import ClearingRef, Recorded, Work, of_claim, of_planned, read_ref, recorded
+from clearing.store.claims import ClearingRef, Recorded, Work, of_claim, of_planned, of_residue, read_ref, recorded
 
 
 class NotPossible(Exception):  # noqa: N818 - an answer to an operator
@@ -165,12 +166,18 @@ def release(intervention_id: int, *, operator: Operator, generation: str) -> Dec
     return _decided(statements.RELEASE, intervention_id, operator, generation=generation)
 
 
-def confirm_done(intervention_id: int, *, operator: Operator, response: bytes, code: str, following: Planned | None, generation: str) -> Decided:
-    """The current operation is done, with a response made of the evidence; `following` is written
-    down, or `code` parks the order.
+def confirm_done(intervention_id: int, *, operator: Operator, response: bytes, following: Next, generation: str) -> Decided:
+    """The current operation is done, with a response made of the evidence; what follows is written
+    down, or parks the order.
     """
-    planned = of_planned(following) if following else dict.fromkeys(("step", "part", "counterparty", "action", "key", "request"))
-    more = {**_in_transit(), **planned, "response": response, "code": code, "generation": generation}
+    nothing = dict.fromkeys(("step", "part", "counterparty", "action", "key", "request"))
+    planned = of_planned(following) if isinstance(following, Planned) else nothing
+    match following:
+        case Planned(parks=code, holds=holds) | Parks(code, holds):
+            parks = {"code": code, "holds": holds}
+        case _:
+            parks = {"code": "", "holds": False}
+    more = {**_in_transit(), **planned, **parks, "response": response, "generation": generation}
     return _decided(statements.CONFIRM_DONE, intervention_id, operator, **more)
 
 
@@ -196,11 +203,9 @@ def _decided(statement: str, intervention_id: int, operator: Operator, **more: o
     return Decided(row.outcome, row.not_before, read_ref(row, "next"))
 
 
-def finish_confirmed(work: Work, slippage_usdt: Decimal, *, generation: str) -> Recorded:
+def finish_confirmed(work: Work, residue: Residue, *, generation: str) -> Recorded:
     """Operators confirmed the last operation: cleared, and the user's next order queued."""
-    row = recorded(
-        statements.FINISH_CONFIRMED, work, lambda: {**of_claim(work), "step": work.step, "slippage": slippage_usdt, "generation": generation}
-    )
+    row = recorded(statements.FINISH_CONFIRMED, work, lambda: {**of_claim(work), "step": work.step, **of_residue(residue), "generation": generation})
     return Recorded(row.outcome, next=read_ref(row, "next"), hold_code=row.hold_code)
 
 

@@ -39,6 +39,7 @@ def numbered(statement: str) -> tuple[str, tuple[str, ...]]:
 
 _CLAIM: Final = ("id", "epoch", "user", "worker", "operation", "asked", "sent_ms_ago", "answered_ms_ago")
 
+_RESIDUE: Final = ("slippage", "surplus", "dust")
 _SEEN: Final = ("id", "epoch", "state", "operation", "operation_state")
 _OPERATOR: Final = ("intervention", "person", "person_id")
 _IN_TRANSIT: Final = ("claim_seconds", "transit_seconds")
@@ -47,7 +48,20 @@ _DECIDED: Final = f"outcome, not_before, {ref_columns('next')}"
 # Intake, and what every order passes through.
 ACCEPT: Final = function_call(
     "clearing_accept",
-    *("orders", "lanes", "counterparties::text[]", "actions::text[]", "keys", "requests::bytea[]", "flow", "actor", "generation", "restored"),
+    *(
+        "orders",
+        "lanes",
+        "counterparties::text[]",
+        "actions::text[]",
+        "keys",
+        "requests::bytea[]",
+        "flow",
+        "actor",
+        "generation",
+        "restored",
+        "limited::boolean[]",
+        "user_usdt_max",
+    ),
 )
 HOLD: Final = function_call("clearing_hold", "order", "code", "actor", "generation", columns=f"found_state, {ref_columns('next')}")
 CLAIM: Final = function_call("clearing_claim", "id", "epoch", "worker", "claim_seconds", "alone")
@@ -58,11 +72,11 @@ RECORD_TRY: Final = function_call(
 )
 STEP_DONE: Final = function_call(
     "clearing_step_done",
-    *(*_CLAIM, "response", "step", "part", "counterparty", "action", "key", "request", "in_place", "claim_seconds", "generation", "parks"),
+    *(*_CLAIM, "response", "step", "part", "counterparty", "action", "key", "request", "in_place", "claim_seconds", "generation", "parks", "holds"),
     columns=f"outcome, operation_id, now_ms, claimed_until_ms, sent_seconds_ago, {ref_columns('ref')}, {ref_columns('next')}",
 )
 FINISH: Final = function_call(
-    "clearing_finish", *(*_CLAIM, "step", "response", "slippage", "generation"), columns=f"outcome, hold_code, {ref_columns('next')}"
+    "clearing_finish", *(*_CLAIM, "step", "response", *_RESIDUE, "generation"), columns=f"outcome, hold_code, {ref_columns('next')}"
 )
 SETTLE: Final = function_call(
     "clearing_settle",
@@ -82,14 +96,14 @@ REQUEST_INTERVENTION: Final = function_call(
 RELEASE: Final = function_call("clearing_release", *_OPERATOR, "generation", columns=_DECIDED)
 CONFIRM_DONE: Final = function_call(
     "clearing_confirm_done",
-    *(*_OPERATOR, *_IN_TRANSIT, "response", "code", "step", "part", "counterparty", "action", "key", "request", "generation"),
+    *(*_OPERATOR, *_IN_TRANSIT, "response", "code", "holds", "step", "part", "counterparty", "action", "key", "request", "generation"),
     columns=_DECIDED,
 )
 CONFIRM_NOT_DONE: Final = function_call("clearing_confirm_not_done", *_OPERATOR, *_IN_TRANSIT, "response", "code", columns=_DECIDED)
 VOID: Final = function_call("clearing_void", *_OPERATOR, *_IN_TRANSIT, "last_step", "bookings::jsonb", "generation", columns=_DECIDED)
 FINISH_CONFIRMED: Final = function_call(
     "clearing_finish_confirmed",
-    *("id", "epoch", "step", "user", "worker", "slippage", "generation"),
+    *("id", "epoch", "step", "user", "worker", *_RESIDUE, "generation"),
     columns=f"outcome, hold_code, {ref_columns('next')}",
 )
 PARK_CONFIRMED: Final = function_call(
@@ -104,6 +118,7 @@ REDISPATCH: Final = function_call(
     "clearing_redispatch", "ids", "actor", "generation", columns=f"found_state, parked_order, parked_as, {ref_columns('ref')}"
 )
 RESEND: Final = function_call("clearing_resend", "ids", "epochs", "generation")
+BOUND_MINUTE: Final = function_call("clearing_bound_minute", "max", "counterparty", "actor")
 PROMOTE_LANES: Final = function_call("clearing_promote_lanes", "users", "actor", "generation")
 MARK_RESTORED: Final = function_call("clearing_mark_restored", "after", "limit")
 HOLD_VOIDED: Final = function_call("clearing_hold_voided", "order", "actor", "generation", columns=f"found_state, {ref_columns('next')}")

@@ -24,7 +24,8 @@ from base.fence import Fence, TermOutdated, fenced, no_fence
 from clearing.dispatch import broker, publish
 from clearing.dispatch.queues import ISOLATED_QUEUE, RESUME_QUEUE, lane_queue
 from clearing.gateways import counterparty_state
-from clearing.store import interventions, recovery
+from clearing.gateways.circuit_breaker import OVER_MINUTE
+from clearing.store import bounds, interventions, recovery
 from clearing.store.claims import ClearingRef
 from clearing.store.recovery import Unclaimed
 from ops.jobs.exclusive import exclusive
@@ -71,7 +72,7 @@ def sweep(fence: Fence = no_fence) -> Counter[str]:
     generation = broker.read_generation()
     counts: Counter[str] = Counter()
     failed: Exception | None = None
-    for stage in (_mark_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _expire, _remind, _remind_unknown):
+    for stage in (_mark_dead, _take_back, _bring_forward, _queue_due, _send_gone, _promote_stalled, _bound_minute, _expire, _remind, _remind_unknown):
         try:
             counts += stage(generation, fence)
         except TermOutdated:
@@ -201,6 +202,16 @@ def _promote_stalled(generation: str, fence: Fence) -> Counter[str]:
         return _send(partial(recovery.promote_lanes, chunk, actor=ACTOR, generation=generation), "stalled", fence)
 
     return _in_chunks(users, CHUNK_ROWS, promote)
+
+
+def _bound_minute(_generation: str, fence: Fence) -> Counter[str]:
+    """More than CLEARING_USDT_PER_MINUTE_MAX has begun to move: new orders wait, nothing parks."""
+    with fenced(fence):
+        minute = bounds.bound_minute(ACTOR)
+    if minute.changed == "paused":
+        message = "more USDT has begun to move within a minute than the bound allows: new orders wait"
+        alarm(OVER_MINUTE, message, usdt=minute.usdt, bound=settings.CLEARING_USDT_PER_MINUTE_MAX)
+    return Counter({f"minute_{minute.changed}": 1}) if minute.changed else Counter()
 
 
 def _expire(_generation: str, fence: Fence) -> Counter[str]:

@@ -23,8 +23,8 @@ from orders.decoding.changes import shortened
 
 Row = Mapping[str, Any]
 
+USDT: Final = "USDT"
 TEXT_LENGTH_MAX: Final = 64
-FRACTION_DIGITS_MAX: Final = 18  # DECIMAL(36, 18), here and at the counter
 INTEGER_DIGITS_MAX: Final = 18
 SHARD_MAX: Final = 2**31 - 1
 SEQUENCE_MAX: Final = 2**63 - 1
@@ -105,7 +105,7 @@ class Rules:
     table: str  # database.table of the binlog
     exchange_kinds: frozenset[str]
     since_ms: int
-    assets: frozenset[str]
+    scales: Mapping[str, int]  # decimals of each asset that is cleared, and of USDT
     columns: Mapping[str, str] = field(default_factory=dict)  # the counter's column -> our field, where they differ
     zone: tzinfo = UTC  # of a created_at that names none
 
@@ -116,7 +116,7 @@ class Rules:
             table=settings.INTAKE_TABLE,
             exchange_kinds=frozenset(settings.INTAKE_EXCHANGE_KINDS),
             since_ms=(settings.INTAKE_SINCE - _EPOCH) // _MILLISECOND,
-            assets=frozenset(settings.ASSET_SCALES) - {"USDT"},
+            scales=dict(settings.ASSET_SCALES),
             columns={column: name for name, column in settings.INTAKE_COLUMNS.items()},
             zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
         )
@@ -171,6 +171,7 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
     created_ms = created(row, rules)
     if created_ms < rules.since_ms:
         return Filtered(FilterReason.OLD)
+    coins = frozenset(rules.scales) - {USDT}
     return NewOrder(
         order_id=_identifier(row, "order_id"),
         user_id=_user_id(row),
@@ -178,9 +179,9 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
         sequence=_integer(row, "sequence", SEQUENCE_MAX),
         contract_id=_identifier(row, "contract_id"),
         direction=_one_of(row, "direction", ("OPEN", "CLOSE"), RefusalCode.UNKNOWN_DIRECTION),
-        asset=_one_of(row, "asset", rules.assets, RefusalCode.UNKNOWN_ASSET),
-        quantity=_amount(row, "quantity"),
-        quoted_usdt=_amount(row, "quoted_usdt"),
+        asset=(asset := _one_of(row, "asset", coins, RefusalCode.UNKNOWN_ASSET)),
+        quantity=_amount(row, "quantity", rules.scales[asset]),
+        quoted_usdt=_amount(row, "quoted_usdt", rules.scales[USDT]),
         instrument=_text(row, "instrument"),
         created_ms=created_ms,
     )
@@ -237,13 +238,16 @@ def _integer(row: Row, name: str, largest: int) -> int:
     return number
 
 
-def _amount(row: Row, name: str) -> Decimal:
+def _amount(row: Row, name: str, scale: int) -> Decimal:
+    """Exact: one that is finer than its asset's scale would be cut, and then be another amount than
+    the counter's.
+    """
     text = _present(row, name)
     found = _AMOUNT.fullmatch(text)
     if not found:
         raise Refused(RefusalCode.BAD_NUMBER, name, text)
     fraction = (found[2] or "").rstrip("0")
-    if len(fraction) > FRACTION_DIGITS_MAX:
+    if len(fraction) > scale:
         raise Refused(RefusalCode.BAD_SCALE, name, text)
     whole = found[1].lstrip("0")
     if len(whole) > INTEGER_DIGITS_MAX or not (whole or fraction):

@@ -65,7 +65,11 @@ def choices(client: Client, clearing: Clearing) -> list[str]:
 
 
 def ask(client: Client, clearing: Clearing, kind: str, **fields: str) -> Any:
-    return client.post(f"{LIST}{clearing.pk}/ask/{kind}/", {"reason": REASON, **fields}, follow=True)
+    """A confirmation that money moved is compared first, and then asked for as it was compared."""
+    answer = client.post(f"{LIST}{clearing.pk}/ask/{kind}/", {"reason": REASON, **fields}, follow=True)
+    if answer.context and (seal := answer.context.get("seal")):
+        answer = client.post(f"{LIST}{clearing.pk}/ask/{kind}/", {"reason": REASON, **fields, "seal": seal}, follow=True)
+    return answer
 
 
 def decide(client: Client, intervention: Intervention, decision: str, **fields: str) -> Any:

@@ -1,5 +1,7 @@
 """The retry in the admin: one operator, with a reason that is kept."""
 
+from decimal import Decimal
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
@@ -55,6 +57,14 @@ class TestAsking:
         operator.get(f"{PAGE}?ids={parked.pk}")
 
         assert Clearing.objects.get(pk=parked.pk).state == State.PARKED
+
+    def test_of_a_slipped_price_the_page_says_what_was_bought(self, operator: Client, world: World) -> None:
+        world.counterparties.prices["BTC"] = Decimal(66_000)
+        slipped = world.run(world.accept())
+
+        page = operator.get(f"{PAGE}?ids={slipped.pk}").content.decode()
+
+        assert "3000 USDT sold, 0.04545454 BTC bought; -0.00454546 BTC against what is owed; slippage -272.7276 USDT, -909.1 bps" in page
 
     def test_without_a_reason_nothing_is_retried(self, operator: Client, parked: Clearing) -> None:
         answer = operator.post(PAGE, {"ids": str(parked.pk), "reason": "   "})

@@ -102,8 +102,14 @@ WRONG = {
     "CLEARING_CLAIM_SECONDS": ["abc", "0"],
     "CLEARING_NEXT_IN_PLACE_MAX": ["abc", "-1"],
     "CLEARING_ATTEMPTS_MAX": ["abc", "0"],
-    "CLEARING_DUST_SHARE_MAX": ["abc", "-0.1", "1.1", "NaN"],
+    "CLEARING_DUST_SHARE_MAX": ["abc", "-0.1", "0.051", "NaN"],
     "CLEARING_MAX_SLIPPAGE_BPS": ["abc", "-1", "sNaN"],
+    "CLEARING_SLIPPAGE_TWO_OPERATORS_USDT": ["abc", "-1", "1e19"],
+    "CLEARING_HARD_SLIPPAGE_BPS": ["abc", "0", "10001"],
+    "CLEARING_FILL_FEE_MAX_BPS": ["abc", "-1", "1001"],
+    "CLEARING_ORDER_USDT_MAX": ["abc", "-1", "1e19"],
+    "CLEARING_USER_USDT_PER_DAY_MAX": ["abc", "-1", "1e25"],
+    "CLEARING_USDT_PER_MINUTE_MAX": ["abc", "-1", "1e25"],
     "RETRY_BASE_MS": ["abc", "0"],
     "RETRY_CAP_MS": ["abc", "0"],
     "SIGNATURE_VALIDITY_SECONDS": ["abc", "0"],
@@ -209,6 +215,9 @@ class TestContradictions:
             ),
             ({"ALARM_REPEAT_SECONDS": "901"}, ""),
             ({"DATABASE_STATEMENT_MS_MAX": "0"}, ""),  # for migrations
+            ({"CLEARING_MAX_SLIPPAGE_BPS": "2001"}, "CLEARING_MAX_SLIPPAGE_BPS is 2001: set it to 2000 or less"),
+            ({"CLEARING_USER_USDT_PER_DAY_MAX": "999999"}, "CLEARING_USER_USDT_PER_DAY_MAX is 999999: set it to 1000000 or more"),
+            ({"CLEARING_USER_USDT_PER_DAY_MAX": "0", "CLEARING_ORDER_USDT_MAX": "0"}, ""),  # off
         ],
     )
     def test_are_found(self, read: Read, variables: dict[str, str], says: str) -> None:

@@ -169,7 +169,7 @@ def _residue(clearing: Clearing, effects: dict[int, list[Any]]) -> Iterator[str]
         yield f"step 2 moved {paid_in}, step 3 sold {sold}"
     if paid_out != (bought if opening else order.quoted_usdt):
         yield f"step 3 bought {bought}, step 4 moved {paid_out}"
-    gain = (bought - order.quantity) * order.quoted_usdt / bought if opening else bought - order.quoted_usdt
+    gain = (bought - order.quantity) * order.quoted_usdt / order.quantity if opening else bought - order.quoted_usdt
     if sold == paid_in and (clearing.slippage_usdt is None or abs(clearing.slippage_usdt - gain) > Decimal("0.00000001")):
         yield f"its slippage is {clearing.slippage_usdt}, and not {gain:.8f}"
 

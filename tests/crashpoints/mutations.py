@@ -15,7 +15,7 @@ from django.db import transaction
 from base import db, fence
 from base.clock import ServiceNow
 from clearing.dispatch.publish import publish as publish_now
-from clearing.flow import flows
+from clearing.flow import amounts, flows
 from clearing.gateways import Blocked, Rejected, UnknownOutcome, counterparty_state, http
 from clearing.policy.backoff import Reaction
 from clearing.policy.outcomes import LOST, UNSENT, Rule, rule_of
@@ -329,7 +329,7 @@ def handed_back_as_untried() -> None:
 @_found_in("steps/in_place/partial@3")
 def only_the_first_part_is_paid_out() -> None:
     """What the exchange bought with the remainder isn't moved on (rule 12)."""
-    _replace(flows, "bought", lambda parts: flows.cut(parts[0].bought, parts[0].buy_asset))
+    _replace(flows, "bought", lambda parts: amounts.cut(parts[0].bought, parts[0].buy_asset))
 
 
 @_found_in("sweep/expired_claim/done@1")

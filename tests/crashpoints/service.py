@@ -112,7 +112,7 @@ def _consume(process: Process, rules: Rules) -> None:
 
 def consume_without_eth(process: Process) -> None:
     """The consumer of a configuration that doesn't know ETH: its orders are quarantined."""
-    _consume(process, replace(Rules.from_settings(), assets=frozenset({"BTC"})))
+    _consume(process, replace(Rules.from_settings(), scales={"USDT": 6, "BTC": 8}))
 
 
 # --- a worker -------------------------------------------------------------------------------------

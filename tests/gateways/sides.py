@@ -100,8 +100,8 @@ class FakeSide:
         return Order(f"order-{number:05}", "1001", f"contract-{number}", Decimal("0.05"), Decimal("3050.12"))
 
     def goes_wrong(self, operation: Operation, kind: str, order: Order, *, times: int = 1, **fields: Any) -> None:
-        if "fraction" in fields:
-            fields["fraction"] = Decimal(fields["fraction"])
+        for name in {"fraction", "factor"} & set(fields):
+            fields[name] = Decimal(fields[name])
         self.counterparties.script(operation, Fault(kind=FaultKind(kind), **fields), times, order.order_id)
 
     def applied(self, order: Order) -> list[str]:

@@ -126,6 +126,18 @@ class TestDone:
         assert result.sold == pytest.approx(Decimal(25), abs=Decimal("0.01"))
         assert result.bought == pytest.approx(result.sold / result.price, rel=Decimal("0.001"))
 
+    @pytest.mark.parametrize("factor", ["0.001", "1000"])
+    def test_an_absurd_price_is_done_as_it_says(self, side: Side, order: Order, factor: str) -> None:
+        side.goes_wrong(Action.EXCHANGE, "absurd_price", order, factor=factor)
+
+        absurd = side.gateways.perform(order.exchange("100"), NOW).result
+        usual = side.gateways.perform(order.exchange("100", ".2"), NOW).result
+
+        assert isinstance(absurd, Exchanged)
+        assert isinstance(usual, Exchanged)
+        assert absurd.price / usual.price == pytest.approx(Decimal(factor), rel=Decimal("0.01"))
+        assert absurd.sold / absurd.bought == pytest.approx(absurd.price, rel=Decimal("0.01"))
+
 
 class TestKeys:
     def test_other_bytes_under_a_key_are_refused(self, side: Side, order: Order) -> None:

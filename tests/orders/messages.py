@@ -25,7 +25,7 @@ MYSQL_TYPES = {
     "created_at": "DATETIME(3)",
 }
 TOPIC = "counter.sync_order"
-RULES = Rules(table="counter.sync_order", exchange_kinds=frozenset({"EXCHANGE"}), since_ms=1_700_000_000_000, assets=frozenset({"BTC", "ETH"}))
+RULES = Rules(table="counter.sync_order", exchange_kinds=frozenset({"EXCHANGE"}), since_ms=1_700_000_000_000, scales={"USDT": 6, "BTC": 8, "ETH": 8})
 CREATED_AT, CREATED_MS = "2026-01-02 03:04:05.678", 1_767_323_045_678
 
 _offsets = itertools.count()

@@ -212,6 +212,8 @@ class TestBoard:
             {"kind": "refuse", "status": 500},
             {"kind": "partial", "fraction": "1.5"},
             {"kind": "partial", "fraction": "NaN"},
+            {"kind": "absurd_price", "factor": "0"},
+            {"kind": "absurd_price", "factor": "1e9"},
             {"kind": "status", "probability": 0},
             {"kind": "status", "count": 0},
             {"kind": "status", "status": 299},

@@ -1,5 +1,7 @@
 from decimal import Decimal
 
+from django.conf import settings
+
 from sandbox.market import STEPS_MAX, Market
 
 START_MS = 1_795_356_880_000
@@ -20,6 +22,14 @@ class TestWalk:
 
         assert len(set(prices)) > 100
         assert all(30_000 < price < 120_000 for price in prices)
+
+    def test_it_stays_within_the_service_s_soft_bound_however_late_an_order_comes(self) -> None:
+        """Quoted at one end of the band with the spread, executed at the other with the slip."""
+        prices = walk(4, 600, volatility_bps=50)
+
+        lowest, highest, factor = min(prices), max(prices), Decimal("1.0022")
+        assert highest / lowest > Decimal("1.019")  # it has been at both ends
+        assert (highest / lowest * factor - 1) * 10_000 < settings.CLEARING_MAX_SLIPPAGE_BPS
 
     def test_a_long_sleep_costs_a_bounded_walk(self) -> None:
         market = Market(seed=1, volatility_bps=Decimal(2), now_ms=START_MS)

@@ -46,11 +46,14 @@ class World:
         asset: str = "BTC",
         number: int = 0,
         restored: bool = False,
+        quantity: Decimal | None = None,
+        quoted_usdt: Decimal = Decimal(3_000),
     ) -> tuple[Clearing, list[ClearingRef]]:
         """An accepted order, and what is to be published. `number` makes the same order once more,
         after it was lost.
         """
         order = new_order(user_id, number or next(_numbers), direction=direction, contract_id=contract_id, created_ms=created_ms, asset=asset)
+        order.quantity, order.quoted_usdt = quantity or order.quantity, quoted_usdt
         refs = self._open([order], restored=restored)
         return Clearing.objects.get(order=order), refs
 
@@ -103,7 +106,7 @@ def new_order(user_id: str, number: int, *, direction: str = "OPEN", contract_id
         contract_id=contract_id or f"C{number}",
         direction=direction,
         asset=asset,
-        quantity=Decimal("0.05"),
+        quantity=Decimal("0.05") if asset == "BTC" else Decimal(1),
         quoted_usdt=Decimal(3000),
         instrument="BTC-OPTION",
         created_ms=created_ms or 1_700_000_000_000 + number,

@@ -5,14 +5,14 @@ from decimal import Decimal
 
 import pytest
 
-from clearing.flow.flows import CURRENT_FLOW, FLOWS, Finished, OrderFacts, Parks, Planned, after, key_of, plan, slippage
+from clearing.flow.flows import CURRENT_FLOW, FLOWS, OrderFacts, Parks, Planned, after, key_of, plan
 from clearing.gateways import Action, Counterparty, Exchanged
 
 OPEN = OrderFacts("O1", "1001", "C1", "OPEN", "BTC", Decimal("0.05"), Decimal(2500))
 CLOSE = OrderFacts("O2", "1001", "C1", "CLOSE", "BTC", Decimal("0.05"), Decimal(2500))
 
 
-def exchanged(sold: str, bought: str, *, sell: str = "USDT", buy: str = "BTC", lot: str = "1") -> Exchanged:
+def exchanged(sold: str, bought: str, *, sell: str = "USDT", buy: str = "BTC", lot: str = "1", price: str = "50000") -> Exchanged:
     return Exchanged(
         reference="x",
         done_at_ms=1,
@@ -20,7 +20,7 @@ def exchanged(sold: str, bought: str, *, sell: str = "USDT", buy: str = "BTC", l
         sold=Decimal(sold),
         buy_asset=buy,
         bought=Decimal(bought),
-        price=Decimal(50000),
+        price=Decimal(price),
         min_lot=Decimal(lot),
     )
 
@@ -102,25 +102,13 @@ class TestPartialExecution:
         assert isinstance(following, Planned)
         assert following.key == "O1:3.2"
 
+    def test_an_implausible_part_parks_before_the_next_one(self) -> None:
+        following = after(CURRENT_FLOW, OPEN, 3, [exchanged("1500", "0.3", price="5000")], part=1)
 
-class TestSlippage:
-    @pytest.mark.parametrize(
-        ("order", "part", "expected"),
-        [
-            (OPEN, exchanged("2500", "0.05"), "0"),
-            (OPEN, exchanged("2500", "0.04"), "-625"),
-            (OPEN, exchanged("2499.5", "0.05"), "0.5"),
-            (CLOSE, exchanged("0.05", "2510", sell="BTC", buy="USDT"), "10"),
-            (CLOSE, exchanged("0.04", "2400", sell="BTC", buy="USDT"), "500"),
-        ],
-    )
-    def test_it_is_what_the_market_gave_beyond_what_was_promised_in_usdt(self, order: OrderFacts, part: Exchanged, expected: str) -> None:
-        assert slippage(order, [part]) == Decimal(expected)
+        assert isinstance(following, Planned)
+        assert (following.key, following.parks, following.holds) == ("O1:3.2", "implausible_fill", True)
 
-    def test_it_has_scale_8_and_is_rounded_half_even(self) -> None:
-        assert slippage(OPEN, [exchanged("2500", "0.07")]).as_tuple().exponent == -8
+    def test_and_where_no_part_may_follow(self) -> None:
+        parts = [exchanged("1000", "0.02"), exchanged("100", "0.002"), exchanged("100", "0.2", price="500")]
 
-    def test_the_last_step_finishes_with_it(self) -> None:
-        part = exchanged("2500", "0.04")
-
-        assert after(CURRENT_FLOW, OPEN, 4, [part]) == Finished(Decimal("-625.00000000"))
+        assert after(CURRENT_FLOW, OPEN, 3, parts, part=3) == Parks("implausible_fill", holds=True)

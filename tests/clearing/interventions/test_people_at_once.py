@@ -4,12 +4,13 @@ and as a frozen worker wakes.
 
 import threading
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 import pytest
 from django.db import transaction
 
 from base.clock import shift_clock
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.gateways import Adjusted, Done, SigningClock, StoredRequest
 from clearing.interventions.requests import approve, retry_by_hand
 from clearing.running.runner import Runner
@@ -90,7 +91,7 @@ class TestSameMoment:
 
         with transaction.atomic():
             retry_by_hand(clearing.pk, actor="cleo", reason="it was topped up")
-            thread, found = beside(lambda: claims.finish(work, evidence, Decimal(0), generation=""))
+            thread, found = beside(lambda: claims.finish(work, evidence, Residue(ZERO), generation=""))
             thread.join(0.3)
             assert not found
         thread.join(10)
@@ -110,7 +111,7 @@ class TestSameMoment:
         evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
 
         with transaction.atomic():
-            claims.finish(work, evidence, Decimal(0), generation="")
+            claims.finish(work, evidence, Residue(ZERO), generation="")
             thread, found = beside(lambda: retry_by_hand(clearing.pk, actor="cleo", reason="it was topped up"))
             thread.join(0.3)
             assert not found

@@ -123,7 +123,7 @@ class TestHostileAnswers:
     def test_a_retry_after_of_weeks_is_capped(self) -> None:
         assert Backoff(200, 30_000).delay_ms(1, retry_after_ms=10**18) == RETRY_AFTER_MS_MAX
 
-    def test_amounts_beyond_an_assets_scale_are_cut(self, world: World) -> None:
+    def test_amounts_beyond_an_assets_scale_are_cut_and_park_the_order(self, world: World) -> None:
         order = claimed(world, world.accept()).order
         part = Exchanged("x", 1, "USDT", Decimal(3000), "BTC", Decimal("0.049123456789123"), Decimal(60_000), Decimal(1))
 
@@ -131,10 +131,11 @@ class TestHostileAnswers:
 
         assert isinstance(following, Planned)
         assert b'"amount":"0.04912345"' in following.request
+        assert following.parks == "implausible_fill"
 
     def test_a_minimum_lot_that_makes_most_of_an_order_dust_parks_it(self, world: World) -> None:
         order = claimed(world, world.accept()).order
-        part = Exchanged("x", 1, "USDT", Decimal(2000), "BTC", Decimal("0.03"), Decimal(60_000), Decimal(999_999))
+        part = Exchanged("x", 1, "USDT", Decimal(2000), "BTC", Decimal("0.03333333"), Decimal(60_000), Decimal(999_999))
 
         assert getattr(after(CURRENT_FLOW, order, 3, [part]), "code", "") == "partial_execution"
 

@@ -27,7 +27,8 @@ from clearing.gateways import (
 from clearing.policy.outcomes import KEY_EXPIRED, Health
 from clearing.running.next_action import WORKER_STOPPING, Answer, Call, Defer, Drop, Held, KeyExpired, Obstacle, Query, Record, Send, next_action
 from clearing.status import OperationState, Outcome
-from clearing.store.claims import ClaimClock, Evidence, Work
+from clearing.store.claim_clock import ClaimClock
+from clearing.store.claims import Evidence, Work
 
 RETENTION: Final = 100.0
 PLANNED: Final = Work(

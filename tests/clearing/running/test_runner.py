@@ -48,11 +48,12 @@ class TestGoodRun:
         assert outcomes(clearing) == [(1, "done", ""), (2, "done", ""), (3, "done", ""), (4, "done", "")]
 
     def test_slippage_is_stored(self, world: World) -> None:
-        world.counterparties.prices["BTC"] = Decimal(75_000)
+        world.counterparties.prices["BTC"] = Decimal(61_000)
 
         clearing = world.run(world.accept())
 
-        assert clearing.slippage_usdt == Decimal("-750.00000000")
+        assert clearing.slippage_usdt == Decimal("-49.18080000")
+        assert (clearing.surplus, clearing.dust) == (Decimal("-0.00081968"), Decimal(0))
 
     def test_the_users_next_order_runs_in_place(self, world: World) -> None:
         first, second = world.accept(), world.accept()

@@ -89,6 +89,12 @@ class TestConfirmedByPeople:
         consequences = consequences_of(load(unknown.pk), InterventionKind.CONFIRM_DONE, evidence)
 
         assert consequences.text == "Step 3 counts as done; the order stays parked (slippage_exceeded)."
+        assert {line.what: (line.asked, line.said, line.remark) for line in consequences.lines[:3]} == {
+            "Sold": ("3000 USDT", "3000 USDT", "all"),
+            "Bought": ("0.05 BTC at the quote", "0.045 BTC", "-0.005 BTC"),
+            "Price": ("60000 USDT per BTC quoted", "66666.67 USDT per BTC", "-1000 bps for the exchange"),
+        }
+        assert consequences.next_call.startswith("Step 4 sends a transfer of 0.045 BTC from fund to system, to fund under the key ")
 
 
 def test_the_users_next_order_does_not_wait_for_it(world: World) -> None:
@@ -107,6 +113,6 @@ def test_a_price_inside_is_fine(world: World, price: int) -> None:
 
 def test_off_means_off(world: World, settings: Settings) -> None:
     settings.CLEARING_MAX_SLIPPAGE_BPS = Decimal(0)
-    world.counterparties.prices["BTC"] = Decimal(10_000)
+    world.counterparties.prices["BTC"] = Decimal(51_000)  # within the hard bound, which can't be off
 
     assert world.run(world.accept()).state == State.CLEARED

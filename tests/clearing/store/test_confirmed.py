@@ -11,6 +11,8 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from base.clock import shift_clock
 from clearing.dispatch import broker
 from clearing.dispatch.queues import lane_queue
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.gateways import Action
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.interventions.requests import approve, retry_by_hand
@@ -51,17 +53,17 @@ class TestConfirmedAsDone:
 
     def test_an_exchange_needs_what_was_sold_and_bought_and_its_result_counts(self, world: World, settings: Settings) -> None:
         clearing = expired_key(world, settings, action=Action.EXCHANGE)
-        evidence = OutsideEvidence("phone-17", amount=Decimal(3000), bought=Decimal("0.06"))
+        evidence = OutsideEvidence("phone-17", amount=Decimal(3000), bought=Decimal("0.051"))
 
         done_by_two(clearing, K.CONFIRM_DONE, evidence)
         world.run(clearing)
 
         transfer = msgspec.json.decode(bytes(operation(clearing, 4).request))
-        assert (clearing.state, transfer["amount"], clearing.slippage_usdt) == (State.CLEARED, "0.06", Decimal(500))
+        assert (clearing.state, transfer["amount"], clearing.slippage_usdt) == (State.CLEARED, "0.051", Decimal(60))
 
     def test_a_partial_one_is_followed_by_a_further_part(self, world: World, settings: Settings) -> None:
         clearing = expired_key(world, settings, action=Action.EXCHANGE)
-        evidence = OutsideEvidence("phone-17", amount=Decimal(1000), bought=Decimal("0.02"), min_lot=Decimal(1))
+        evidence = OutsideEvidence("phone-17", amount=Decimal(1000), bought=Decimal("0.01666666"), min_lot=Decimal(1))
 
         done_by_two(clearing, K.CONFIRM_DONE, evidence)
         world.run(clearing)
@@ -133,7 +135,7 @@ class TestConfirmedAsDone:
         shift_clock(60)
         sweep()
 
-        recorded = interventions.finish_confirmed(work, Decimal(0), generation="")
+        recorded = interventions.finish_confirmed(work, Residue(ZERO), generation="")
 
         shift_clock(0)
         clearing.refresh_from_db()

@@ -5,13 +5,14 @@ everything happens at the same moment.
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
 
 from clearing.dispatch import broker
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.gateways import Action, Done, Gateways, Result, SigningClock, StoredRequest
 from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
@@ -229,7 +230,7 @@ class TestLocks:
         work = claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: True)
         assert work is not None
         evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
-        return clearing, lambda: claims.finish(work, evidence, Decimal(0), generation="")
+        return clearing, lambda: claims.finish(work, evidence, Residue(ZERO), generation="")
 
     def test_an_order_that_is_being_accepted_is_queued_by_the_one_that_is_cleared(self, busy_world: World) -> None:
         clearing, finish = self.last_step(busy_world)

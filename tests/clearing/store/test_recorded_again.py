@@ -2,12 +2,12 @@
 recorded, and it counts once.
 """
 
-from decimal import Decimal
-
 import pytest
 from django.db import OperationalError
 
 from base import db
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.models import Attempt
 from clearing.policy.backoff import Reaction
 from clearing.status import OperationState, Outcome, State
@@ -50,9 +50,9 @@ class TestCommitWhoseAnswerWasLost:
         world.run(clearing)
         work = claimed(world, clearing)
         evidence = Evidence(Outcome.DONE, work.clock.measured_at, response=b"{}")
-        first = claims.finish(work, evidence, Decimal(0), generation="")
+        first = claims.finish(work, evidence, Residue(ZERO), generation="")
 
-        again = claims.finish(work, evidence, Decimal(0), generation="")
+        again = claims.finish(work, evidence, Residue(ZERO), generation="")
 
         assert (first.outcome, again.outcome) == (State.CLEARED, State.CLEARED)
         assert first.next == again.next

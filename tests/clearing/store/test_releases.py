@@ -5,13 +5,14 @@ to the other.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from clearing import tasks
 from clearing.flow import flows
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.flow.flows import FLOWS
 from clearing.gateways import Transfer
 from clearing.models import Clearing
@@ -133,15 +134,23 @@ class TestMessages:
 class TestCallsOfTheReleaseBefore:
     """Their signatures stay for a release (sql/90_release_before.sql)."""
 
-    @pytest.fixture(autouse=True)
-    def its_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = {
-            "ACCEPT": ("counterparties => %(counterparties)s::text[], p_actions => %(actions)s::text[], p_", ""),
-            "FINISH": ("step => %(step)s, p_", ""),
-            "FINISH_CONFIRMED": ("step => %(step)s, p_", ""),
-            "VOID": ("last_step => %(last_step)s, p_", ""),
-        }
-        for name, (added, nothing) in before.items():
+    LATEST = {
+        "ACCEPT": (", p_limited => %(limited)s::boolean[], p_user_usdt_max => %(user_usdt_max)s", ""),
+        "STEP_DONE": (", p_holds => %(holds)s", ""),
+        "FINISH": ("p_surplus => %(surplus)s, p_dust => %(dust)s, ", ""),
+        "FINISH_CONFIRMED": ("p_surplus => %(surplus)s, p_dust => %(dust)s, ", ""),
+        "CONFIRM_DONE": ("p_holds => %(holds)s, ", ""),
+    }
+    EARLIER = {
+        "ACCEPT": ("counterparties => %(counterparties)s::text[], p_actions => %(actions)s::text[], p_", ""),
+        "FINISH": ("step => %(step)s, p_", ""),
+        "FINISH_CONFIRMED": ("step => %(step)s, p_", ""),
+        "VOID": ("last_step => %(last_step)s, p_", ""),
+    }
+
+    @pytest.fixture(autouse=True, params=[(LATEST,), (LATEST, EARLIER)], ids=["latest", "earlier"])
+    def its_calls(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, (added, nothing) in [item for before in request.param for item in before.items()]:
             statement = getattr(statements, name)
             assert added in statement
             monkeypatch.setattr(statements, name, statement.replace(added, nothing))
@@ -169,6 +178,6 @@ class TestCallsOfTheReleaseBefore:
         Clearing.objects.filter(pk=clearing.pk).update(step=4)
         clearing.operations.update(step=4, state=OperationState.DONE)
 
-        recorded = interventions.finish_confirmed(replace(work, step=4), Decimal(0), generation="")
+        recorded = interventions.finish_confirmed(replace(work, step=4), Residue(ZERO), generation="")
 
         assert recorded.outcome == State.CLEARED

@@ -5,12 +5,13 @@ nothing is changed. It is an internal error, and never taken for an outage, whic
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 from django.db import InternalError, connection, transaction
 
 from base.db import call, is_unavailable
+from clearing.flow.amounts import ZERO
+from clearing.flow.fills import Residue
 from clearing.flow.flows import Planned, after
 from clearing.gateways import Action
 from clearing.models import Attempt, Clearing, Operation
@@ -80,7 +81,7 @@ class TestResults:
 
     def test_an_end_by_another_orders_operation(self, work: Work, other: Operation) -> None:
         with refused("is not the one of step 1"):
-            claims.finish(replace(work, operation_id=other.pk), done(work), Decimal(0), generation="")
+            claims.finish(replace(work, operation_id=other.pk), done(work), Residue(ZERO), generation="")
 
     def test_an_attempt_of_another_orders_operation(self, work: Work, other: Operation) -> None:
         unknown = Evidence(Outcome.UNKNOWN, work.clock.measured_at)
@@ -98,7 +99,7 @@ class TestResults:
 
     def test_an_end_that_nobody_confirmed(self, work: Work) -> None:
         with refused("was not confirmed"):
-            interventions.finish_confirmed(work, Decimal(0), generation="")
+            interventions.finish_confirmed(work, Residue(ZERO), generation="")
 
 
 class TestInterventions:

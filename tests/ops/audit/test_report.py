@@ -24,7 +24,7 @@ HELD = HeldOrder(
     accepted_ms=1_020,
     started_ms=1_030,
     cleared_ms=1_100,
-    slippage_usdt=Decimal("-12.04819277"),
+    slippage_usdt=Decimal("-12.00000000"),
 )
 EXCHANGED = Effect("o-1", "1001", "o-1:3", sold=Decimal(3000), bought=Decimal("0.0498"))
 EFFECTS = (Effect("o-1", "1001", "o-1:1"), Effect("o-1", "1001", "o-1:2"), EXCHANGED, Effect("o-1", "1001", "o-1:4"))
@@ -40,7 +40,7 @@ class TestVerdict:
         report = judged()
 
         assert (report.passed, report.all_cleared, report.by_state) == (True, True, {"cleared": 1})
-        assert report.slippage_ledger_usdt == report.slippage_stored_usdt == Decimal("-12.04819277")
+        assert report.slippage_ledger_usdt == report.slippage_stored_usdt == Decimal("-12.00000000")
         assert (report.to_accepted.p50_ms, report.to_cleared.p99_ms) == (20, 100)
 
     def test_an_order_that_never_came_in_is_missing(self) -> None:
@@ -104,7 +104,7 @@ class TestTelling:
         assert len(report.as_json()["missing"]["examples"]) == 10
 
     def test_json_has_amounts_as_text(self) -> None:
-        assert json.loads(json.dumps(judged().as_json()))["slippage_ledger_usdt"] == "-12.04819277"
+        assert json.loads(json.dumps(judged().as_json()))["slippage_ledger_usdt"] == "-12.00000000"
 
 
 class TestNumbers:

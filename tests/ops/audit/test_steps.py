@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearing.flow.flows import OrderFacts, cut, slippage
+from clearing.flow.amounts import cut
+from clearing.flow.fills import slippage
+from clearing.flow.flows import OrderFacts
 from clearing.gateways import Exchanged
 from ops.audit.facts import Effect, Placed
 from ops.audit.steps import badly_exchanged, differences, disordered, doubled, expected_residue, faults_of, lacking, slippage_of
@@ -141,12 +143,16 @@ class TestFaults:
     APPLIED = effects(OPEN, "1", "2", "3", "4", sold="3000", bought="0.0498")
 
     def test_a_right_order_has_none(self) -> None:
+        assert faults_of(OPEN, self.APPLIED, expected_residue(OPEN, self.APPLIED), Decimal("-12.00000000")) == []
+
+    def test_nor_has_one_that_the_release_before_has_cleared(self) -> None:
+        """It valued coin at the market that the order met."""
         assert faults_of(OPEN, self.APPLIED, expected_residue(OPEN, self.APPLIED), Decimal("-12.04819277")) == []
 
     def test_another_slippage_is_one(self) -> None:
-        faults = faults_of(OPEN, self.APPLIED, expected_residue(OPEN, self.APPLIED), Decimal("-12.04819278"))
+        faults = faults_of(OPEN, self.APPLIED, expected_residue(OPEN, self.APPLIED), Decimal("-12.00000001"))
 
-        assert faults == ["slippage: -12.04819277 in the ledger, -12.04819278 stored"]
+        assert faults == ["slippage: -12.00000000 in the ledger, -12.00000001 stored"]
 
     def test_so_is_a_step_that_never_happened_and_what_it_leaves(self) -> None:
         residue = {("user:1001", "USDT"): Decimal(-3000), ("counter:suspense", "USDT"): Decimal(3000)}

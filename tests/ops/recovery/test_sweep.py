@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -219,6 +220,21 @@ class TestOthersGoOn:
             sweep()
 
         assert messages(clearing) == 1
+
+
+class TestTheBoundOfAMinute:
+    def test_is_told_of_once_and_delays_what_is_new(self, world: World, alarms: list[dict[str, object]], settings: Settings) -> None:
+        settings.CLEARING_USDT_PER_MINUTE_MAX = Decimal(2_000)
+        sweep()
+        assert world.run(world.accept()).state == State.CLEARED
+
+        counts = []
+        for seconds in (1, 2, 63):
+            shift_clock(seconds)
+            counts.append(sweep())
+
+        assert [(count["minute_paused"], count["minute_resumed"]) for count in counts] == [(1, 0), (0, 0), (0, 1)]
+        assert alarms == [{"code": "usdt_per_minute_exceeded", "usdt": 3_000, "bound": 2_000}]
 
 
 class TestReminders:

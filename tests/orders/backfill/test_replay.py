@@ -272,7 +272,7 @@ class TestQuarantined:
 
         odd = interface_row("O1", asset="DOGE", id="9")
         clearings.ingest([read_row(odd, Origin("gap:2", 2, 9, json.dumps(odd, sort_keys=True).encode()), RULES)])
-        wider = RULES.__class__(RULES.table, RULES.exchange_kinds, RULES.since_ms, RULES.assets | {"DOGE"})
+        wider = RULES.__class__(RULES.table, RULES.exchange_kinds, RULES.since_ms, {**RULES.scales, "DOGE": 8})
 
         found = replay_quarantined(Quarantined.objects.get(), wider, lambda items: clearings.ingest(items, Source.REPLAY))
 
