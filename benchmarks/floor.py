@@ -47,6 +47,7 @@ class Floor:
             restored=False,
             limited=[False for _ in batch],
             user_usdt_max=settings.CLEARING_USER_USDT_PER_DAY_MAX,
+            key_retention_seconds=settings.KEY_RETENTION_SECONDS,
             **ACTOR,
         )
         for ref in refs:

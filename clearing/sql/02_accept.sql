@@ -4,15 +4,17 @@
 --
 -- Reconcile before resend: where the database was restored from a backup, an order from before the
 -- restore may have been run already (p_restored: the caller knows that each of these may have been).
--- Such an order is marked, and its operations are written down as unknown, sent when the order was
--- made, so that each step starts with a status query.
+-- So may one that is older, when it comes, than the counterparties surely keep keys: no other
+-- evidence tells that this is the first database that it comes to (design, rule 15). Such an order
+-- is marked, and its operations are written down as unknown, sent when the order was made, so that
+-- each step starts with a status query, and nothing is sent under a key that may be forgotten.
 --
 -- Bounds (design, rule 13): what the caller finds beyond the bound of one order (p_limited), and what
 -- takes its user's orders of this day beyond p_user_usdt_max (0: no bound), is held as
 -- `limit_exceeded` before its first step. Such orders are returned, too, with epoch 0.
 CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_counterparties text[], p_actions text[], p_keys text[], p_requests bytea[], p_flow int,
-    p_actor text, p_generation text, p_restored boolean, p_limited boolean[], p_user_usdt_max numeric
+    p_actor text, p_generation text, p_restored boolean, p_limited boolean[], p_user_usdt_max numeric, p_key_retention_seconds float8
 ) RETURNS SETOF clearing_ref LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     v_limited bigint[];
@@ -21,16 +23,18 @@ DECLARE
     v_queued clearing_ref[];
     v_now timestamptz;
     v_order text;
-    v_restored_through bigint := (SELECT max(through_ms) FROM clearing_restorepoint);
+    v_in_doubt_through bigint; -- the counter's time: orders up to then may have been run already
 BEGIN
     PERFORM clearing_lock_lanes(ARRAY(SELECT user_id FROM orders_syncorder WHERE id = ANY (p_orders)));
     v_now := service_now();
+    v_in_doubt_through := greatest(
+        (SELECT max(through_ms) FROM clearing_restorepoint), clearing_ms(v_now - p_key_retention_seconds * interval '1 second'));
     -- Of a lane where nothing is unfinished the oldest new order is written down as queued, as
     -- clearing_promote would have it: one version of its row instead of two, which is most of what
     -- accepting costs. Each question is a subquery of its own: whatever the statistics were when
     -- this was planned, it is answered from its partial index.
     WITH found AS (
-        SELECT o.*, a.lane, a.counterparty, a.action, a.key, a.request, p_restored OR coalesce(o.created_ms <= v_restored_through, false) AS restored,
+        SELECT o.*, a.lane, a.counterparty, a.action, a.key, a.request, p_restored OR o.created_ms <= v_in_doubt_through AS restored,
             (SELECT true FROM clearing_clearing c
                 WHERE c.user_id = o.user_id AND c.state = ANY (clearing_active_states()) LIMIT 1) IS NOT NULL AS is_active,
             (SELECT true FROM clearing_clearing c WHERE c.user_id = o.user_id AND c.state = 'waiting' LIMIT 1) IS NOT NULL

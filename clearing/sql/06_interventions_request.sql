@@ -35,14 +35,14 @@ CREATE OR REPLACE FUNCTION clearing_says_done(p_id bigint) RETURNS boolean LANGU
         WHERE o.clearing_id = p_id AND o.state <> 'done' AND a.outcome = 'done')
 $$;
 
--- Whether two operators have confirmed since the last restore that the current operation of a
--- restored order was not done, under any key. Then neither it nor a later one was done in the
--- forgotten time, and a retry clears the order's mark of the restore.
+-- Whether two operators have confirmed since the last restore, if there was one, that the current
+-- operation of a restored order was not done, under any key. Then neither it nor a later one was
+-- done in the forgotten time, and a retry clears the order's mark of the restore.
 CREATE OR REPLACE FUNCTION clearing_not_done_since_restore(p_id bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM clearing_clearing c JOIN clearing_intervention i ON i.clearing_id = c.id
         WHERE c.id = p_id AND c.restored AND i.kind = 'confirm_not_done' AND i.state = 'executed'
-            AND i.operation_id = (clearing_current(c.id, c.step)).id AND i.decided_at > (SELECT max(r.at) FROM clearing_restorepoint r));
+            AND i.operation_id = (clearing_current(c.id, c.step)).id AND i.decided_at > coalesce((SELECT max(r.at) FROM clearing_restorepoint r), '-infinity'));
 END
 $$;
 

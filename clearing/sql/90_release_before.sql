@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION clearing_accept(
 ) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
     SELECT * FROM clearing_accept(p_orders, p_lanes, array_fill('counter'::text, ARRAY[cardinality(p_orders)]),
         array_fill('adjust'::text, ARRAY[cardinality(p_orders)]), p_keys, p_requests, p_flow, p_actor, p_generation, p_restored,
-        array_fill(false, ARRAY[cardinality(p_orders)]), 0)
+        array_fill(false, ARRAY[cardinality(p_orders)]), 0, 518400)
 $$;
 
 -- Before the last step was an argument: 4, as in flow 1.
@@ -35,14 +35,15 @@ CREATE OR REPLACE FUNCTION clearing_void(
     SELECT * FROM clearing_void(p_intervention, p_person, p_person_id, p_claim_seconds, p_transit_seconds, 4, p_bookings, p_generation)
 $$;
 
--- Before a fill could be held for two people, what an order leaves was stored in its own units, and
--- what an order and a user may move had bounds.
+-- Before a fill could be held for two people, what an order leaves was stored in its own units, what
+-- an order and a user may move had bounds, and the time for which keys are kept was an argument
+-- (KEY_RETENTION_SECONDS, as it is shipped).
 CREATE OR REPLACE FUNCTION clearing_accept(
     p_orders bigint[], p_lanes int[], p_counterparties text[], p_actions text[], p_keys text[], p_requests bytea[], p_flow int,
     p_actor text, p_generation text, p_restored boolean
 ) RETURNS SETOF clearing_ref LANGUAGE sql AS $$
     SELECT * FROM clearing_accept(p_orders, p_lanes, p_counterparties, p_actions, p_keys, p_requests, p_flow, p_actor, p_generation, p_restored,
-        array_fill(false, ARRAY[cardinality(p_orders)]), 0)
+        array_fill(false, ARRAY[cardinality(p_orders)]), 0, 518400)
 $$;
 
 CREATE OR REPLACE FUNCTION clearing_step_done(

@@ -146,7 +146,8 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
     day beyond that of a user, is held before its first step, as `limit_exceeded`.
 
     `restored`: each may have been run before the database was restored from a backup, and is
-    reconciled before it is sent; orders up to the latest restore point are without it.
+    reconciled before it is sent; orders up to the latest restore point are without it, and so are
+    those that are older by now than the counterparties keep keys (design, rule 15).
     """
     if not orders:
         return []
@@ -168,6 +169,7 @@ def accept(orders: Sequence[tuple[int, OrderFacts]], *, actor: str, generation: 
                 "restored": restored,
                 "limited": [0 < bound < facts.quoted_usdt for _, facts in orders],
                 "user_usdt_max": settings.CLEARING_USER_USDT_PER_DAY_MAX,
+                "key_retention_seconds": settings.KEY_RETENTION_SECONDS,
             },
         )
     )

@@ -61,6 +61,7 @@ ACCEPT: Final = function_call(
         "restored",
         "limited::boolean[]",
         "user_usdt_max",
+        "key_retention_seconds",
     ),
 )
 HOLD: Final = function_call("clearing_hold", "order", "code", "actor", "generation", columns=f"found_state, {ref_columns('next')}")

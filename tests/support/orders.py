@@ -3,6 +3,7 @@ counterparties in memory.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,6 +22,7 @@ from clearing.store import claims, recovery
 from clearing.store.claims import ClearingRef
 from orders.models import SyncOrder
 
+RECENT_MS = int(time.time() * 1000) - 3_600_000  # young enough to be sent without a question (design, rule 15)
 _numbers = itertools.count(1)
 
 
@@ -58,10 +60,10 @@ class World:
         return Clearing.objects.get(order=order), refs
 
     def accept_together(self, *orders: tuple[str, str, int]) -> tuple[list[Clearing], list[ClearingRef]]:
-        """Orders (user, contract, ms) accepted in one transaction: their clearings in the same
-        order, and what is to be published.
+        """Orders (user, contract, ms after RECENT_MS) accepted in one transaction: their clearings
+        in the same order, and what is to be published.
         """
-        made = [new_order(user_id, next(_numbers), contract_id=contract_id, created_ms=created_ms) for user_id, contract_id, created_ms in orders]
+        made = [new_order(user_id, next(_numbers), contract_id=contract_id, created_ms=RECENT_MS + ms) for user_id, contract_id, ms in orders]
         refs = self._open(made)
         return [Clearing.objects.get(order=order) for order in made], refs
 
@@ -109,7 +111,7 @@ def new_order(user_id: str, number: int, *, direction: str = "OPEN", contract_id
         quantity=Decimal("0.05") if asset == "BTC" else Decimal(1),
         quoted_usdt=Decimal(3000),
         instrument="BTC-OPTION",
-        created_ms=created_ms or 1_700_000_000_000 + number,
+        created_ms=created_ms or RECENT_MS + number,
         source="kafka",
         canonical_hash="",
     )

@@ -21,7 +21,7 @@ from clearing.store import claims, recovery
 from clearing.store.claims import Evidence, Recorded
 from clearing.store.recovery import Requeued
 from tests.support.beside import beside, until_somebody_waits_for_a_lock
-from tests.support.orders import World, history, interrupted, outcomes
+from tests.support.orders import RECENT_MS, World, history, interrupted, outcomes
 from tests.support.states import any_transition
 from tests.support.waiting import wait_until
 
@@ -39,18 +39,18 @@ class TestOrder:
         assert states(first, second, other) == [State.QUEUED, State.WAITING, State.QUEUED]
 
     def test_the_next_is_the_oldest_by_the_counters_time_not_by_arrival(self, world: World) -> None:
-        running = world.accept("1", created_ms=1_000)
-        younger, older = world.accept("1", created_ms=3_000), world.accept("1", created_ms=2_000)
+        running = world.accept("1", created_ms=RECENT_MS + 1_000)
+        younger, older = world.accept("1", created_ms=RECENT_MS + 3_000), world.accept("1", created_ms=RECENT_MS + 2_000)
 
         world.run(running)
 
         assert [effect.order_id for effect in world.counterparties.applied][4::4] == [older.order.order_id, younger.order.order_id]
 
     def test_an_order_older_than_one_that_has_started_is_marked_late_and_runs_next(self, world: World) -> None:
-        started = world.accept("1", created_ms=5_000)
+        started = world.accept("1", created_ms=RECENT_MS + 5_000)
         world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.APPLY_THEN_TIMEOUT))
         world.run(started)
-        waiting, late = world.accept("1", created_ms=6_000), world.accept("1", created_ms=4_000)
+        waiting, late = world.accept("1", created_ms=RECENT_MS + 6_000), world.accept("1", created_ms=RECENT_MS + 4_000)
 
         world.when_due(started)
 
@@ -99,7 +99,7 @@ class TestAcceptedTogether:
         assert (behind.epoch, behind.queued_at, behind.broker_generation) == (0, None, "")
 
     def test_who_has_an_active_order_waits_though_it_is_older(self, world: World) -> None:
-        active = world.accept("1", created_ms=5_000)
+        active = world.accept("1", created_ms=RECENT_MS + 5_000)
 
         (older, others), refs = world.accept_together(("1", "A", 1_000), ("2", "B", 1_000))
 
@@ -115,7 +115,7 @@ class TestAcceptedTogether:
         assert [ref.id for ref in refs] == [following.pk]
 
     def test_behind_a_parked_order_those_of_its_contract_wait_and_the_oldest_of_the_others_goes(self, world: World) -> None:
-        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        parked = world.accept("1", contract_id="P", created_ms=RECENT_MS + 1_000)
         park(parked)
 
         (same_contract, next_one, last, elsewhere), refs = world.accept_together(
@@ -126,9 +126,9 @@ class TestAcceptedTogether:
         assert {ref.id for ref in refs} == {next_one.pk, elsewhere.pk}
 
     def test_an_older_order_that_waits_goes_before_the_new_ones(self, world: World) -> None:
-        parked = world.accept("1", contract_id="P", created_ms=1_000)
+        parked = world.accept("1", contract_id="P", created_ms=RECENT_MS + 1_000)
         park(parked)
-        waiting = world.accept("1", contract_id="P", created_ms=2_000)
+        waiting = world.accept("1", contract_id="P", created_ms=RECENT_MS + 2_000)
         with any_transition():
             Clearing.objects.filter(pk=parked.pk).update(state=State.CLEARED)  # its wake-up lost, as nothing should lose it
 

@@ -135,7 +135,10 @@ class TestCallsOfTheReleaseBefore:
     """Their signatures stay for a release (sql/90_release_before.sql)."""
 
     LATEST = {
-        "ACCEPT": (", p_limited => %(limited)s::boolean[], p_user_usdt_max => %(user_usdt_max)s", ""),
+        "ACCEPT": (
+            ", p_limited => %(limited)s::boolean[], p_user_usdt_max => %(user_usdt_max)s, p_key_retention_seconds => %(key_retention_seconds)s",
+            "",
+        ),
         "STEP_DONE": (", p_holds => %(holds)s", ""),
         "FINISH": ("p_surplus => %(surplus)s, p_dust => %(dust)s, ", ""),
         "FINISH_CONFIRMED": ("p_surplus => %(surplus)s, p_dust => %(dust)s, ", ""),

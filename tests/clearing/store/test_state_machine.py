@@ -31,7 +31,7 @@ from clearing.store import claims, recovery
 from clearing.store.claims import Work
 from clearing.store.interventions import NotPossible
 from ops.audit.facts import Effect
-from tests.support.orders import World, interrupted
+from tests.support.orders import RECENT_MS, World, interrupted
 
 USERS = ("1001", "1002")
 CONTRACTS = ("C-a", "C-b", "C-c")
@@ -58,7 +58,7 @@ class Clearings(RuleBasedStateMachine):
     @rule(user=st.sampled_from(USERS), contract=st.sampled_from(CONTRACTS), direction=st.sampled_from(["OPEN", "CLOSE"]), age=st.integers(0, 3))
     def accept(self, user: str, contract: str, direction: str, age: int) -> None:
         """An order comes in, perhaps later than younger ones."""
-        created_ms = 1_700_000_000_000 + Clearing.objects.count() - 2 * age
+        created_ms = RECENT_MS + Clearing.objects.count() - 2 * age
         self.world.accept(user, contract_id=contract, direction=direction, created_ms=created_ms)
 
     @rule(pick=PICK, behind=st.integers(0, 2))
