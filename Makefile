@@ -38,6 +38,7 @@ setup: ## make .venv with the pinned packages (quick when nothing changed)
 up: setup ## start the servers and all processes in the background (.run/pids, .run/logs)
 	@$(MANAGE) stack up
 	@DATABASE_STATEMENT_MS_MAX=0 $(MANAGE) migrate --verbosity 0
+	@$(MANAGE) first_start --sandbox
 	@$(MANAGE) stack services up
 
 down: setup ## stop everything, also what a killed test run left

@@ -1,5 +1,6 @@
 """The orders of a run: written before the clock starts, the same for the floor and for us."""
 
+import time
 from decimal import Decimal
 
 from django.db import connection
@@ -20,8 +21,9 @@ def prepare(count: int, users: int) -> list[tuple[int, OrderFacts]]:
         OrderFacts(f"B{n:07d}", str(1000 + n % users), f"C{n:07d}", "OPEN", "BTC" if n % 2 else "ETH", Decimal("0.05"), Decimal("2500.25"))
         for n in range(count)
     ]
+    first_ms = int(time.time() * 1000) - count  # of just now: older than keys are kept, each step would begin with a question
     rows = [
-        (f.order_id, f.user_id, 0, n, f.contract_id, f.direction, f.asset, f.quantity, f.quoted_usdt, "BENCH", n, "kafka", "", "")
+        (f.order_id, f.user_id, 0, n, f.contract_id, f.direction, f.asset, f.quantity, f.quoted_usdt, "BENCH", first_ms + n, "kafka", "", "")
         for n, f in enumerate(facts)
     ]
     with connection.cursor() as cursor:

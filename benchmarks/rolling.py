@@ -108,6 +108,7 @@ class Service:
         try:
             variables = self.stack.up()
             self.manage_or_fail("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0")
+            self.manage_or_fail("first_start", "--sandbox")
             self.manage_or_fail("stack", "services", "up")
             yield variables
         finally:

@@ -16,6 +16,7 @@ from ops.recovery.sweep import sweep_exclusively
 from ops.wiring import run_gap_pass, run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
 from orders.backfill.gap_pass import SHARD_LIST
+from orders.intake.first_start import NotStarted
 
 log = structlog.get_logger(__name__)
 SWEEP: Final = "ops.sweep"
@@ -52,7 +53,11 @@ def gap_pass(fence: Fence) -> bool:
     """
     if not counter_backoff.may_ask():
         return True
-    result = run_gap_pass(fence=fence)
+    try:
+        result = run_gap_pass(fence=fence)
+    except NotStarted as error:
+        log.info("gap pass rests before the first start", why=str(error))
+        return True
     if result is not None:
         counter_backoff.record(success=SHARD_LIST not in result.failed)
     return result is not None
@@ -63,6 +68,9 @@ def reconcile(fence: Fence) -> bool:
     """Compares the last hours' orders with the counter's own tables."""
     try:
         return run_reconcile(settings.RECONCILE_HOURS, fence=fence) is not None
+    except NotStarted as error:
+        log.info("reconcile rests before the first start", why=str(error))
+        return True
     except InterfaceFailed as error:
         log.warning("reconcile failed", error=str(error), fix="nothing: the next run compares the same hours")
         return True

@@ -21,8 +21,8 @@ from orders.backfill.gap_pass import GapPass, GapResult
 from orders.backfill.reconcile import Reconcile
 from orders.intake.classify import Item
 from orders.intake.faults import never_succeeded, success_since
+from orders.intake.first_start import current_rules
 from orders.intake.ingest import AcceptedOrder, IngestResult, Intake, ingest, no_report
-from orders.intake.mapping import Rules
 from orders.models import ReconcileRun, Source
 
 log = structlog.get_logger(__name__)
@@ -60,14 +60,14 @@ def run_gap_pass(shard: int | None = None, since_ms: int | None = None, fence: F
     None: another pass is still running.
 
     `since_ms`: reads again from there (milliseconds of the counter's clock), however long that
-    takes, beside the periodic passes. Under a leader's fence it raises TermOutdated as soon as
-    another process leads.
+    takes, beside the periodic passes. Raises NotStarted; under a leader's fence TermOutdated as
+    soon as another process leads.
     """
     with exclusive(GAP_PASS_LOCK if since_ms is None else SCAN_AGAIN_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("gap pass skipped: the previous one is still in progress")
             return None
-        gap_pass = GapPass(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
+        gap_pass = GapPass(_interface(), _fenced_intake(fence), current_rules(), settings.GAP_OVERLAP_MS, settings.GAP_PAGE_ROWS, fence)
         return gap_pass.run(shard, since_ms)
 
 
@@ -75,14 +75,14 @@ def run_reconcile(hours: float, fence: Fence = no_fence) -> list[ReconcileRun] |
     """Compares our orders of the last hours with the counter's tables, and fetches what is missing.
     None: another run is still running.
 
-    Raises InterfaceFailed if the counter doesn't list its shards; under a leader's fence
-    TermOutdated as soon as another process leads.
+    Raises NotStarted, and InterfaceFailed if the counter doesn't list its shards; under a leader's
+    fence TermOutdated as soon as another process leads.
     """
     with exclusive(RECONCILE_LOCK, idle_seconds_max=_idle_seconds_max()) as ours:
         if not ours:
             log.info("reconcile skipped: the previous one is still in progress")
             return None
-        reconcile = Reconcile(_interface(), _fenced_intake(fence), Rules.from_settings(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
+        reconcile = Reconcile(_interface(), _fenced_intake(fence), current_rules(), settings.GAP_PAGE_ROWS, settings.RECONCILE_SETTLE_MS, fence)
         return reconcile.run(hours)
 
 

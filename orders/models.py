@@ -101,6 +101,39 @@ class Quarantined(models.Model):
         return f"{self.topic}/{self.partition}@{self.offset}: {self.reason}"
 
 
+class FirstStart(models.Model):
+    """Since when this database accepts orders (design, rule 15): without a row that has
+    `started_at`, a database that holds no order accepts none. `manage.py first_start` writes it;
+    the migration does where orders exist.
+
+    Where Kafka has seen our group before, it is a request that a second person confirms.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    since_ms = models.BigIntegerField("since", help_text="Older orders aren't accepted: milliseconds of the counter's clock.")
+    code = models.CharField(max_length=16, unique=True, help_text="By which a request is confirmed.")
+    needs_two = models.BooleanField(default=False, help_text="Our group has committed offsets: another database was used before.")
+    requested_by = models.CharField(max_length=150)
+    requested_by_id = models.BigIntegerField(null=True, blank=True, help_text="The user's primary key: a name may be changed.")
+    requested_at = models.DateTimeField(db_default=ServiceNow())
+    confirmed_by = models.CharField(max_length=150, blank=True, default="")
+    confirmed_by_id = models.BigIntegerField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(started_at=None)
+                | models.Q(needs_two=False)
+                | models.Q(confirmed_by_id__isnull=False) & ~models.Q(confirmed_by_id=models.F("requested_by_id")),
+                name="first_start_needs_two_people",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"orders since {datetime.fromtimestamp(self.since_ms / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}"
+
+
 class Watermark(models.Model):
     """How far a shard of the counter is known. Both in milliseconds of the counter's clock."""
 

@@ -1,6 +1,19 @@
 """What holds for every test."""
 
+from typing import Any
+
 import pytest
+
+from tests.support.emptying import STARTED_SQL
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """The tests' database accepts orders, as one does after its first start."""
+    from django.db import connection
+
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute(STARTED_SQL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,10 +34,12 @@ BEGIN
 END
 $$;
 
--- Orders whose operation has been unknown or pending for more than p_seconds, counted from the last
--- reminder: they never park for their age (design, rule 7), and keep their users' lanes. A CLOSE
--- first. Reads the p_window oldest of each state by an index, and skips at most those that were
--- reminded of within p_seconds. An order that a worker runs at the moment is left to a later pass.
+-- Orders whose operation has been unknown or pending for more than p_seconds, counted from its first
+-- sending and from the last reminder: they never park for their age (design, rule 7), and keep their
+-- users' lanes. A CLOSE first. Reads the p_window oldest of each state by an index, and skips at
+-- most those that were reminded of within p_seconds. An order that is dated in the future is read as
+-- well: an earlier release accepted such orders. One that a worker runs at the moment is left to a
+-- later pass.
 CREATE OR REPLACE FUNCTION clearing_remind_unknown(p_seconds float8, p_limit int, p_window int)
 RETURNS TABLE (order_id text, direction text, counterparty text, error_code text, step int, state text, unknown_seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,13 +47,16 @@ DECLARE
     v_due timestamptz := v_now - p_seconds * interval '1 second';
 BEGIN
     RETURN QUERY WITH due AS (
-        (SELECT d.id, d.order_id FROM clearing_clearing d
-            WHERE d.state = 'unknown' AND d.created_ms <= clearing_ms(v_due) AND (d.reminded_at IS NULL OR d.reminded_at <= v_due)
-            ORDER BY d.created_ms LIMIT p_window)
-        UNION ALL
-        (SELECT d.id, d.order_id FROM clearing_clearing d
-            WHERE d.state = 'pending' AND d.created_ms <= clearing_ms(v_due) AND (d.reminded_at IS NULL OR d.reminded_at <= v_due)
-            ORDER BY d.created_ms LIMIT p_window)
+        SELECT d.id, d.order_id FROM unnest('{unknown,pending}'::text[]) AS s (state), LATERAL (
+            (SELECT c.id, c.order_id FROM clearing_clearing c
+                WHERE c.state = s.state AND c.state <> 'cleared' AND c.created_ms <= clearing_ms(v_due)
+                    AND (c.reminded_at IS NULL OR c.reminded_at <= v_due)
+                ORDER BY c.created_ms LIMIT p_window)
+            UNION ALL
+            (SELECT c.id, c.order_id FROM clearing_clearing c
+                WHERE c.state = s.state AND c.state <> 'cleared' AND c.created_ms > clearing_ms(v_now)
+                    AND (c.reminded_at IS NULL OR c.reminded_at <= v_due)
+                ORDER BY c.created_ms LIMIT p_window)) d
     ), first AS (
         SELECT due.id, o.counterparty, o.first_sent_at
         FROM due JOIN orders_syncorder s ON s.id = due.order_id

@@ -21,6 +21,7 @@ from ops.wiring import ingest_from_replay
 from orders.admin import QuarantinedAdmin
 from orders.backfill.replay import ReplayedRow, replay_quarantined
 from orders.backfill.verdicts import Verdict
+from orders.intake.first_start import NotStarted, current_rules
 from orders.intake.mapping import Rules
 from orders.models import Quarantined
 
@@ -61,11 +62,15 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
         if not self.has_replay_permission(request):
             raise PermissionDenied
         chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
+        try:
+            rules = current_rules()
+        except NotStarted as error:
+            messages.error(request, str(error))
+            return HttpResponseRedirect(_back(chosen))
         if request.method == "POST":
             for row in chosen:
-                _show(request, _replay(request, row))
+                _show(request, _replay(request, row, rules))
             return HttpResponseRedirect(_back(chosen))
-        rules = Rules.from_settings()
         context = {
             **self.admin_site.each_context(request),
             "title": "Replay",
@@ -77,11 +82,11 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
         return TemplateResponse(request, "ops/replay_quarantined.html", context)
 
 
-def _replay(request: HttpRequest, row: Quarantined) -> ReplayedRow:
+def _replay(request: HttpRequest, row: Quarantined, rules: Rules) -> ReplayedRow:
     """Not in one transaction with the line in the audit log: each batch of the intake commits by
     itself.
     """
-    replayed = replay_quarantined(row, Rules.from_settings(), ingest_from_replay)
+    replayed = replay_quarantined(row, rules, ingest_from_replay)
     user: Any = request.user
     LogEntry.objects.log_actions(user.pk, [row], CHANGE, change_message=f"Replay: {_result(replayed)}")
     return replayed

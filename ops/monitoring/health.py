@@ -18,6 +18,8 @@ from django.conf import settings
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
+from orders.intake.first_start import COMMAND, IS_STARTED
+
 PROBE_SECONDS_MAX = 2.0  # of each; an orchestrator's own limit should lie above
 
 
@@ -92,6 +94,19 @@ def check_migrations() -> None:
         raise ProbeError(f"not applied: {', '.join('.'.join(key) for key in missing[:5])}{' …' if len(missing) > 5 else ''}")  # noqa: PLR2004
 
 
+def check_first_start() -> None:
+    """The database may accept orders. Raises ProbeError before somebody has said since when."""
+    connection = _connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {IS_STARTED}")
+            (started,) = cursor.fetchone() or (False,)
+    finally:
+        connection.close()
+    if not started:
+        raise ProbeError("this database holds no order, and nobody has said since when it shall accept them: it accepts none")
+
+
 def check_broker() -> None:
     """The broker takes a connection and answers."""
     limit = PROBE_SECONDS_MAX / 2
@@ -116,6 +131,7 @@ def check_kafka() -> None:
 PROBES: tuple[Probe, ...] = (
     Probe("database", check_database, "start PostgreSQL (manage.py stack up) or correct DATABASE_URL"),
     Probe("migrations", check_migrations, "run: DATABASE_STATEMENT_MS_MAX=0 manage.py migrate"),
+    Probe("first_start", check_first_start, f"run: {COMMAND}; if there were orders before, DATABASE_URL names another database, or it was lost"),
     Probe("broker", check_broker, "start Redis or Valkey (manage.py stack up) or correct BROKER_URL; orders wait in the database meanwhile"),
     Probe(
         "kafka",

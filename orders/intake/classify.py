@@ -16,7 +16,7 @@ from msgspec import structs
 
 from orders.decoding.decode import RowChange, UnreadableMessage, decode
 from orders.intake import mapping
-from orders.intake.mapping import Filtered, FilterReason, NewOrder, Refused, Row, Rules, stated_hash, stated_order_id
+from orders.intake.mapping import Filtered, FilterReason, NewOrder, RefusalCode, Refused, Row, Rules, stated_hash, stated_order_id
 
 UNREADABLE = "unreadable"
 CONTENTS_DIFFER = "contents_differ"
@@ -26,6 +26,7 @@ DATABASE_REFUSED = "database_refused"
 INTERNAL_ERROR = "internal_error"  # an error of ours with this order, while others were accepted
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
+EARLY = REFUSED_PREFIX + RefusalCode.FROM_THE_FUTURE  # a valid order whose time hasn't come: the gap pass brings it again
 # For rows from the counter's interface these prefixes and the shard take the place of a topic: of
 # its sync-order table, of its order table.
 GAP_PREFIX = "gap:"

@@ -25,6 +25,7 @@ from base.fence import Fence, fenced, no_fence
 from orders.intake.classify import (
     CONTENTS_DIFFER,
     DATABASE_REFUSED,
+    EARLY,
     INTERNAL_ERROR,
     REFUSED_PREFIX,
     UNREADABLE,
@@ -35,6 +36,7 @@ from orders.intake.classify import (
     Skipped,
     Suspect,
 )
+from orders.intake.early import early_and_due, tell_of_early
 from orders.intake.faults import IntakeFault, never_succeeded
 from orders.intake.mapping import NewOrder, canonical_hash
 from orders.intake.order_store import Hashed, Inserted, concerns_accepted, insert, lock_out_inserts, raise_watermarks, stored_hashes, stored_places
@@ -115,7 +117,8 @@ def ingest(
     If `open_clearings` fails with some orders only, these are quarantined with an alarm, and the
     others are accepted. If it fails with every new order of the batch, IntakeFault is raised, since
     the release may be to blame, unless `others_succeeded` says that other orders were accepted
-    meanwhile. Raises also TermOutdated, and the database's errors that aren't about a row.
+    meanwhile. Raises also NotStarted, TermOutdated, and the database's errors that aren't about a
+    row.
     """
     run = _Ingest(source, open_clearings, hold, fence, after_transaction)
     run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
@@ -301,13 +304,16 @@ class _Ingest(Generic[Ref]):
                 inserted = insert(first.values(), self._source)
                 refs = self._open_and_hold(inserted, first) if inserted else []
                 stored = stored_hashes(first.keys() - inserted.keys())
+                left_out = first.keys() - inserted.keys() - stored.keys()
         except InternalError as error:
             if is_unavailable(error):
                 raise OperationalError(*error.args) from error
             raise IntakeFault.of(error, list(first)) from error
-        repeats = [hashed for hashed in arrivals if hashed.order_id not in inserted or first[hashed.order_id] is not hashed]
+        others = [hashed for hashed in arrivals if hashed.order_id not in inserted or first[hashed.order_id] is not hashed]
+        repeats = [hashed for hashed in others if hashed.order_id not in left_out]
         hashes = {order_id: hashed.order_hash for order_id, hashed in first.items()} | stored
-        return _Stored([first[order_id].arrival.order for order_id in inserted], refs, repeats, hashes)
+        accepted = [first[order_id].arrival.order for order_id in inserted]
+        return _Stored(accepted, refs, repeats, hashes, [hashed for hashed in others if hashed.order_id in left_out])
 
     def _open_and_hold(self, inserted: dict[str, Inserted], arrivals: dict[str, Hashed]) -> Sequence[Ref]:
         """What follows from orders that were inserted: clearings, holds for those that a
@@ -345,6 +351,13 @@ class _Ingest(Generic[Ref]):
             metrics.observe(metrics.Stage.COUNTER_TO_ACCEPTED, now_ms - order.created_ms)
         for repeat in stored.repeats:
             self._compare(repeat, stored.hashes)
+        if stored.left_out:
+            early, due = early_and_due(stored.left_out)
+            refused = self.result.refused
+            self.quarantine_all(early)
+            if self.result.refused > refused:
+                tell_of_early(early)
+            self.accept_all(due)
 
     def _compare(self, repeat: Hashed, hashes: dict[str, str]) -> None:
         stored_hash, new_hash = hashes.get(repeat.order_id), repeat.order_hash
@@ -372,7 +385,7 @@ class _Ingest(Generic[Ref]):
         else:
             self.result.quarantined += new
         self.result.known += not new
-        if refused or bad.reason in {UNREADABLE, DATABASE_REFUSED, INTERNAL_ERROR}:
+        if (refused and bad.reason != EARLY) or bad.reason in {UNREADABLE, DATABASE_REFUSED, INTERNAL_ERROR}:
             (self.result.bad if new else self.result.bad_before).add(bad.origin.place)
         if new:
             topic, partition, offset = bad.origin.place
@@ -386,3 +399,4 @@ class _Stored(Generic[Ref]):
     refs: Sequence[Ref]
     repeats: Sequence[Hashed]
     hashes: dict[str, str]  # canonical hashes by order id
+    left_out: Sequence[Hashed]  # neither accepted nor stored

@@ -28,7 +28,7 @@ TEXT_LENGTH_MAX: Final = 64
 INTEGER_DIGITS_MAX: Final = 18
 SHARD_MAX: Final = 2**31 - 1
 SEQUENCE_MAX: Final = 2**63 - 1
-CREATED_MS_MAX: Final = 253_402_300_799_999  # the year 9999
+CREATED_MS_MAX: Final = 253_402_300_799_999  # the end of the year 9999 in UTC, whatever zone the row's time is in
 
 _IDENTIFIER: Final = re.compile(r"[!-~]{1,64}")  # visible ASCII: it becomes part of idempotency keys, headers and addresses
 _AMOUNT: Final = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?")
@@ -51,6 +51,7 @@ class RefusalCode(StrEnum):
     UNKNOWN_DIRECTION = "unknown_direction"
     UNKNOWN_ASSET = "unknown_asset"
     BAD_TIMESTAMP = "bad_timestamp"
+    FROM_THE_FUTURE = "from_the_future"
 
 
 class Refused(ValueError):  # noqa: N818 - named by what it reports
@@ -66,7 +67,7 @@ class FilterReason(StrEnum):
     """Why a row isn't cleared."""
 
     KIND = "kind"  # not an exchange order
-    OLD = "old"  # created before INTAKE_SINCE
+    OLD = "old"  # created before INTAKE_SINCE, or before what the first start said
     TABLE = "table"  # of another table
 
 
@@ -110,12 +111,14 @@ class Rules:
     zone: tzinfo = UTC  # of a created_at that names none
 
     @classmethod
-    def from_settings(cls) -> "Rules":
-        """The rules by the settings INTAKE_… and ASSET_SCALES."""
+    def from_settings(cls, started_since_ms: int = 0) -> "Rules":
+        """The rules by the settings INTAKE_… and ASSET_SCALES, and by what was said at the first
+        start (orders/intake/first_start.py).
+        """
         return cls(
             table=settings.INTAKE_TABLE,
             exchange_kinds=frozenset(settings.INTAKE_EXCHANGE_KINDS),
-            since_ms=(settings.INTAKE_SINCE - _EPOCH) // _MILLISECOND,
+            since_ms=max(milliseconds(settings.INTAKE_SINCE), started_since_ms),
             scales=dict(settings.ASSET_SCALES),
             columns={column: name for name, column in settings.INTAKE_COLUMNS.items()},
             zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
@@ -130,6 +133,11 @@ class Rules:
         mapped_fields = {field for column, field in self.columns.items() if column != field}
         unmapped = {name: value for name, value in row.items() if name not in self.columns and name not in mapped_fields}
         return unmapped | {field: row[column] for column, field in self.columns.items() if column in row}
+
+
+def milliseconds(at: datetime) -> int:
+    """Since the epoch."""
+    return (at - _EPOCH) // _MILLISECOND
 
 
 def from_binlog(row: Row, rules: Rules) -> NewOrder | Filtered:
@@ -169,6 +177,8 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
     if _text(row, "kind") not in rules.exchange_kinds:
         return Filtered(FilterReason.KIND)
     created_ms = created(row, rules)
+    if created_ms > CREATED_MS_MAX:
+        raise Refused(RefusalCode.BAD_TIMESTAMP, "created_at" if created is _created_at else "created_ms", created_ms)
     if created_ms < rules.since_ms:
         return Filtered(FilterReason.OLD)
     coins = frozenset(rules.scales) - {USDT}
@@ -279,6 +289,6 @@ def _from_wall(wall: datetime, zone: tzinfo) -> int:
 
 def _created_ms(row: Row, _rules: Rules) -> int:
     text = _present(row, "created_ms")
-    if not _INTEGER.fullmatch(text) or int(text) > CREATED_MS_MAX:
+    if not _INTEGER.fullmatch(text):
         raise Refused(RefusalCode.BAD_TIMESTAMP, "created_ms", text)
     return int(text)

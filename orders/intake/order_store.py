@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import connection
 
 from orders.intake.classify import Arrival, Place, Suspect
+from orders.intake.first_start import IS_STARTED, NotStarted
 from orders.intake.mapping import NewOrder
 from orders.models import Source
 
@@ -15,22 +16,28 @@ from orders.models import Source
 ACCEPTING_LOCK: Final = 0x6F72646572735F69  # "orders_i"
 EXCLUSIVE_MS_MAX: Final = "2000"  # to wait for the exclusive lock, or to hold it idle: all that accept orders wait meanwhile
 
+FUTURE_MS_MAX: Final = 60_000  # beyond what clocks may be apart: an order with a later time is accepted when that time has come
+
 # The lock is a statement of its own, so that the next one sees rows that were stored while it
-# waited.
-_INSERT = """
+# waited. Nothing is inserted before the first start, nor from the future (design, rule 15): both
+# are decided here, by the database's clock, whatever way an order comes.
+_INSERT = f"""
     SELECT pg_advisory_xact_lock_shared(%s);
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
         created_ms, canonical_hash, topic, partition, "offset", source)
     SELECT v.*, %s FROM unnest(%s::text[], %s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::numeric[],
-        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::bigint[]) AS v (order_id)
+        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::bigint[])
+        AS v (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument, created_ms)
     WHERE NOT EXISTS (SELECT FROM orders_syncorder o WHERE o.order_id = v.order_id)
+        AND v.created_ms <= (SELECT (extract(epoch FROM service_now()) * 1000)::bigint) + %s AND (SELECT {IS_STARTED})
     ORDER BY v.order_id ON CONFLICT (order_id) DO NOTHING
     RETURNING id, order_id, EXISTS (SELECT FROM orders_quarantined q WHERE q.order_id = orders_syncorder.order_id AND q.replayed_at IS NULL)
-"""
+"""  # noqa: S608
 _HASHES = "SELECT order_id, canonical_hash FROM orders_syncorder WHERE order_id = ANY (%s)"
 _PLACES = """
     SELECT order_id, topic, partition, "offset", (extract(epoch FROM received_at) * 1000)::bigint FROM orders_syncorder WHERE order_id = ANY (%s)
 """
+_GATE = f"SELECT {IS_STARTED}, (extract(epoch FROM service_now()) * 1000)::bigint"  # noqa: S608
 _NEWEST = "SELECT shard, newest_ms FROM orders_watermark WHERE shard = ANY (%s)"
 _RAISE_NEWEST = """
     INSERT INTO orders_watermark (shard, newest_ms, scanned_through_ms, found_by_gap)
@@ -58,7 +65,9 @@ class Inserted(NamedTuple):
 
 
 def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
-    """Inserts the orders that aren't stored, sorted by id. Returns the new rows by order id."""
+    """Inserts the orders that aren't stored, sorted by id. Returns the new rows by order id. What
+    is neither among them nor stored was left out: `accepted_through_ms` tells why.
+    """
     rows = [
         (
             *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
@@ -68,8 +77,24 @@ def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
         for order in (arrival.order,)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [ACCEPTING_LOCK, source.value, *map(list, zip(*rows, strict=True))])
+        cursor.execute(_INSERT, [ACCEPTING_LOCK, source.value, *map(list, zip(*rows, strict=True)), _future_ms_max()])
         return {order_id: Inserted(pk, in_quarantine) for pk, order_id, in_quarantine in cursor.fetchall()}
+
+
+def accepted_through_ms() -> int:
+    """Up to which time of creation orders are accepted now (milliseconds since the epoch). Raises
+    NotStarted.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_GATE)
+        started, now_ms = cursor.fetchone()
+    if not started:
+        raise NotStarted
+    return int(now_ms) + _future_ms_max()
+
+
+def _future_ms_max() -> int:
+    return int(settings.CLOCK_SKEW_SECONDS_MAX * 1000) + FUTURE_MS_MAX
 
 
 def stored_hashes(order_ids: Collection[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from django.db import connection
 from psycopg2.extras import execute_values
 
-from orders.intake.classify import CONTENTS_DIFFER, DELETED, DELETED_UNKNOWN, Bad
+from orders.intake.classify import CONTENTS_DIFFER, DELETED, DELETED_UNKNOWN, EARLY, Bad
 from orders.models import Quarantined, Source
 
 DETAIL_LENGTH_MAX = 500
@@ -42,6 +42,11 @@ _CONTRADICTED = """
             ELSE q.reason = ANY (%(deletions)s)
         END
     RETURNING q.order_id, q.reason
+"""
+# What was refused until its time is in by now.
+_EARLY_IS_IN = """
+    UPDATE orders_quarantined q SET replayed_at = service_now() FROM orders_syncorder o
+    WHERE q.order_id = ANY (%s) AND q.reason = %s AND q.replayed_at IS NULL AND o.order_id = q.order_id AND q.contents_hash = o.canonical_hash
 """
 
 
@@ -82,9 +87,11 @@ def contradicted_orders(order_ids: Collection[str]) -> dict[str, str]:
     """Returns the orders, among those stored in this transaction, that contradict an already
     quarantined message, mapped to the hold code.
 
-    The messages get that code as their reason, since they are now the cause of a hold.
+    The messages get that code as their reason, since they are now the cause of a hold. Messages
+    that tell the same and came before their time are done with.
     """
     with connection.cursor() as cursor:
+        cursor.execute(_EARLY_IS_IN, [sorted(order_ids), EARLY])
         codes: dict[str, str | list[str]] = {"deletions": [DELETED_UNKNOWN, DELETED], "deleted": DELETED, "differs": CONTENTS_DIFFER}
         cursor.execute(_CONTRADICTED, {**codes, "order_ids": sorted(order_ids)})
         return dict(sorted(cursor.fetchall()))  # the deletion's code wins over contents_differ

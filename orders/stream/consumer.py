@@ -1,7 +1,8 @@
 """Reads the binlog's topic: poll, parse, ingest, and only then commit Kafka's offset (design, rule
 3).
 
-Whatever fails in between, the messages come again and are found known. The consumer survives a
+Before the first start of its database (design, rule 15) it waits and reads nothing. Whatever fails
+in between, the messages come again and are found known. The consumer survives a
 rebalance, a lost commit, and a broker or a database that is unavailable. If the committed offset
 lies beyond the end of a log that lost its end, reading goes on from the log's beginning, and gap
 compensation brings what was lost.
@@ -29,6 +30,7 @@ from base.db import DATABASE_UNAVAILABLE, drop_broken_connection, is_unavailable
 from orders.intake import faults
 from orders.intake.classify import TABLE_CHANGED, Item, Origin, read_message
 from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
+from orders.intake.first_start import NOT_STARTED, NotStarted
 from orders.intake.ingest import IngestResult, Intake
 from orders.intake.mapping import Rules
 from orders.stream.offsets import Polled, StagedOffsets
@@ -52,6 +54,8 @@ METADATA_MS_MAX: Final = 10_000  # a topic that is created later, or gets more p
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 UNASSIGNED_SECONDS_MAX: Final = 10.0
 INTERNAL_ERRORS_BEFORE_ALARM: Final = 5  # in a row
+FIRST_START_SECONDS: Final = 1.0  # between two looks whether somebody has said since when
+FIRST_START_REMINDER_SECONDS: Final = 60.0
 
 # The group rebalances: our partitions may be another member's now, who reads them from the
 # committed offsets on.
@@ -121,7 +125,8 @@ def connect(group: str, listener: ConsumerRebalanceListener | None = None) -> Ka
 class BinlogConsumer:
     """Reads and ingests until `stopping` is set, or nothing came for `idle_seconds`.
 
-    `open_log` connects, with the listener that it is handed (`connect`); `intake` ingests a batch.
+    `open_log` connects, with the listener that it is handed (`connect`); `intake` ingests a batch;
+    `read_rules` gives the rules of the moment (`current_rules`), and is asked before each connect.
     `progress` is stamped whenever the loop comes round; let `intake` stamp it after each of its
     transactions, so that a long batch isn't taken for a stuck consumer.
     """
@@ -130,7 +135,7 @@ class BinlogConsumer:
         self,
         open_log: Callable[[ConsumerRebalanceListener], KafkaConsumer],
         intake: Intake,
-        rules: Rules,
+        read_rules: Callable[[], Rules],
         stopping: threading.Event,
         *,
         idle_seconds: float | None = None,
@@ -138,7 +143,7 @@ class BinlogConsumer:
     ) -> None:
         self._open_log = open_log
         self._intake = intake
-        self._rules = rules
+        self._read_rules = read_rules
         self._stopping = stopping
         self._idle_seconds = idle_seconds
         self._progress = progress or Progress()
@@ -153,13 +158,18 @@ class BinlogConsumer:
         failures = 0
         while not self._stopping.is_set():
             try:
+                rules = self._rules_once_started()
+                if rules is None:
+                    break
                 with _translated(), self._opened() as consumer:
                     while not self._stopping.is_set():
-                        self._round(consumer)
+                        self._round(consumer, rules)
                         failures = 0
             except MustStop as stop:
                 alarm("intake_stopped", str(stop), fix=stop.fix, exit_code=int(stop.code))
                 return stop.code
+            except NotStarted:
+                log.exception("another, empty database answers at our address", fix="see the alarm that follows")
             except (kafka_errors.KafkaError, OSError) as error:
                 cause = f"{type(error).__name__}: {error}"
                 log.warning("Kafka unavailable, reconnecting", error=cause, servers=settings.KAFKA_BOOTSTRAP_SERVERS, fix=advice())
@@ -167,6 +177,26 @@ class BinlogConsumer:
                 self._progress.stamp()
                 self._stopping.wait(_backoff(failures))
         return ExitCode.STOPPED
+
+    def _rules_once_started(self) -> Rules | None:
+        """The rules, as soon as the database answers and accepts orders. None: `stopping` was set
+        before.
+        """
+        reminded_at = None
+        while not self._stopping.is_set():
+            self._progress.stamp()
+            try:
+                return self._read_rules()
+            except NotStarted as error:
+                if reminded_at is None or time.monotonic() - reminded_at > FIRST_START_REMINDER_SECONDS:
+                    reminded_at = time.monotonic()
+                    alarm(NOT_STARTED, "orders wait in Kafka for the first start", fix=str(error))
+                self._idle(assigned=True)
+            except DATABASE_UNAVAILABLE as error:
+                drop_broken_connection()
+                log.warning("database unavailable, nothing is read", error=str(error).strip(), fix="nothing: it is asked again")
+            self._stopping.wait(FIRST_START_SECONDS)
+        return None
 
     @contextmanager
     def _opened(self) -> Iterator[KafkaConsumer]:
@@ -182,7 +212,7 @@ class BinlogConsumer:
         finally:
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS_MAX)
 
-    def _round(self, consumer: KafkaConsumer) -> None:
+    def _round(self, consumer: KafkaConsumer, rules: Rules) -> None:
         self._progress.stamp()
         try:
             polled: Polled = consumer.poll(timeout_ms=self._poll_ms(consumer), max_records=settings.INTAKE_BATCH_ROWS_MAX)
@@ -197,14 +227,14 @@ class BinlogConsumer:
             return
         self._last_data = time.monotonic()
         try:
-            self._ingest(consumer, polled)
+            self._ingest(consumer, polled, rules)
             self._faults = 0
         except IntakeFault as fault:
             faults.raise_alarm(fault)
             self._rewind(consumer, polled)
 
-    def _ingest(self, consumer: KafkaConsumer, polled: Polled) -> None:
-        result = self._ingested(_items(polled, self._rules), lambda: _show_whole_lag(consumer))
+    def _ingest(self, consumer: KafkaConsumer, polled: Polled, rules: Rules) -> None:
+        result = self._ingested(_items(polled, rules), lambda: _show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
             self._offsets.stage(polled)

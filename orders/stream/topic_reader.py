@@ -115,26 +115,44 @@ class LogReader:
         return {each: self._ends[each] if offsets.get(each) is None else offsets[each].offset for each in self._partitions}
 
 
+def committed_offsets(servers: Sequence[str], topic: str, group: str) -> dict[int, int]:
+    """What the group has committed, by partition; without joining it. Raises LogNotReadable."""
+    with _explained(topic):
+        check_connectivity(servers, CONNECT_MS_MAX)
+        consumer = _consumer(servers, group)
+    try:
+        with _explained(topic):
+            partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+            found = {each.partition: consumer.committed(each, timeout_ms=ANSWER_MS_MAX) for each in partitions}
+    finally:
+        consumer.close(autocommit=False)
+    return {partition: offset for partition, offset in found.items() if offset is not None}
+
+
 @contextmanager
 def open_reader(servers: Sequence[str], topic: str, partition: int | None = None) -> Iterator[LogReader]:
     """A reader of the topic, or of one partition. Raises LogNotReadable."""
     with _explained(topic):
         check_connectivity(servers, CONNECT_MS_MAX)
-        consumer = KafkaConsumer(
-            bootstrap_servers=list(servers),
-            **settings.KAFKA_SECURITY.client_options(),
-            client_id="acceptance-replay",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            bootstrap_timeout_ms=CONNECT_MS_MAX,
-            metrics_enabled=False,
-        )
+        consumer = _consumer(servers)
     try:
         yield LogReader(consumer, topic, partition)
     finally:
         consumer.close(autocommit=False)
+
+
+def _consumer(servers: Sequence[str], group: str | None = None) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=list(servers),
+        **settings.KAFKA_SECURITY.client_options(),
+        client_id="acceptance-replay",
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        allow_auto_create_topics=False,
+        bootstrap_timeout_ms=CONNECT_MS_MAX,
+        metrics_enabled=False,
+    )
 
 
 @contextmanager

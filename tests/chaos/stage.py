@@ -68,6 +68,7 @@ def stage(folder: Path, seed: int) -> Iterator[Stage]:
             stack.up()
             forget_durability(service.variable("DATABASE_URL"))
             service.manage("migrate", "--verbosity=0", DATABASE_STATEMENT_MS_MAX="0")
+            service.manage("first_start", "--sandbox")
             services.up()
             yield Stage(service, stack, services)
         finally:

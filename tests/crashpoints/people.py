@@ -23,6 +23,7 @@ from clearing.status import InterventionKind, InterventionState, State
 from clearing.store.interventions import Operator, OutsideEvidence
 from ops.admin import quarantine
 from orders.backfill.replay import waiting_in_quarantine
+from orders.intake.first_start import current_rules
 from tests.crashpoints import service
 from tests.crashpoints.points import Event
 from tests.crashpoints.process import Process
@@ -52,7 +53,7 @@ def replay_quarantine(process: Process) -> None:
     """Somebody replays whatever waits in quarantine, on its page."""
     request = _request(process)
     for row in waiting_in_quarantine():
-        quarantine._replay(request, row)
+        quarantine._replay(request, row, current_rules())
 
 
 def pause_and_resume(process: Process, counterparty: str = "fund", step: int = 2) -> None:

@@ -20,6 +20,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from acceptance_site.celery import app
+from orders.intake import first_start
 from tests.crashpoints import service
 from tests.crashpoints.clock import clock
 from tests.crashpoints.explorer import Case, Explorer, Result
@@ -118,6 +119,7 @@ def _make_databases(url: str, names: Sequence[str]) -> None:
     _on_server(url, f'CREATE DATABASE "{first}"')
     connection.settings_dict["NAME"] = first
     call_command("migrate", verbosity=0)
+    first_start.start(0, actor="crash points")
     connection.close()
     _on_server(url, *(f'CREATE DATABASE "{name}" TEMPLATE "{first}"' for name in others))
 

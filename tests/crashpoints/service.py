@@ -33,6 +33,7 @@ from ops import tasks, wiring
 from ops.liveness.watcher import Watcher
 from ops.recovery import probe
 from ops.recovery import sweep as sweep_module
+from orders.intake.first_start import current_rules
 from orders.intake.mapping import Rules
 from orders.stream import consumer
 from orders.stream.consumer import BinlogConsumer, ExitCode
@@ -102,17 +103,17 @@ class _LogConsumer:
 
 def consume(process: Process) -> None:
     """The consumer, until it has read the whole log."""
-    _consume(process, Rules.from_settings())
+    _consume(process, current_rules)
 
 
-def _consume(process: Process, rules: Rules) -> None:
-    reader = BinlogConsumer(lambda _: _LogConsumer(process), wiring.ingest_from_kafka, rules, threading.Event(), idle_seconds=0.0)
+def _consume(process: Process, read_rules: Callable[[], Rules]) -> None:
+    reader = BinlogConsumer(lambda _: _LogConsumer(process), wiring.ingest_from_kafka, read_rules, threading.Event(), idle_seconds=0.0)
     assert reader.run() == ExitCode.STOPPED
 
 
 def consume_without_eth(process: Process) -> None:
     """The consumer of a configuration that doesn't know ETH: its orders are quarantined."""
-    _consume(process, replace(Rules.from_settings(), scales={"USDT": 6, "BTC": 8}))
+    _consume(process, lambda: replace(current_rules(), scales={"USDT": 6, "BTC": 8}))
 
 
 # --- a worker -------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Member:
 
     def _run(self) -> None:
         try:
-            self.ended = BinlogConsumer(self._open, self._take, RULES, self.stopping).run()
+            self.ended = BinlogConsumer(self._open, self._take, lambda: RULES, self.stopping).run()
         finally:
             connection.close()
 
@@ -284,7 +284,7 @@ class TestCredentials:
         settings.KAFKA_SECURITY = KafkaSecurity(protocol="SASL_PLAINTEXT", mechanism=mechanism, username=USER, password="wrong")
 
         with capture_logs() as lines:
-            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), RULES, threading.Event()).run()
+            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), lambda: RULES, threading.Event()).run()
 
         assert ended == ExitCode.NOT_ALLOWED
         assert [(line["alarm"], "KAFKA_SASL_PASSWORD" in line["fix"]) for line in lines] == [("intake_stopped", True)]
@@ -308,7 +308,7 @@ class TestCredentials:
         stopping = threading.Event()
 
         with capture_logs() as lines:
-            thread = threading.Thread(target=BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), RULES, stopping).run)
+            thread = threading.Thread(target=BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), lambda: RULES, stopping).run)
             thread.start()
             wait_until(lambda: any(line["event"] == "Kafka unavailable, reconnecting" for line in lines))
             stopping.set()

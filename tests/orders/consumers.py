@@ -14,6 +14,7 @@ from django.db import connection
 
 from base import metrics
 from orders.intake.ingest import Intake
+from orders.intake.mapping import Rules
 from orders.models import SyncOrder
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from tests.orders.messages import RULES, message, row
@@ -30,11 +31,12 @@ class Running:
     intake: Intake
     idle_seconds: float | None = None
     open_log: Callable[[Any], Any] = field(default_factory=lambda: partial(connect, configured.KAFKA_GROUP))
+    read_rules: Callable[[], Rules] = lambda: RULES
     stopping: threading.Event = field(default_factory=threading.Event)
     ended: ExitCode | None = None
 
     def __post_init__(self) -> None:
-        self.consumer = BinlogConsumer(self.open_log, self.intake, RULES, self.stopping, idle_seconds=self.idle_seconds)
+        self.consumer = BinlogConsumer(self.open_log, self.intake, self.read_rules, self.stopping, idle_seconds=self.idle_seconds)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

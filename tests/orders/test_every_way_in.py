@@ -17,7 +17,7 @@ from base.http import SignedClient
 from clearing.dispatch import broker
 from clearing.models import Clearing
 from ops import wiring
-from orders.intake.mapping import Rules
+from orders.intake.first_start import current_rules
 from orders.models import SyncOrder
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from tests.orders.conftest import Topic
@@ -44,9 +44,7 @@ def place(counter: SandboxServer, fault: str = "") -> str:
 def test_each_order_gets_in_once(counter: SandboxServer, topic: Topic) -> None:
     expected = {place(counter, "no_sync_row"): "gap", place(counter, "not_streamed"): "gap", place(counter): "kafka"}
 
-    consumer = BinlogConsumer(
-        partial(connect, configured.KAFKA_GROUP), wiring.ingest_from_kafka, Rules.from_settings(), threading.Event(), idle_seconds=3
-    )
+    consumer = BinlogConsumer(partial(connect, configured.KAFKA_GROUP), wiring.ingest_from_kafka, current_rules, threading.Event(), idle_seconds=3)
     assert consumer.run() == ExitCode.STOPPED
     by_stream = SyncOrder.objects.count()
     wiring.run_gap_pass()

@@ -34,6 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stack.launcher import Stack
 from stack.rundir import CHECKOUT, default_folder
+from tests.support.emptying import STARTED_SQL
 from tests.support.servers import BusyError, forget_durability, only_run_in
 
 EXAMPLE: Final = "example: python -m tests.simulation --orders 10000 --seed 7 --seeds 10"
@@ -81,10 +82,16 @@ def _made(url: str, count: int) -> list[str]:
                 cursor.execute(f"DROP DATABASE IF EXISTS {name}")
             cursor.execute(f"CREATE DATABASE {names[0]}")
             subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=CHECKOUT, env=_environment(urls[0]), check=True)
+            _start(urls[0])
             _unlog_tables(urls[0])
             for name in names[1:]:
                 cursor.execute(f"CREATE DATABASE {name} TEMPLATE {names[0]}")
     return urls
+
+
+def _start(url: str) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(STARTED_SQL)
 
 
 def _unlog_tables(url: str) -> None:

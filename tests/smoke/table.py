@@ -138,12 +138,19 @@ ALONE: Final = (
     make("test-kafka", 100, needs=no_kafka),
 )
 SERVICE: Final = (
-    make("up", 25, covers=("manage.py migrate", "manage.py stack services", "manage.py stack services up"), on_service=True, stays=True),
+    make(
+        "up",
+        25,
+        covers=("manage.py migrate", "manage.py first_start", "manage.py stack services", "manage.py stack services up"),
+        on_service=True,
+        stays=True,
+    ),
     manage("stack up", "--json", judge=has_json, stays=True),
     manage("stack status", "--json", judge=has_json),
     manage("stack env", "--json", judge=has_json),
     manage("place_orders", "--count=40", "--users=10", "--rate=10", "--seed=1", "--json", seconds=8, judge=has_json),
     manage("audit", "--json", "--wait=60", seconds=5, judge=has_json),
+    manage("first_start", "--sandbox", "--json", judge=has_json),
     manage("compensate", "--json", judge=has_json),
     manage("reconcile", "--hours=1", "--json", judge=has_json),
     manage("replay", "--from-time=2020-01-01", "--json", judge=has_json),

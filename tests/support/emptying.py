@@ -11,15 +11,21 @@ from django.test import TransactionTestCase
 
 KEPT = {"django_content_type", "auth_permission"}  # `flush` makes the same rows again
 FEW_ROWS = 200  # above that TRUNCATE, which leaves no dead rows and old statistics behind
+STARTED_SQL = """
+    INSERT INTO orders_firststart (since_ms, code, needs_two, requested_by, confirmed_by, started_at)
+    SELECT 0, 'tests', false, 'tests', '', service_now() WHERE NOT EXISTS (SELECT FROM orders_firststart)
+"""  # so that orders are accepted: the tests of the first start take it away
 MIGRATED_ROWS_SQL = "INSERT INTO clearing_standing (name) VALUES ('counter'), ('fund'), ('trading') ON CONFLICT (name) DO NOTHING"
 SUPERUSER_SQL = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
 
 def empty_used_tables(case: TransactionTestCase) -> None:
-    """Stands for `TransactionTestCase._fixture_teardown`; a migration's rows are written again."""
+    """Stands for `TransactionTestCase._fixture_teardown`; a migration's rows are written again, and
+    the first start.
+    """
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         empty(connections[alias])
-        connections[alias].cursor().execute(MIGRATED_ROWS_SQL)
+        connections[alias].cursor().execute(f"{MIGRATED_ROWS_SQL}; {STARTED_SQL}")
 
 
 def empty(connection: BaseDatabaseWrapper) -> None:

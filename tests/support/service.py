@@ -169,6 +169,7 @@ def live_service(folder: Path, *, services: Collection[str] = ALL, durable: bool
         if not durable:
             forget_durability(service.variable("DATABASE_URL"))
         service.manage("migrate", "--verbosity=0")
+        service.manage("first_start", "--sandbox")
         if services:
             service.manage("stack", "services", "up", *services)
         yield service

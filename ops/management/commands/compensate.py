@@ -15,6 +15,7 @@ from base import logs
 from ops.management.arguments import milliseconds, moment, whole
 from ops.wiring import run_gap_pass
 from orders.backfill.gap_pass import GapResult
+from orders.intake.first_start import NotStarted
 from orders.models import Watermark
 
 EXIT_FAILED = 1
@@ -46,6 +47,8 @@ class Command(BaseCommand):
         try:
             result = _run(options["shard"], None if since is None else milliseconds(since))
             shards = list(Watermark.objects.order_by("shard").values("shard", "newest_ms", "scanned_through_ms", "found_by_gap"))
+        except NotStarted as error:
+            raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
             raise CommandError(f"database unavailable: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
         self._print(result, shards, as_json=options["json"])

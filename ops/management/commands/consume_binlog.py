@@ -18,7 +18,7 @@ from base.signals import set_on_signal
 from base.slot import held
 from ops.liveness.stall import watched
 from ops.wiring import ingest_from_kafka
-from orders.intake.mapping import Rules
+from orders.intake.first_start import current_rules
 from orders.stream.consumer import BinlogConsumer, connect
 from orders.stream.progress import Progress
 
@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 EPILOG = """examples:
   manage.py consume_binlog
   manage.py consume_binlog --group look-again --until-idle 3     reads the whole topic once more; known orders change nothing
+
+It waits where its database holds no order and nobody has said yet since when it shall accept them: manage.py first_start.
 
 exit codes:
   0   stopped by SIGTERM or SIGINT, or idle for long enough
@@ -57,12 +59,12 @@ class Command(BaseCommand):
             ) from error
         registration("consumer").start()
         log.info("consuming", topic=settings.KAFKA_TOPIC, group=options["group"], servers=settings.KAFKA_BOOTSTRAP_SERVERS)
-        rules, slot = Rules.from_settings(), f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
+        slot = f"{options['group']}/{settings.KAFKA_INSTANCE_ID}" if settings.KAFKA_INSTANCE_ID else ""
         with held(slot, stopping):  # a consumer that waits for its slot isn't stuck: its time runs from here on
             progress = Progress()
             intake = partial(ingest_from_kafka, after_transaction=progress.stamp)
             open_log = partial(connect, options["group"])
-            consumer = BinlogConsumer(open_log, intake, rules, stopping, idle_seconds=options["until_idle"], progress=progress)
+            consumer = BinlogConsumer(open_log, intake, current_rules, stopping, idle_seconds=options["until_idle"], progress=progress)
             with watched(progress):
                 code = consumer.run()
         rows = {name: count for name, count in asdict(consumer.total).items() if isinstance(count, int)}

@@ -13,6 +13,7 @@ from django.forms.models import model_to_dict
 from base import logs
 from ops.wiring import run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
+from orders.intake.first_start import NotStarted
 from orders.models import ReconcileRun
 
 EXIT_DIFFERENT = 1
@@ -40,6 +41,8 @@ class Command(BaseCommand):
         logs.leave_stdout()
         try:
             runs = run_reconcile(options["hours"])
+        except NotStarted as error:
+            raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
         except InterfaceFailed as error:
             raise CommandError(f"the counter doesn't answer: {error}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:

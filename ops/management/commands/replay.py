@@ -23,8 +23,8 @@ from ops.wiring import ingest_from_replay, ingest_from_restore
 from orders.backfill.replay import Replay, replay_quarantined, waiting_in_quarantine
 from orders.backfill.verdicts import Tally, Verdict
 from orders.intake.faults import FAULT_FIX, IntakeFault
+from orders.intake.first_start import NotStarted, current_rules
 from orders.intake.ingest import Intake
-from orders.intake.mapping import Rules
 from orders.models import Quarantined
 from orders.stream.topic_reader import LogNotReadable, LogReader, Span, open_reader
 
@@ -86,6 +86,8 @@ class Command(BaseCommand):
             done = self._replay_quarantined(options) if options["quarantined"] else self._replay_log(options)
         except LogNotReadable as error:
             raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
+        except NotStarted as error:
+            raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
         except IntakeFault as error:
             raise CommandError(f"an internal error keeps orders out: {error}: {FAULT_FIX}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
@@ -96,7 +98,7 @@ class Command(BaseCommand):
             sys.exit(EXIT_REFUSED)
 
     def _replay_log(self, options: dict[str, Any]) -> Done:
-        replay = Replay(Rules.from_settings(), _intake(options), options["order_id"] or "")
+        replay = Replay(current_rules(), _intake(options), options["order_id"] or "")
         read = 0
         with open_reader(settings.KAFKA_BOOTSTRAP_SERVERS, options["topic"], options["partition"]) as reader:
             spans = _spans(reader, options)
@@ -110,7 +112,7 @@ class Command(BaseCommand):
 
     def _replay_quarantined(self, options: dict[str, Any]) -> Done:
         intake = _intake(options)
-        rules, tally, rows = Rules.from_settings(), Tally(), []
+        rules, tally, rows = current_rules(), Tally(), []
         with self._progress() as progress:
             bar = progress.add_task("quarantined", total=None)
             for row in waiting_in_quarantine(options["reason"] or ""):

@@ -19,7 +19,7 @@ DIRECTIONS = pytest.mark.parametrize("direction", ["OPEN", "CLOSE"])
 
 
 def too_old(settings: Settings) -> int:
-    return now_ms() - settings.KEY_RETENTION_SECONDS * 1000 - HOUR_MS
+    return now_ms() - int(settings.KEY_RETENTION_SECONDS) * 1000 - HOUR_MS
 
 
 class TestAnOrderOlderThanKeysAreKept:

@@ -40,7 +40,7 @@ class TestWatch:
             raise ConnectionRefusedError
 
         progress = Progress()
-        consumer = BinlogConsumer(stuck, lambda _: IngestResult(), RULES, stopping, progress=progress)
+        consumer = BinlogConsumer(stuck, lambda _: IngestResult(), lambda: RULES, stopping, progress=progress)
         loop = threading.Thread(target=consumer.run)
         loop.start()
 
@@ -66,7 +66,7 @@ class TestWatch:
             raise ConnectionRefusedError
 
         progress = Progress()
-        consumer = BinlogConsumer(away, lambda _: IngestResult(), RULES, stopping, progress=progress)
+        consumer = BinlogConsumer(away, lambda _: IngestResult(), lambda: RULES, stopping, progress=progress)
         with watched(progress, ended.append) as watch:
             consumer.run()
 
@@ -89,7 +89,7 @@ class TestWatch:
 
         assert all(isinstance(item, Suspect) for item in fetched)
         ingest_from_kafka = partial(wiring._ingest, source=Source.KAFKA, fence=slow_fence, after_transaction=progress.stamp)
-        consumer = BinlogConsumer(lambda _: None, ingest_from_kafka, RULES, threading.Event(), progress=progress)
+        consumer = BinlogConsumer(lambda _: None, ingest_from_kafka, lambda: RULES, threading.Event(), progress=progress)
 
         consumer._ingested(fetched, lambda: None)
 

@@ -73,6 +73,7 @@ class TestEndpoints:
         assert {name: probe["status"] for name, probe in answer.json()["probes"].items() if name != "kafka"} == {
             "database": "ok",
             "migrations": "ok",
+            "first_start": "ok",
             "broker": "ok",
         }
 

@@ -306,9 +306,9 @@ class TestUnknownForLong:
     def nothing_is_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ops.recovery.sweep._queue_due", lambda *_: Counter())
 
-    def unknown(self, world: World, user_id: str, kind: FaultKind = FaultKind.GARBAGE, direction: str = "OPEN") -> Clearing:
+    def unknown(self, world: World, user_id: str, kind: FaultKind = FaultKind.GARBAGE, direction: str = "OPEN", seconds_ago: int = 7_200) -> Clearing:
         world.counterparties.script(Action.ADJUST, Fault(kind=kind))
-        return world.run(world.accept(user_id, direction=direction, created_ms=int(time.time() * 1000) - 7_200_000))
+        return world.run(world.accept(user_id, direction=direction, created_ms=int(time.time() - seconds_ago) * 1000))
 
     @pytest.mark.parametrize(("kind", "state"), [(FaultKind.GARBAGE, "unknown"), (FaultKind.IN_PROGRESS, "pending")])
     def test_raises_its_alarm_after_the_setting_s_time_and_then_at_its_interval(
@@ -337,6 +337,14 @@ class TestUnknownForLong:
         sweep()
 
         assert [raised["direction"] for raised in alarms] == ["CLOSE", "OPEN"]
+
+    def test_one_that_the_counter_dated_in_the_future_counts_from_its_first_sending(self, world: World, alarms: list[dict[str, object]]) -> None:
+        self.unknown(world, "1", seconds_ago=-70 * 365 * 86_400)
+        shift_clock(60)
+        early = sweep()["reminded_unknown"]
+        shift_clock(3_600)
+
+        assert (early, sweep()["reminded_unknown"]) == (0, 1)
 
     def test_one_that_became_known_is_left_alone(self, world: World, alarms: list[dict[str, object]]) -> None:
         clearing = self.unknown(world, "1")

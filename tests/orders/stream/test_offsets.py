@@ -72,7 +72,7 @@ def consume(script: Sequence[Callable[[Any], Polled]], while_ingesting: Callable
         while_ingesting(opened[0]._listener)
         return IngestResult()
 
-    BinlogConsumer(open_log, intake, RULES, stopping).run()
+    BinlogConsumer(open_log, intake, lambda: RULES, stopping).run()
     return opened[0]
 
 

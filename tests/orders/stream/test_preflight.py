@@ -84,7 +84,7 @@ class TestTls:
 
         with listening(certificate) as server:
             settings.KAFKA_BOOTSTRAP_SERVERS = [server]
-            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), RULES, threading.Event()).run()
+            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), lambda: RULES, threading.Event()).run()
 
         assert ended == ExitCode.NOT_ALLOWED
 
@@ -149,7 +149,7 @@ class TestCredentials:
     def test_that_are_refused_end_the_consumer_with_77_and_one_line(self, settings: Settings, answers: tuple[bytes, ...], said: str) -> None:
         with answering(*answers) as server, capture_logs() as lines:
             settings.KAFKA_BOOTSTRAP_SERVERS = [server]
-            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), RULES, threading.Event()).run()
+            ended = BinlogConsumer(partial(connect, "group"), lambda _: IngestResult(), lambda: RULES, threading.Event()).run()
 
         assert ended == ExitCode.NOT_ALLOWED
         (line,) = lines
