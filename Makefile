@@ -1,7 +1,7 @@
 # Everything that people and CI run. `make help` says what; each target but clean makes the virtual environment first.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test smoke test-zookeeper outages lint bench bench-intake rolling fuzz-decode lossy-intake kill-consumer test-kafka
-.PHONY: crashpoints chaos simulate state-machine upgrade-test pins clean
+.PHONY: crashpoints chaos simulate state-machine upgrade-test pins sbom advisories digests clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -13,6 +13,12 @@ SETUP_KEY = $(shell sha256sum requirements-dev.txt | cut -c1-64) $(CURDIR)
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 FIND_PYTHON = for name in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	if "$$name" -c '$(USABLE)' 2>/dev/null; then command -v "$$name"; break; fi; done
+# Tools that look at the pins from outside have an environment of their own.
+AUDIT := $(VENV)/audit
+AUDIT_KEY = $(shell sha256sum requirements-audit.txt | cut -c1-64) $(CURDIR)
+AUDIT_TOOLS = set -e; if [[ "$$(cat $(AUDIT)/.setup 2>/dev/null)" != "$(AUDIT_KEY)" ]]; then \
+	$(PY) -m venv --clear $(AUDIT); $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.txt; \
+	echo "$(AUDIT_KEY)" > $(AUDIT)/.setup; fi
 PYTEST := $(PY) -m pytest
 BENCH ?= overhead burst
 # $(call option,NAME): `--name value` where the variable is set
@@ -23,6 +29,7 @@ help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 setup: ## make .venv with the pinned packages (quick when nothing changed)
+	@mkdir -p .run # a checkout without git is one all the same: development needs no ENVIRONMENT here
 	@if [[ "$$(cat $(VENV)/.setup 2>/dev/null)" == "$(SETUP_KEY)" ]] && $(PY) -c '' 2>/dev/null; then exit 0; fi; \
 	python="$$($(FIND_PYTHON))"; \
 	if [[ -z "$$python" ]]; then \
@@ -115,8 +122,18 @@ simulate: setup ## the engine in virtual time, with random faults (ORDERS=10000 
 pins: ## compile requirements*.in into hash-pinned requirements*.txt
 	@scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; set -e; \
 	"$$($(FIND_PYTHON))" -m venv "$$scratch"; "$$scratch/bin/pip" install --quiet --disable-pip-version-check uv; \
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev requirements-audit; do \
 		"$$scratch/bin/uv" pip compile --quiet --no-header --generate-hashes --python-version 3.11 "$$name.in" -o "$$name.txt"; done
+
+sbom: setup ## what the service is built on, as CycloneDX, from its pins (OUT=sbom.cdx.json)
+	@$(AUDIT_TOOLS); $(AUDIT)/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible -o $(or $(OUT),sbom.cdx.json) 2>/dev/null; \
+	echo "$(or $(OUT),sbom.cdx.json): $$(grep -c '"purl"' $(or $(OUT),sbom.cdx.json)) packages"
+
+advisories: setup ## known weaknesses of the pinned packages (JSON=1); without a source that knows any: no answer, and exit code 3 behind make's 2
+	@$(AUDIT_TOOLS); $(PY) -m stack.advisories $(json)
+
+digests: setup ## pin the images of Dockerfile and docker-compose.yml to what their tags mean today (needs docker)
+	@$(PY) -m stack.digests
 
 clean: ## stop everything; remove .run, .venv and caches
 	@if $(PY) -m pip --version >/dev/null 2>&1; then $(MAKE) down; fi

@@ -73,8 +73,9 @@ app.conf.update(
     task_create_missing_queues=False,
     task_send_sent_event=False,
     worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,  # who writes to the broker can't stop, starve or throttle workers
     worker_hijack_root_logger=False,
-    worker_send_task_events=False,  # `celery worker -E` turns them on for Flower
+    worker_send_task_events=False,  # `celery worker -E` turns them on for Flower, which shows tasks; its buttons do nothing here
     beat_scheduler="ops.beat:LeaderScheduler",  # of all beats the leader alone sends
     enable_utc=True,
     timezone="UTC",
@@ -107,6 +108,14 @@ def register_beat(**_: object) -> None:
     """A beat registers as every process does."""
     registration("beat").start()
     ready()
+
+
+@signals.worker_init.connect(weak=False)
+def refuse_sandbox(**_: object) -> None:
+    """In production no worker starts beside a toy."""
+    from ops.recovery.counterparties import refuse_sandbox as refuse  # noqa: PLC0415 - needs the apps to be ready
+
+    refuse()
 
 
 @signals.worker_init.connect(weak=False)

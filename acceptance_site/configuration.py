@@ -4,8 +4,9 @@ process that can't start says all of it at once.
 Each reader returns the variable's value, or its default after noting the problem; `at_least` and
 `at_most` hold two settings against each other. `finish` prints one line for each problem and ends
 the process with exit code 78, whichever way it was started. A new setting needs one call of a
-reader; a new contradiction one call in acceptance_site/contradictions.py. Values of secrets and
-addresses, which may hold a password, are never shown.
+reader; a new contradiction one call in acceptance_site/contradictions.py; what production alone
+refuses, one in acceptance_site/production.py. Values of secrets and addresses, which may hold a
+password, are never shown. A secret may lie in a file, which `NAME_FILE` names.
 """
 
 import hashlib
@@ -17,43 +18,28 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dj_database_url
 from environs import Env, EnvError, validate
 
+from acceptance_site.addresses import is_postgresql, split
+
 EXIT_CONFIGURATION: Final = 78  # EX_CONFIG: supervisors don't start the process again
 SHOWN_CHARACTERS_MAX: Final = 60
 TRUE_OR_FALSE: Final = "true or false"
+# What may lie in a file. tests/base/test_secret_files.py finds a setting that was forgotten here.
+SECRETS: Final = frozenset(
+    {
+        *("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "COUNTER_KEY", "FUND_KEY", "TRADING_KEY"),
+        *("KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD", "ZOOKEEPER_PASSWORD", "ZOOKEEPER_SSL_KEY_PASSWORD"),
+        *("ALARM_WEBHOOK_URL", "ALARM_WEBHOOK_KEY"),
+    }
+)
+CHECKOUT_MARKS: Final = (".git", ".run")
 Number = TypeVar("Number", int, float, Decimal)
 Made = TypeVar("Made")
-
-
-def is_web_address(text: str, *, query: bool = False) -> bool:
-    """Whether signed calls can be made to it: http(s)://host[:port][/path], without user, password
-    and fragment.
-    """
-    parts = _split(text)
-    return bool(
-        parts
-        and parts.scheme in {"http", "https"}
-        and parts.hostname
-        and "@" not in parts.netloc
-        and not parts.fragment
-        and (query or not parts.query)
-        and not re.search(r"\s", text)
-    )
-
-
-def _split(text: str) -> Any:
-    """The parts of an address; None where it or its port can't be read."""
-    try:
-        parts = urlsplit(text)
-        parts.port  # noqa: B018 - raises where it is no port
-    except ValueError:
-        return None
-    return parts
 
 
 class Configuration:
@@ -68,6 +54,7 @@ class Configuration:
         self.production = False  # as soon as ENVIRONMENT was read
         self.problems: list[str] = []
         self.notices: list[str] = []
+        self.secrets_read: set[str] = set()  # their values, which no log may show
         self._wrong: set[str] = set()
 
     # --- what is wrong ----------------------------------------------------------------------------
@@ -77,6 +64,13 @@ class Configuration:
         """
         self._wrong.add(name)
         self.problems.append(text)
+
+    def refuse(self, name: str, text: str, *others: str) -> None:
+        """Notes that a value which can be read is refused, unless it or one of the variables
+        `others` is wrong by itself.
+        """
+        if not self._wrong & {name, *others}:
+            self.problem(name, text)
 
     def at_least(self, name: str, value: float, least: float, why: str, *others: str) -> None:
         """Notes a contradiction with the variables `others` if the value is smaller."""
@@ -99,12 +93,52 @@ class Configuration:
             sys.stderr.flush()
             raise SystemExit(EXIT_CONFIGURATION)
 
+    # --- where we are -----------------------------------------------------------------------------
+    def environment(self, folder: Path) -> str:
+        """Development or production. Only a checkout may leave it unset: elsewhere nobody meant
+        development, with its secrets that everybody can work out.
+        """
+        if not self._set("ENVIRONMENT") and not any((folder / mark).exists() for mark in CHECKOUT_MARKS):
+            self.problem("ENVIRONMENT", "ENVIRONMENT is not set, and this is no checkout: set it to production, or to development beside a sandbox")
+            return "production"
+        return self.one_of("ENVIRONMENT", "development", "production", other="production")  # a misspelt one must not start as development
+
+    def refuse_without_assertions(self) -> None:
+        """`python -O` leaves every assert out, and with them checks of this service's and of its
+        libraries'.
+        """
+        if sys.flags.optimize:
+            self.problem("PYTHONOPTIMIZE", "PYTHONOPTIMIZE is set, or python was started with -O: unset it, since it switches checks off")
+
     # --- readers ----------------------------------------------------------------------------------
+    def _set(self, name: str) -> str:
+        """The variable's text, or that of the file which NAME_FILE names; empty if it isn't set."""
+        value = self._read(name)
+        if name in SECRETS and value:
+            parts = split(value) if "://" in value else None
+            self.secrets_read |= {value, unquote(parts.password)} if parts and parts.password else {value}
+        return value
+
+    def _read(self, name: str) -> str:
+        value: str = self.env.str(name, "")
+        file: str = self.env.str(f"{name}_FILE", "") if name in SECRETS else ""
+        if not file:
+            return value
+        if value:
+            self.refuse(name, f"{name} and {name}_FILE are both set: unset one of them")
+            return value
+        try:
+            return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
+            self.refuse(name, f"{name}_FILE can't be read ({why}): set it to a file that holds {name} alone")
+            return ""
+
     def text(self, name: str, default: str = "", *, pattern: str = "", form: str = "") -> str:
         """A text; with `pattern`, one that matches it as a whole. `form` says in words what to
         set.
         """
-        value: str = self.env.str(name, "") or default
+        value: str = self._set(name) or default
         if pattern and value != default and not re.fullmatch(pattern, value):
             self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
             return default
@@ -125,10 +159,10 @@ class Configuration:
         """A text that production must set; elsewhere `development` is its default. The value, which
         may be secret, isn't shown.
         """
-        value: str = self.env.str(name, "")
+        value: str = self._set(name)
         if not value:
             if self.production:
-                self.problem(name, f"{name} is not set: production needs it; set it to {form}")
+                self.refuse(name, f"{name} is not set: production needs it; set it to {form}")
             return development
         if not fits(value):
             self.problem(name, f"{name} can't be used as it is: set it to {form}")
@@ -143,7 +177,7 @@ class Configuration:
 
     def optional(self, name: str, *, fits: Callable[[str], bool], form: str) -> str:
         """A text that may be empty; its value, which may be secret, isn't shown."""
-        value: str = self.env.str(name, "")
+        value: str = self._set(name)
         if value and not fits(value):
             self.problem(name, f"{name} can't be used as it is: set it to {form}")
             return ""
@@ -162,7 +196,7 @@ class Configuration:
 
     def one_of(self, name: str, *choices: str, upper: bool = False, other: str = "") -> str:
         """One of the choices; the first is the default. Anything else counts as `other`."""
-        value: str = self.env.str(name, "") or choices[0]
+        value: str = self._set(name) or choices[0]
         value = value.upper() if upper else value
         if value not in choices:
             self.problem(name, f"{name} is {_quoted(value)}: set it to one of {', '.join(choices)}")
@@ -194,7 +228,7 @@ class Configuration:
 
     def words(self, name: str, default: list[str], *, pattern: str = ".+", form: str = "") -> list[str]:
         """A list, separated by commas, of words that match the pattern."""
-        value: str = self.env.str(name, "")
+        value: str = self._set(name)
         if not value:
             return default
         words = [word.strip() for word in value.split(",") if word.strip()]
@@ -216,7 +250,7 @@ class Configuration:
 
     def zone(self, name: str) -> ZoneInfo:
         """A time zone by its IANA name; UTC by default."""
-        value: str = self.env.str(name, "") or "UTC"
+        value: str = self._set(name) or "UTC"
         try:
             return ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -225,7 +259,7 @@ class Configuration:
 
     def columns(self, name: str, ours: set[str]) -> dict[str, str]:
         """A JSON object of our column names and the table's."""
-        value: str = self.env.str(name, "") or "{}"
+        value: str = self._set(name) or "{}"
         form = f'JSON as in {{"created_at": "gmt_create"}}, with keys of {", ".join(sorted(ours))}'
         try:
             names = json.loads(value)
@@ -242,14 +276,14 @@ class Configuration:
     def database(self, name: str, development: str) -> tuple[str, dict[str, Any]]:
         """PostgreSQL's address, and Django's settings of it."""
         form = "postgresql://user:password@host:5432/name"
-        value = self.required(name, development, fits=_is_postgresql, form=form)
+        value = self.required(name, development, fits=is_postgresql, form=form)
         return value, dict(dj_database_url.parse(value))
 
     def _source(self, name: str, former: str) -> tuple[str, str]:
         """The name under which the variable is set, and its text. Notes the use of its former
         name.
         """
-        value: str = self.env.str(name, "")
+        value: str = self._set(name)
         old: str = self.env.str(former, "") if former else ""
         if not old:
             return name, value
@@ -272,17 +306,6 @@ class Configuration:
             return default
 
 
-def is_broker_address(text: str) -> bool:
-    """Whether Celery and our own client understand it: redis(s)://[[user]:password@]host[:port][/number]."""
-    parts = _split(text)
-    return bool(parts and parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path))
-
-
-def are_servers(text: str) -> bool:
-    """Whether it is host:port,host:port."""
-    return all(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}", server.strip()) for server in text.split(","))
-
-
 def _why_no_folder(path: Path) -> str:
     """Why it neither is a folder nor can become one; empty where it can."""
     try:
@@ -290,16 +313,6 @@ def _why_no_folder(path: Path) -> str:
         return f"{nearest} is a file" if nearest and not nearest.is_dir() else ""
     except OSError as error:
         return str(error)
-
-
-def _is_postgresql(text: str) -> bool:
-    parts = _split(text)
-    if not parts or parts.scheme not in {"postgres", "postgresql"}:
-        return False
-    try:
-        return bool(dj_database_url.parse(text).get("NAME"))
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def _quoted(value: str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 
 import django_stubs_ext
 
-from acceptance_site import contradictions
-from acceptance_site.configuration import Configuration, are_servers, is_broker_address, is_web_address
+from acceptance_site import contradictions, production
+from acceptance_site.addresses import are_servers, is_broker_address, is_web_address
+from acceptance_site.configuration import Configuration
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
 from base.kafka import KafkaSecurity, WrongSecurity
@@ -27,19 +28,18 @@ config = Configuration()
 env = config.env
 
 # --- Where we are ---------------------------------------------------------------------------------
-ENVIRONMENT = config.one_of("ENVIRONMENT", "development", "production", other="production")  # a misspelt one must not start as development
+ENVIRONMENT = config.environment(BASE_DIR)
 PRODUCTION = config.production = ENVIRONMENT == "production"
 RUN_DIR = Path(config.folder("RUN_DIR", str(BASE_DIR / ".run")))
 if not PRODUCTION:
     env.read_env(str(RUN_DIR / "stack.env"), recurse=False, override=False)
+config.refuse_without_assertions()
 VERSION = config.text("SERVICE_VERSION", "0.1.0")
 PROCESS_ROLE = config.text("PROCESS_ROLE")  # what this process is, for the list of nodes and PostgreSQL's of sessions
 
 # --- Django ---------------------------------------------------------------------------------------
 SECRET_KEY = config.required("SECRET_KEY", config.development_secret("SECRET_KEY", BASE_DIR), form="a long random text")
 DEBUG = config.boolean("DEBUG", False)
-if DEBUG and PRODUCTION:
-    config.problem("DEBUG", "DEBUG is on in production: unset it, since its pages show settings and source to everybody")
 ALLOWED_HOSTS = [
     host.strip()
     for host in config.required("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1],testserver", form="admin.example,127.0.0.1").split(",")
@@ -56,14 +56,16 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "csp",
     "base",
     "orders",
     "clearing",
     "ops",
-    *([] if PRODUCTION else ["sandbox", "stack"]),
+    *(app for app in ("sandbox", "stack") if not PRODUCTION and (BASE_DIR / app).is_dir()),  # an image holds the service alone
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "base.parameters.refuse_nul",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -106,6 +108,21 @@ SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]  # probes come from ins
 SECURE_HSTS_SECONDS = 31_536_000 if PRODUCTION else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = PRODUCTION
 SECURE_HSTS_PRELOAD = PRODUCTION
+# What the admin's pages may load and run: their own files alone. Alpine and htmx evaluate the
+# expressions of attributes ('unsafe-eval'; a page's own scripts must still be files), and htmx and
+# Chart.js set styles ('unsafe-inline' of styles). Django has a policy of its own from 6.0 on.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-eval'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+        "form-action": ["'self'"],
+    }
+}
 SESSION_COOKIE_SECURE = PRODUCTION
 CSRF_COOKIE_SECURE = PRODUCTION
 
@@ -113,6 +130,7 @@ CSRF_COOKIE_SECURE = PRODUCTION
 # Every session has timeouts, so that a frozen process can't hold rows (design, rule 6). Migrations
 # run with DATABASE_STATEMENT_MS_MAX=0.
 DATABASE_URL, _DATABASE = config.database("DATABASE_URL", "postgresql://acceptance@127.0.0.1:1/stack-is-not-up")
+DATABASE_PLAINTEXT = config.boolean("DATABASE_PLAINTEXT", False)  # production: the network is closed, nobody else can listen
 DATABASE_STATEMENT_MS_MAX = config.whole("DATABASE_STATEMENT_MS_MAX", 10_000, least=0, most=3_600_000)
 DATABASE_ROLL_BACK = config.boolean("DATABASE_ROLL_BACK", False)  # `migrate` of an older release installs its functions over a newer one's
 DATABASE_SESSION = {
@@ -140,11 +158,13 @@ KAFKA_BOOTSTRAP_SERVERS = [
     server.strip() for server in config.required("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1", fits=are_servers, form="host:port,host:port").split(",")
 ]
 KAFKA_TOPIC = config.text("KAFKA_TOPIC", "counter.sync_order", pattern=r"[\w.-]{1,249}", form="a topic's name")
+KAFKA_SECURITY_PROTOCOL = config.text("KAFKA_SECURITY_PROTOCOL")
+KAFKA_PLAINTEXT = config.boolean("KAFKA_PLAINTEXT", False)
 KAFKA_SECURITY = config.checked(
     KafkaSecurity,
     KafkaSecurity(),
     WrongSecurity,
-    protocol=config.text("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT"),
+    protocol=KAFKA_SECURITY_PROTOCOL or "PLAINTEXT",
     mechanism=config.text("KAFKA_SASL_MECHANISM"),
     username=config.text("KAFKA_SASL_USERNAME"),
     password=config.text("KAFKA_SASL_PASSWORD"),
@@ -271,6 +291,7 @@ ASSET_SCALES = {"USDT": 6, "BTC": 8, "ETH": 8}  # decimals; amounts are cut to t
 
 # --- Celery: acceptance_site/celery.py explains each of the traps that these settings deal with ---
 BROKER_URL = config.required("BROKER_URL", "redis://127.0.0.1:1/0", fits=is_broker_address, form="redis://user:password@host:6379/0")
+BROKER_PLAINTEXT = config.boolean("BROKER_PLAINTEXT", False)
 
 # --- Leadership -----------------------------------------------------------------------------------
 # Unset: a lease in PostgreSQL, which needs no further server.
@@ -282,7 +303,12 @@ LEADERSHIP = config.checked(
     session_seconds=config.number("ZOOKEEPER_SESSION_SECONDS", 4.0, least=SESSION_SECONDS[0], most=SESSION_SECONDS[1]),
     username=config.text("ZOOKEEPER_USER"),
     password=config.text("ZOOKEEPER_PASSWORD"),
+    cafile=config.text("ZOOKEEPER_SSL_CAFILE"),
+    certfile=config.text("ZOOKEEPER_SSL_CERTFILE"),
+    keyfile=config.text("ZOOKEEPER_SSL_KEYFILE"),
+    key_password=config.text("ZOOKEEPER_SSL_KEY_PASSWORD"),
 )
+ZOOKEEPER_PLAINTEXT = config.boolean("ZOOKEEPER_PLAINTEXT", False)
 LEADER_LEASE_SECONDS = config.number("LEADER_LEASE_SECONDS", 4.0, least=1, most=60)  # of silence, until another takes over
 # Of a transaction under a term: a frozen leader's keeps the next waiting no longer.
 FENCE_MS_MAX = config.whole("FENCE_MS_MAX", 3_000, least=500, most=60_000)
@@ -290,7 +316,7 @@ FENCE_MS_MAX = config.whole("FENCE_MS_MAX", 3_000, least=500, most=60_000)
 # --- Logs -----------------------------------------------------------------------------------------
 LOG_LEVEL = config.one_of("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL", upper=True)
 LOG_FORMAT = config.one_of("LOG_FORMAT", *logs.FORMATS)
-LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL)
+LOGGING = logs.django_logging(LOG_FORMAT, LOG_LEVEL, config.secrets_read)
 
 # --- Alarms: base/alarms.py -----------------------------------------------------------------------
 # Empty: log and metric alone.
@@ -306,4 +332,5 @@ METRICS_DIR = config.folder("METRICS_DIR")  # a folder that the processes of one
 METRICS_PORT = config.whole("METRICS_PORT", 0, least=0, most=65_535)  # where a process without HTTP of its own shows them; 0: nowhere
 
 contradictions.check(config, globals())
+production.check(config, globals())
 config.finish()

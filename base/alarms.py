@@ -3,6 +3,7 @@ to alert on, and a call of the webhook.
 """
 
 from functools import cache
+from typing import Final
 
 import structlog
 
@@ -10,6 +11,7 @@ from base import metrics
 from base.webhook import Kind, Webhook, from_settings
 
 log = structlog.get_logger(__name__)
+TEXT_MAX: Final = 2_000  # characters of a text in an alarm
 _webhook = cache(from_settings)
 
 
@@ -20,6 +22,7 @@ def alarm(code: str, message: str, **context: object) -> None:
     `code` is a stable word of snake_case: the runbook is ordered by it.
     """
     metrics.ALARMS.labels(code).inc()
+    context = _cut(context)
     log.error(message, alarm=code, **context)
     _offer(code, message, context, "alarm")
 
@@ -31,8 +34,14 @@ def notify(code: str, message: str, **context: object) -> None:
     Nothing that wakes anybody: no count, no error. `code` is never that of an alarm. Never waits,
     never fails.
     """
+    context = _cut(context)
     log.warning(message, told=code, **context)
     _offer(code, message, context, "event")
+
+
+def _cut(context: dict[str, object]) -> dict[str, object]:
+    """Others' words, an answer's of a megabyte say, are cut as our tables cut them."""
+    return {name: f"{value[:TEXT_MAX]}…" if isinstance(value, str) and len(value) > TEXT_MAX else value for name, value in context.items()}
 
 
 def _offer(code: str, message: str, context: dict[str, object], kind: Kind) -> None:

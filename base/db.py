@@ -31,6 +31,11 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, DATABASE_UNAVAILABLE)
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, psycopg's several lines as one."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def call(sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
     """Runs one statement, in a transaction of its own unless one is open. Returns its rows as named
     tuples. A connection that broke is dropped. Raises one of DATABASE_UNAVAILABLE where the

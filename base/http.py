@@ -26,6 +26,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import pycurl
+from django.conf import settings
 
 from base.signing import sign
 
@@ -100,7 +101,9 @@ class SignedClient:
     def __init__(self, base_url: str, key: str) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
-            raise ValueError(f"{base_url!r} isn't the address of a service: give http(s)://host[:port][/prefix]")
+            raise ValueError(
+                "this isn't the address of a service (it isn't shown, since it may hold a password): give http(s)://host[:port][/prefix]"
+            )
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = parts.path.rstrip("/")
         self._key = key
@@ -151,6 +154,7 @@ class _Connection:
             self._curl.setopt(option, value)
         for option, location in _trust_store().items():
             self._curl.setopt(option, location)
+        self._curl.setopt(pycurl.USERAGENT, f"acceptance-service/{settings.VERSION} ({settings.ENVIRONMENT})")
         self._curl.setopt(pycurl.WRITEFUNCTION, self._chunks.append)
 
     def exchange(self, method: str, origin: str, target: str, body: bytes, lines: list[str], deadline_ms: int) -> HttpAnswer:
@@ -203,6 +207,9 @@ _OPTIONS: Final[dict[int, Any]] = {
     pycurl.TCP_KEEPALIVE: 1,
     pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
     pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+    pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,  # or newer
+    pycurl.SSL_VERIFYPEER: 1,
+    pycurl.SSL_VERIFYHOST: 2,  # the certificate is for that very name
     pycurl.FOLLOWLOCATION: 0,
     pycurl.PROXY: "",
     pycurl.NETRC: pycurl.NETRC_IGNORED,

@@ -2,17 +2,20 @@
 library's.
 
 Imported by settings.py, so it needs neither settings nor apps. `LOG_FORMAT=console` makes lines for
-people's eyes.
+people's eyes. No format shows the local variables of a traceback, and secrets are taken out of
+every line (base/redaction.py).
 """
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from structlog.typing import Processor
+
+from base.redaction import Redaction
 
 FORMATS = ("json", "console")
 # What libraries say that isn't worth a line an order: Celery's "received" and "succeeded", clients'
@@ -49,9 +52,9 @@ def bind_order(order_id: str, *, step: int | None = None, epoch: int | None = No
         yield
 
 
-def django_logging(log_format: str, level: str) -> dict[str, Any]:
+def django_logging(log_format: str, level: str, secrets: Iterable[str] = ()) -> dict[str, Any]:
     """The LOGGING of settings.py; also sets structlog up. Raises ValueError for a format or a level
-    that doesn't exist.
+    that doesn't exist. `secrets`: values that no line may hold.
     """
     if log_format not in FORMATS:
         raise ValueError(f"LOG_FORMAT is {log_format!r}: set it to one of {', '.join(FORMATS)}")
@@ -61,7 +64,7 @@ def django_logging(log_format: str, level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"lines": {"()": _formatter, "log_format": log_format}},
+        "formatters": {"lines": {"()": _formatter, "log_format": log_format, "redaction": Redaction(secrets)}},
         "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "lines"}},
         "root": {"handlers": ["stdout"], "level": level.upper()},
         # Django's own defaults would print its lines a second time
@@ -90,13 +93,13 @@ def _configure_structlog() -> None:
     )
 
 
-def _formatter(log_format: str) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(log_format: str, redaction: Redaction) -> structlog.stdlib.ProcessorFormatter:
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if log_format == "console"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*COMMON, structlog.stdlib.ExtraAdder(allow=None)],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redaction.by_name, *last, redaction.by_value],
     )

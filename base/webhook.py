@@ -12,7 +12,6 @@ import atexit
 import hashlib
 import json
 import os
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +25,7 @@ import structlog
 from django.conf import settings
 
 from base import metrics
+from base.fair_queue import FairQueue
 from base.http import HttpAnswer, HttpError, SignedClient
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ class Event:
     id: str
     body: bytes
     code: str
+    subject: str
 
 
 class Webhook:
@@ -68,7 +69,7 @@ class Webhook:
         os.register_at_fork(after_in_child=self._start_anew)
 
     def _start_anew(self) -> None:
-        self._queue: queue.Queue[Event] = queue.Queue(QUEUE_MAX)
+        self._queue: FairQueue[Event] = FairQueue(QUEUE_MAX)
         self._last: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -76,7 +77,8 @@ class Webhook:
 
     def offer(self, code: str, message: str, context: Mapping[str, object], *, kind: Kind = "alarm") -> None:
         """Queues the alarm, or the event, unless the same code about the same thing went out less
-        than `repeat_seconds` ago, or the queue is full.
+        than `repeat_seconds` ago. When the queue is full, the code with the most alarms in it gives
+        up its newest one: a flood hides no alarm of another code.
         """
         subject = "|".join(str(context.get(name, "")) for name in SUBJECTS)
         with self._lock:
@@ -84,12 +86,13 @@ class Webhook:
                 metrics.ALARM_WEBHOOK.labels("repeated").inc()
                 return
             self._run()
-            try:
-                self._queue.put_nowait(_event(kind, code, message, subject, context, self._repeat_seconds))
-            except queue.Full:
+            event = _event(kind, code, message, subject, context, self._repeat_seconds)
+            dropped = self._queue.put(code, event)
+            if dropped is not None:
                 metrics.ALARM_WEBHOOK.labels("dropped").inc()
-                log.warning("alarm not sent: too many wait", code=code, fix="see why the receiver of ALARM_WEBHOOK_URL doesn't take them")
-            else:
+                log.warning("alarm not sent: too many wait", code=dropped.code, fix="see why the receiver of ALARM_WEBHOOK_URL doesn't take them")
+                self._last.pop((dropped.code, dropped.subject), None)  # it may come again at once
+            if dropped is not event:
                 self._remember(code, subject)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
@@ -97,9 +100,9 @@ class Webhook:
         left.
         """
         deadline = time.monotonic() + seconds
-        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+        while self._queue.unfinished and time.monotonic() < deadline:
             time.sleep(0.01)
-        return not self._queue.unfinished_tasks
+        return not self._queue.unfinished
 
     def _is_repeat(self, code: str, subject: str) -> bool:
         before = self._last.get((code, subject))
@@ -116,7 +119,7 @@ class Webhook:
             self._thread = threading.Thread(target=self._send_all, args=(self._queue,), name="alarms", daemon=True)
             self._thread.start()
 
-    def _send_all(self, events: "queue.Queue[Event]") -> None:
+    def _send_all(self, events: FairQueue[Event]) -> None:
         while True:
             event = events.get()
             try:
@@ -124,7 +127,7 @@ class Webhook:
             except Exception:  # the next alarm must be sent, whatever happened to this one
                 log.exception("an alarm couldn't be sent", code=event.code)
             finally:
-                events.task_done()
+                events.done()
 
     def _send(self, event: Event) -> None:
         for pause in (*self._pauses, None):
@@ -155,7 +158,7 @@ def _event(kind: Kind, code: str, message: str, subject: str, context: Mapping[s
     span = int(at.timestamp() // max(repeat_seconds, 1))
     event_id = hashlib.sha256(f"{code}|{subject}|{span}".encode()).hexdigest()[:32]
     plain = {"id": event_id, "kind": kind, "code": code, "message": message, "context": dict(context), "at": at.isoformat(timespec="milliseconds")}
-    return Event(event_id, json.dumps(plain, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"), code)
+    return Event(event_id, json.dumps(plain, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"), code, subject)
 
 
 def from_settings() -> Webhook | None:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from kazoo.client import KazooClient
@@ -43,6 +44,10 @@ class ZooKeeperAddress:
     session_seconds: float
     username: str = ""
     password: str = field(default="", repr=False)
+    cafile: str = ""  # set: only servers whose certificates this authority signed, for their names
+    certfile: str = ""
+    keyfile: str = ""
+    key_password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -58,17 +63,36 @@ class ZooKeeperAddress:
             yield f"{missing} is not set, but {given} is: set both, or none"
         if ":" in self.username:
             yield "ZOOKEEPER_USER has a colon in it, which ZooKeeper takes for the end of the name: choose another name"
+        yield from self._tls_problems()
+
+    def _tls_problems(self) -> Iterator[str]:
+        files = {"ZOOKEEPER_SSL_CAFILE": self.cafile, "ZOOKEEPER_SSL_CERTFILE": self.certfile, "ZOOKEEPER_SSL_KEYFILE": self.keyfile}
+        for name, path in files.items():
+            if path and not Path(path).is_file():
+                yield f"{name} is {path!r}: there is no such file"
+        if bool(self.certfile) != bool(self.keyfile):
+            missing, given = ("ZOOKEEPER_SSL_KEYFILE", "ZOOKEEPER_SSL_CERTFILE")[:: 1 if self.certfile else -1]
+            yield f"{missing} is not set, but {given} is: set both, or none"
+        if (self.certfile or self.keyfile) and not self.cafile:
+            yield "ZOOKEEPER_SSL_CERTFILE is set, but ZOOKEEPER_SSL_CAFILE isn't: set it to the authority of ZooKeeper's certificates"
+
+    @property
+    def tls(self) -> bool:
+        """Whether we ask who the servers are."""
+        return bool(self.cafile)
 
     def path(self, *names: str) -> str:
         """The path of a node of ours."""
         return "/".join((self.root, *names))
 
 
-def parse_address(url: str, *, session_seconds: float, username: str = "", password: str = "") -> ZooKeeperAddress | None:
+def parse_address(url: str, *, session_seconds: float, username: str = "", password: str = "", **tls: str) -> ZooKeeperAddress | None:
     """The address that LEADERSHIP_URL and ZOOKEEPER_… name; None where it is empty: leadership is
-    then a lease in PostgreSQL. Raises WrongAddress.
+    then a lease in PostgreSQL. `tls`: cafile, certfile, keyfile, key_password. Raises WrongAddress.
     """
     if not url:
+        if any(tls.values()):
+            raise WrongAddress(f"ZOOKEEPER_SSL_CAFILE or its like is set, but LEADERSHIP_URL isn't: set it as in {EXAMPLE}")
         if username or password:
             raise WrongAddress(f"ZOOKEEPER_USER or ZOOKEEPER_PASSWORD is set, but LEADERSHIP_URL isn't: set it as in {EXAMPLE}")
         return None
@@ -85,6 +109,7 @@ def parse_address(url: str, *, session_seconds: float, username: str = "", passw
         session_seconds=session_seconds,
         username=username,
         password=password,
+        **tls,
     )
 
 
@@ -109,6 +134,13 @@ def make_client(address: ZooKeeperAddress) -> KazooClient:
         default_acl=[make_digest_acl(user, address.password, all=True)] if user else None,
         auth_data=[("digest", f"{user}:{address.password}")] if user else None,
         connection_retry=RETRIES,
+        use_ssl=address.tls,
+        verify_certs=address.tls,
+        check_hostname=address.tls,
+        ca=address.cafile or None,
+        certfile=address.certfile or None,
+        keyfile=address.keyfile or None,
+        keyfile_password=address.key_password or None,
     )
 
 

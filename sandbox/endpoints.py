@@ -23,6 +23,7 @@ from sandbox.signatures import Signatures
 
 Read = Callable[[Channel], Answer]
 Write = Callable[[bytes], Answer]
+PRODUCTION = b"(production)"  # how the service names itself
 INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
 INTEGER_MAX = 10**18 - 1
 
@@ -38,6 +39,8 @@ class Gate:
         self._clock_ms = config.clock_ms
 
     def check(self, counterparty: str, channel: Channel, headers: dict[bytes, bytes], body: bytes) -> None:
+        if headers.get(b"user-agent", b"").endswith(PRODUCTION):
+            raise Problem(403, "production_refused", "this is a sandbox: money that is real elsewhere must not meet it; name the real service")
         self._signatures.check(
             counterparty,
             method=channel.scope["method"],

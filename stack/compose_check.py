@@ -3,8 +3,8 @@ stack.compose_check [FILE]`.
 
 The schema (PyPI's `compose-spec`) doesn't check names in `depends_on` and `volumes`. Nor does it
 check that the service's processes get only variables that settings.py reads, that no secret has a
-default, and that every service has a health check. Prints one line a finding; exit code 1 if there
-is one.
+default, that every service has a health check and bounds, and that ours can write nowhere but to
+memory. Prints one line a finding; exit code 1 if there is one.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from stack.rundir import CHECKOUT
 
 SECRET = re.compile(r"SECRET|PASSWORD|_KEY$")
 INTERPOLATION = re.compile(r"\$\{(?P<name>\w+)(?P<rest>[^}]*)\}")
+OF_EACH = ("mem_limit", "pids_limit", "networks")  # without them one container can take all, and reach all
 RUNS_ONCE = "service_completed_successfully"
 
 
@@ -28,24 +29,38 @@ def findings(text: str, known_variables: set[str]) -> Iterator[str]:
     """What is wrong with a compose file, a sentence each; `known_variables` is what our own
     processes may be given.
     """
+    document = yaml.safe_load(text)
     try:
-        PyCompose.from_yaml(text)
+        PyCompose.from_yaml(yaml.safe_dump(document))  # it knows no merge keys (<<), as compose does
     except ValueError as error:
         yield f"the schema refuses it: {error}"
         return
-    document = yaml.safe_load(text)
     services = document["services"]
     yield from _secrets_with_defaults(text)
     for name, service in services.items():
         yield from _dangling_names(name, service, document)
         if "healthcheck" not in service and name not in _one_shots(services):
             yield f"{name} has no healthcheck"
+        yield from _loose(name, service)
         if _is_ours(service):
             yield from (f"{name} is given {variable}, which settings.py doesn't read" for variable in sorted(_variables(service) - known_variables))
 
 
 def _is_ours(service: dict[str, Any]) -> bool:
     return "build" in service or service.get("image") == "acceptance-service"
+
+
+def _loose(name: str, service: dict[str, Any]) -> Iterator[str]:
+    """What a container could do that it doesn't need to."""
+    yield from (f"{name} has no {bound}" for bound in OF_EACH if bound not in service)
+    if service.get("cap_drop") != ["ALL"]:
+        yield f"{name} keeps capabilities: write cap_drop: [ALL]"
+    if "no-new-privileges:true" not in service.get("security_opt", []):
+        yield f'{name} may gain privileges: write security_opt: ["no-new-privileges:true"]'
+    if _is_ours(service) and not service.get("read_only"):
+        yield f"{name} may change its own files: write read_only: true"
+    if _is_ours(service) and service.get("cap_add"):
+        yield f"{name} is given capabilities, which none of ours needs: leave cap_add out"
 
 
 def _variables(service: dict[str, Any]) -> set[str]:

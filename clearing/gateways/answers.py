@@ -4,6 +4,8 @@
 Fields that the contract doesn't name are let pass, so that a counterparty may add some.
 """
 
+import json
+import re
 from decimal import Decimal
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
@@ -89,6 +91,8 @@ class _ExchangeAsked(Struct):
     buy_asset: str
 
 
+_ODD: Final = re.compile(rb'\\|"\s')
+_FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _PROBLEM: Final = msgspec.json.Decoder(Problem)
 _ACCEPTED: Final = msgspec.json.Decoder(Accepted)
 _STATUS: Final = msgspec.json.Decoder(Status)
@@ -201,9 +205,27 @@ def _exchanged(wire: _Exchanged) -> Exchanged:
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        decoded = decoder.decode(body)
+        if not _names_once(body):
+            json.loads(body, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         _unreadable(body, str(error))
+    return decoded
+
+
+def _names_once(body: bytes) -> bool:
+    """Whether it surely names each field once: a flat object of as many `":` as fields. Where that
+    can't be said (escapes, spaces before a colon, objects in it), the slow look decides.
+    """
+    return _ODD.search(body) is None and body.count(b'":') == len(_FIELDS.decode(body))
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Readers differ in which of two values they take: an answer that says both says neither."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("it names a field twice")
+    return fields
 
 
 def _require(fits: bool, body: bytes) -> None:

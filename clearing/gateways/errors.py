@@ -13,12 +13,16 @@ When in doubt: any response outside the contract (docs/contracts/) is `UnknownOu
 answers is in `clearing/policy/outcomes.py`.
 """
 
+from typing import Final
+
 from clearing.policy.outcomes import Health
+
+DETAIL_MAX: Final = 2_000  # characters, as in the table of attempts
 
 
 class GatewayError(Exception):
     """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail`
-    is for people.
+    is for people, and cut: it may be a megabyte of a counterparty's words.
 
     `health` is what the answer says of the counterparty itself; `only_this_order`: it isn't allowed
     to this order, and is to others.
@@ -28,6 +32,7 @@ class GatewayError(Exception):
     only_this_order: bool = False
 
     def __init__(self, code: str, detail: str = "") -> None:
+        detail = detail[:DETAIL_MAX]
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail

@@ -88,10 +88,15 @@ def probe_all(answering: Gateways | None = None, fence: Fence = no_fence, start:
     return answered
 
 
+def question(counterparty: Counterparty) -> StoredRequest:
+    """A question that changes nothing, for a key that nobody has."""
+    return StoredRequest(counterparty, ACTIONS[counterparty], KEY, b"")
+
+
 def _probe(probe: DueProbe, answering: Gateways, fence: Fence) -> bool:
     clock = _Now(call("SELECT clearing_ms(service_now())", [])[0][0])
     try:
-        answering.query(StoredRequest(probe.counterparty, ACTIONS[probe.counterparty], KEY, b""), clock)
+        answering.query(question(probe.counterparty), clock)
     except GatewayError as error:
         if error.health in {Health.FAILING, *REFUSALS}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)

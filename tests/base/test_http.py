@@ -354,6 +354,16 @@ class TestTls:
 
         assert found.status == 200
 
+    def test_sends_nothing_to_who_shows_another_certificate(self, certificate: Path) -> None:
+        with tls_server(certificate) as server, pytest.raises(NotSent, match="tls_failed"):
+            post(SignedClient(server.url.replace("http://127.0.0.1", "https://localhost"), KEY))
+
+    def test_sends_nothing_to_who_shows_the_certificate_of_another_name(self, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+        with tls_server(certificate) as server, pytest.raises(NotSent, match="tls_failed"):
+            post(SignedClient(server.url.replace("http:", "https:"), KEY))
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:

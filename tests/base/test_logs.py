@@ -86,6 +86,38 @@ class TestLines:
         assert json.loads(ended.stderr)["event"] == "elsewhere"
 
 
+KEY = "TOPSECRETHMAC-0123456789abcdefgh"
+SIGN = """
+from base.signing import sign
+from django.conf import settings
+key, password = settings.COUNTERPARTY_KEYS["fund"], settings.DATABASES["default"]["PASSWORD"]
+try:
+    sign(key, "POST", "/v1/x", 1, "no bytes")
+except TypeError:
+    log.exception("refused", fund_key=key, context={"sasl_plain_password": "pw-of-kafka", "key": "O1:3"}, url="redis://:pw-of-redis@broker:6379/0")
+    logging.getLogger("lib").exception("with %s and %s", key, password)
+"""
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("log_format", logs.FORMATS)
+    def test_are_in_no_line_whoever_writes_it_and_in_no_traceback(self, log_format: str) -> None:
+        url = "postgresql://me:pw-of-postgres@127.0.0.1:1/x"
+
+        ended = run(SIGN, LOG_FORMAT=log_format, FUND_KEY=KEY, DATABASE_URL=url)
+
+        assert "base/signing.py" in ended.stdout, ended.stderr
+        for secret in (KEY, "pw-of-kafka", "pw-of-redis", "pw-of-postgres"):
+            assert secret not in ended.stdout + ended.stderr
+        assert "O1:3" in ended.stdout  # an idempotency key is none
+
+    def test_an_address_is_shown_without_its_password(self) -> None:
+        (line,) = lines("log.warning('lost', url='postgresql://me:pw-of-postgres@db:5432/x', other='http://a:8000/b@c')")
+
+        assert line["url"] == "postgresql://[redacted]@db:5432/x"
+        assert line["other"] == "http://a:8000/b@c"
+
+
 class TestSettings:
     def test_a_format_that_does_not_exist_is_refused(self) -> None:
         with pytest.raises(ValueError, match="LOG_FORMAT"):

@@ -86,10 +86,10 @@ class TestWhatIsSent:
         sender.offer("contents_differ", "m", {"order_id": "o-1"})
 
         assert sender.flush()
-        assert [(body["code"], body["context"]["order_id"]) for body in receiver.bodies] == [
+        assert sorted((body["code"], body["context"]["order_id"]) for body in receiver.bodies) == [
+            ("contents_differ", "o-1"),
             ("parked", "o-1"),
             ("parked", "o-2"),
-            ("contents_differ", "o-1"),
         ]
 
     @pytest.mark.parametrize("other", [{"error_code": "key_expired"}, {"step": 4}])
@@ -195,6 +195,21 @@ class TestASlowReceiver:
         stuck.gate.set()
         assert sender.flush()
 
+    def test_a_flood_of_one_code_neither_drops_nor_delays_another(self, stuck: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(webhook, "QUEUE_MAX", 20)
+        sender = hook(stuck)
+        for number in range(100):
+            sender.offer("contents_differ", "m", {"order_id": f"o-{number}"})
+
+        sender.offer("parked", "m", {"order_id": "o-7"})
+        sender.offer("unconfirmed_order", "m", {"order_id": "o-8"})
+
+        stuck.gate.set()
+        assert sender.flush()
+        codes = [body["code"] for body in stuck.bodies]
+        assert set(codes[:4]) == {"contents_differ", "parked", "unconfirmed_order"}
+        assert len(codes) <= 21
+
     def test_a_dropped_one_is_no_repeat(self, stuck: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(webhook, "QUEUE_MAX", 2)
         sender = hook(stuck)
@@ -221,6 +236,20 @@ class TestASlowReceiver:
 
 
 class TestRaisingAnAlarm:
+    def test_cuts_others_words_in_the_line_and_in_the_call(self, settings: Settings) -> None:
+        with capture_logs() as lines, raw_server(answering(answer("204 No Content", b""))) as server:
+            settings.ALARM_WEBHOOK_URL, settings.ALARM_WEBHOOK_KEY = f"{server.url}/hooks", KEY
+            alarms._webhook.cache_clear()
+            try:
+                alarms.alarm("key_reused", "m", detail="x" * 1_000_000, order_id="o-1")
+                alarms.notify("voided", "m", reason="y" * 1_000_000)
+                alarms.flush()
+            finally:
+                alarms._webhook.cache_clear()
+
+        assert [len(line.get("detail", line.get("reason"))) for line in lines] == [2_001, 2_001]
+        assert [len(request.body) < 4_000 for request in server.received] == [True, True]
+
     @pytest.fixture
     def server(self, settings: Settings) -> Iterator[list[Any]]:
         with raw_server(answering(answer("204 No Content", b""))) as server:

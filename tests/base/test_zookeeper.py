@@ -1,6 +1,13 @@
 """LEADERSHIP_URL and what goes with it; a client that never crosses a fork."""
 
 import os
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +98,89 @@ class TestClient:
         assert status == 0
         client.stop()
         client.close()
+
+
+class TestTls:
+    """ZooKeeper by TLS: `ZOOKEEPER_SSL_CAFILE`."""
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ({"cafile": "/no/such/file"}, "ZOOKEEPER_SSL_CAFILE is '/no/such/file'"),
+            ({"cafile": __file__, "certfile": __file__}, "ZOOKEEPER_SSL_KEYFILE is not set, but ZOOKEEPER_SSL_CERTFILE is"),
+            ({"cafile": __file__, "keyfile": __file__}, "ZOOKEEPER_SSL_CERTFILE is not set, but ZOOKEEPER_SSL_KEYFILE is"),
+            ({"certfile": __file__, "keyfile": __file__}, "ZOOKEEPER_SSL_CAFILE isn't"),
+        ],
+    )
+    def test_settings_that_do_not_go_together_are_refused(self, given: dict[str, str], says: str) -> None:
+        with pytest.raises(WrongAddress) as refused:
+            address(**given)
+
+        assert any(says in text for text in refused.value.args)
+
+    def test_its_settings_without_an_address_are_refused(self) -> None:
+        with pytest.raises(WrongAddress, match="LEADERSHIP_URL isn't"):
+            address("", cafile=__file__)
+
+    def test_a_private_keys_password_is_not_shown(self) -> None:
+        assert "s3cret" not in repr(address(cafile=__file__, key_password="s3cret"))
+
+    def test_only_servers_of_the_authority_are_talked_to(self, tmp_path: Path) -> None:
+        ours, others = certificate(tmp_path / "ours"), certificate(tmp_path / "others")
+
+        assert shakes_hands("127.0.0.1", ours, authority=ours)
+        assert not shakes_hands("127.0.0.1", others, authority=ours)
+
+    def test_and_only_under_their_own_name(self, tmp_path: Path) -> None:
+        ours = certificate(tmp_path / "ours")
+
+        assert not shakes_hands("localhost", ours, authority=ours)  # the certificate is of 127.0.0.1
+
+
+def certificate(file: Path) -> Path:
+    """A certificate of 127.0.0.1 that vouches for itself, and its key, in one file."""
+    names = ["-subj", "/CN=zookeeper", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, "-keyout", f"{file}.key", "-out", f"{file}.crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    file.write_bytes(Path(f"{file}.key").read_bytes() + Path(f"{file}.crt").read_bytes())
+    return file
+
+
+def shakes_hands(host: str, shown: Path, *, authority: Path) -> bool:
+    """Whether a client says its first words to a server with this certificate."""
+    with server_of(shown) as (port, spoken):
+        found = address(f"zk://{host}:{port}/a", cafile=str(authority))
+        assert found is not None
+        client = make_client(found)
+        client.start_async()
+        try:
+            return spoken.wait(3)
+        finally:
+            client.stop()
+            client.close()
+
+
+@contextmanager
+def server_of(shown: Path) -> Iterator[tuple[int, threading.Event]]:
+    """Shakes hands and reads; says whether anything came."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown)
+    spoken, ending = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        while not ending.is_set():
+            with suppress(OSError):  # ssl.SSLError, and the pause of accept
+                connection, _ = server.accept()
+                with closing(connection), context.wrap_socket(connection, server_side=True) as secure:
+                    if secure.recv(1):
+                        spoken.set()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        server.settimeout(0.1)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1], spoken
+        finally:
+            ending.set()
+            thread.join()

@@ -17,6 +17,7 @@ from clearing.gateways import (
     Transfer,
     Transferred,
     UnknownOutcome,
+    answers,
     read_result,
 )
 from clearing.gateways.answers import read_adjusted, read_exchanged, read_status, read_transferred
@@ -66,6 +67,43 @@ class TestReading:
     )
     def test_a_body_back_from_the_database(self, action: str, fields: dict[str, Any], kind: type) -> None:
         assert isinstance(read_result(Action(action), raw(fields)), kind)
+
+
+class TestNamedTwice:
+    """Readers differ in which of two values they take."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            raw(EXCHANGED)[:-1] + b', "bought": "9.9"}',
+            raw(EXCHANGED)[:-1] + b',"bought" : "9.9"}',
+            raw(EXCHANGED)[:-1] + b',"bought"\n:"9.9"}',
+            raw(EXCHANGED)[:-1] + b',"\\u0062ought":"9.9"}',
+            raw(EXCHANGED)[:-1] + b', "new": {"a": 1, "a": 2}}',
+            raw(EXCHANGED).replace(b'"bought": "0.00163114"', b'"bought":"0.00163114","bought": "0.00163114"'),
+            b'{"bought": "9.9", "note": ":x", ' + raw(EXCHANGED)[1:],
+        ],
+    )
+    def test_is_unreadable(self, body: bytes) -> None:
+        with pytest.raises(UnknownOutcome, match="names a field twice"):
+            read_exchanged(TRADE, body)
+
+    def test_a_status_is_unreadable_as_well(self) -> None:
+        with pytest.raises(UnknownOutcome, match="names a field twice"):
+            read_status(TRADE, b'{"key": "O1:3", "state": "in_progress", "retry_after_ms": 1, "retry_after_ms": 99999999}')
+
+    @pytest.mark.parametrize("note", ["", ":", '":', '" :', 'a "b": c', "\n", "\\"])
+    def test_no_text_is_taken_for_a_name(self, note: str) -> None:
+        assert read_exchanged(TRADE, raw(EXCHANGED, note=note, more={"bought": "1"})).bought == Decimal("0.00163114")
+
+    @given(
+        st.lists(st.tuples(st.sampled_from(["a", "b", ":", '"']), st.text(':" ab\n\\', max_size=3)), max_size=4), st.sampled_from([":", " :", ": "])
+    )
+    def test_every_flat_object_is_judged_rightly(self, fields: list[tuple[str, str]], colon: str) -> None:
+        body = "{" + ",".join(json.dumps(name) + colon + json.dumps(value) for name, value in fields) + "}"
+        twice = len({name for name, _ in fields}) < len(fields)
+
+        assert not (twice and answers._names_once(body.encode()))
 
 
 class TestUnreadable:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearing.gateways import Adjustment, Exchange, Transfer
+from clearing.gateways import Adjustment, Exchange, Transfer, UnknownOutcome
 
 
 def transfer(amount: Decimal) -> Transfer:
@@ -61,3 +61,7 @@ class TestEncode:
 
         assert encoded == transfer(padded).encode("k")
         assert Decimal(json.loads(encoded)["amount"]) == amount
+
+
+def test_a_megabyte_of_a_counterpartys_words_is_cut() -> None:
+    assert len(str(UnknownOutcome("status_500", "x" * 1_000_000))) < 2_100

@@ -51,6 +51,14 @@ def helps(ended: Ended) -> None:
         raise CheckError("--help says nothing of its usage")
 
 
+def says_who_knows(ended: Ended) -> None:
+    """Advisories as JSON; raises SkippedError where it says that there was no source of them."""
+    reason = next((line for line in ended.errors.splitlines() if line.startswith("advisories: nobody can say")), "")
+    if ended.exit_code and reason and "Error 3" in ended.errors:
+        raise SkippedError(reason)
+    documents(ended.output)
+
+
 def has_json(ended: Ended) -> None:
     """Exit code 0, and JSON."""
     succeeded(ended)

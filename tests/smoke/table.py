@@ -9,7 +9,7 @@ from typing import Final
 
 from stack import zookeeper
 from stack.rundir import CHECKOUT
-from tests.smoke.judging import Judge, has_figures, has_json, helps, succeeded
+from tests.smoke.judging import Judge, has_figures, has_json, helps, says_who_knows, succeeded
 from tests.upgrade.release import LAST_RELEASE, UpgradeError, resolve
 
 PY: Final = sys.executable
@@ -19,6 +19,7 @@ EXCEPTIONS: Final[Mapping[str, str]] = {
     "make lint": "the checks of the source: they have a step of their own in .ci/run",
     "make smoke": "this run",
     "make pins": "rewrites the pinned requirements, from whatever the package index has today",
+    "make digests": "rewrites Dockerfile and docker-compose.yml, from whatever the registries have today",
     "make clean": "removes the virtual environment that this run uses",
     "make help": "tests/smoke/test_documents.py reads what it prints",
 }
@@ -95,6 +96,8 @@ ALONE: Final = (
     make("setup", 2),
     Check("stack.zookeeper", ("python -m stack.zookeeper",), (PY, "-m", "stack.zookeeper"), 1, needs=zookeeper.missing),
     Check("stack.compose_check", ("python -m stack.compose_check",), (PY, "-m", "stack.compose_check"), 2),
+    make("sbom", 40, "OUT=.run/sbom.cdx.json"),
+    make("advisories", 40, "JSON=1", judge=says_who_knows),
     make("fuzz-decode", 5, "COUNT=20000"),
     make("simulate", 20, "ORDERS=500"),
     make("crashpoints", 15, "SEED=1", "SCENARIO=steps/close/done@1"),

@@ -2,7 +2,18 @@
 
 import pytest
 
-from tests.smoke.judging import CheckError, Ended, SkippedError, documents, has_figures, has_json, helps, raise_if_skipped, succeeded
+from tests.smoke.judging import (
+    CheckError,
+    Ended,
+    SkippedError,
+    documents,
+    has_figures,
+    has_json,
+    helps,
+    raise_if_skipped,
+    says_who_knows,
+    succeeded,
+)
 
 
 def ended(output: str = "", errors: str = "", exit_code: int = 0) -> Ended:
@@ -48,3 +59,18 @@ def test_a_skipped_target_gives_its_reason() -> None:
     with pytest.raises(SkippedError, match="apt install libzookeeper-java"):
         raise_if_skipped(ended("outages is skipped, for the reason above\n", "ZooKeeper isn't here: apt install libzookeeper-java\n"))
     raise_if_skipped(ended("all ran"))
+
+
+class TestAdvisories:
+    def test_no_source_of_them_is_a_reason_to_skip(self) -> None:
+        with pytest.raises(SkippedError, match="nobody can say"):
+            says_who_knows(ended("", "advisories: nobody can say, for x\nmake: *** [advisories] Error 3\n", 2))
+
+    @pytest.mark.parametrize("code", [0, 2])
+    def test_an_answer_is_none(self, code: int) -> None:
+        says_who_knows(ended("[]", exit_code=code))
+
+    @pytest.mark.parametrize(("errors", "code"), [("make: *** Error 3", 2), ("advisories: nobody can say, for x", 0)])
+    def test_no_answer_without_a_reason_is_a_fault(self, errors: str, code: int) -> None:
+        with pytest.raises(CheckError):
+            says_who_knows(ended("", errors, code))

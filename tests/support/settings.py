@@ -8,13 +8,15 @@ from stack.rundir import CHECKOUT
 
 COMPLETE = {
     "ENVIRONMENT": "production",
-    "SECRET_KEY": "a-long-random-text",
+    "SECRET_KEY": "kP3v9wq7Zr1xT5mN8bY2cL6dF4gH0jS-aQeRtUiOpWsXzVnMlK",
     "ALLOWED_HOSTS": "desk.example",
-    "DATABASE_URL": "postgresql://a@db.example/acceptance",
-    "BROKER_URL": "redis://broker.example/0",
+    "DATABASE_URL": "postgresql://a@db.example/acceptance?sslmode=verify-full",
+    "BROKER_URL": "rediss://:pw@broker.example/0?ssl_cert_reqs=required",
     "KAFKA_BOOTSTRAP_SERVERS": "log.example:9092",
+    "KAFKA_SECURITY_PROTOCOL": "SSL",
     "INTAKE_SINCE": "2026-01-01T00:00:00+00:00",
-    **{f"{name}_{what}": f"https://{name}.example" for name in ("COUNTER", "FUND", "TRADING") for what in ("URL", "KEY")},
+    **{f"{name}_URL": f"https://{name.lower()}.example" for name in ("COUNTER", "FUND", "TRADING")},
+    **{f"{name}_KEY": f"{name}-m3Xq8vT1bN6yR4kZ9wP2cL7dF5gH0jSa" for name in ("COUNTER", "FUND", "TRADING")},
 }
 
 

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from base import logs
+from base.db import in_one_line
 from ops.management.arguments import milliseconds, moment, whole
 from ops.wiring import run_gap_pass
 from orders.backfill.gap_pass import GapResult
@@ -50,7 +51,7 @@ class Command(BaseCommand):
         except NotStarted as error:
             raise CommandError(str(error), returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
-            raise CommandError(f"database unavailable: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {in_one_line(error)}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
         self._print(result, shards, as_json=options["json"])
         if result.failed or result.ingested.refused or result.ingested.quarantined:
             sys.exit(EXIT_FAILED)

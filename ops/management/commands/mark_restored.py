@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from base import logs
-from base.db import call
+from base.db import call, in_one_line
 from clearing.store import recovery
 from ops.management.arguments import whole
 from ops.recovery.voided import Unreadable, VoidReport, hold_all, read_list
@@ -71,7 +71,7 @@ class Command(BaseCommand):
             report = hold_all(order_ids, actor=_actor())
         except DatabaseError as error:
             fix = "repeat the command, which is harmless"
-            raise CommandError(f"database unavailable: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {in_one_line(error)}: {fix}", returncode=EXIT_NOT_DONE) from error
         if options["json"]:
             said = {"marked": marked, "through_ms": through_ms} if marks else {}
             self.stdout.write(json.dumps(said | {"voided": asdict(report)}))

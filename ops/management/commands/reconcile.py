@@ -11,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.forms.models import model_to_dict
 
 from base import logs
+from base.db import in_one_line
 from ops.wiring import run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
 from orders.intake.first_start import NotStarted
@@ -46,7 +47,7 @@ class Command(BaseCommand):
         except InterfaceFailed as error:
             raise CommandError(f"the counter doesn't answer: {error}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
-            raise CommandError(f"database unavailable: {str(error).strip()}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {in_one_line(error)}; repeating is harmless", returncode=EXIT_NOT_DONE) from error
         if runs is None:
             raise CommandError("another reconcile is still in progress: look at its result in the admin", returncode=EXIT_NOT_DONE)
         if options["json"]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from base import logs
+from base.db import in_one_line
 from clearing.store import recovery
 from ops.management.arguments import milliseconds, moment, whole
 from ops.wiring import ingest_from_replay, ingest_from_restore
@@ -92,7 +93,7 @@ class Command(BaseCommand):
             raise CommandError(f"an internal error keeps orders out: {error}: {FAULT_FIX}", returncode=EXIT_NOT_DONE) from error
         except DatabaseError as error:
             fix = "what was read so far is in; repeat the command, which is harmless"
-            raise CommandError(f"database unavailable: {str(error).strip()}: {fix}", returncode=EXIT_NOT_DONE) from error
+            raise CommandError(f"database unavailable: {in_one_line(error)}: {fix}", returncode=EXIT_NOT_DONE) from error
         self._print(done, options)
         if done.tally.refused or done.tally.differs or (options["order_id"] and not done.tally.new + done.tally.known):
             sys.exit(EXIT_REFUSED)

@@ -3,6 +3,8 @@ And the way back to a broker that was away.
 """
 
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from kombu.utils.imports import symbol_by_name
 from acceptance_site.celery import app
 from acceptance_site.consumer import RETRY_SECONDS_MAX, Consumer
 from clearing.dispatch import broker
+from stack.rundir import CHECKOUT
+from tests.support.processes import environment_here
 
 
 @pytest.fixture
@@ -69,6 +73,26 @@ class TestReconnect:
             consumer.ensure_connected(Connection(f"redis://127.0.0.1:{closed_port()}/0", transport_options={"socket_connect_timeout": 0.2}))
 
         assert max(pauses) <= RETRY_SECONDS_MAX
+
+
+@pytest.mark.processes
+@pytest.mark.django_db(transaction=True)
+def test_no_worker_obeys_what_is_written_to_the_broker() -> None:
+    """Celery's remote control: who writes to the broker could stop, starve or throttle workers."""
+    command = [sys.executable, "-m", "celery", "-A", "acceptance_site", "worker", "-Q", "ops", "-P", "threads", "-c", "1", "-n", "asked@%h"]
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment_here(LOG_LEVEL="INFO"), stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert any("ready." in line for line in worker.stdout)
+
+            answers = app.control.broadcast("ping", reply=True, timeout=3)
+            app.control.broadcast("shutdown")
+
+            assert answers == []
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.wait(3)
+        finally:
+            worker.terminate()
 
 
 def closed_port() -> int:
