@@ -115,8 +115,7 @@ class Configuration:
         """The variable's text, or that of the file which NAME_FILE names; empty if it isn't set."""
         value = self._read(name)
         if name in SECRETS and value:
-            parts = split(value) if "://" in value else None
-            self.secrets_read |= {value, unquote(parts.password)} if parts and parts.password else {value}
+            self.secrets_read |= set(_secret_parts(name, value))
         return value
 
     def _read(self, name: str) -> str:
@@ -313,6 +312,16 @@ def _why_no_folder(path: Path) -> str:
         return f"{nearest} is a file" if nearest and not nearest.is_dir() else ""
     except OSError as error:
         return str(error)
+
+
+def _secret_parts(name: str, value: str) -> list[str]:
+    """What no log may show of it. A server's address without a password may be shown; a webhook's
+    may not, since it is a password itself.
+    """
+    parts = split(value) if "://" in value else None
+    if parts is None or name == "ALARM_WEBHOOK_URL":
+        return [value]
+    return [value, unquote(parts.password)] if parts.password else []
 
 
 def _quoted(value: str) -> str:

@@ -95,7 +95,7 @@ try:
     sign(key, "POST", "/v1/x", 1, "no bytes")
 except TypeError:
     log.exception("refused", fund_key=key, context={"sasl_plain_password": "pw-of-kafka", "key": "O1:3"}, url="redis://:pw-of-redis@broker:6379/0")
-    logging.getLogger("lib").exception("with %s and %s", key, password)
+    logging.getLogger("lib").exception("with %s and %s, to %s and %s", key, password, settings.ALARM_WEBHOOK_URL, settings.BROKER_URL)
 """
 
 
@@ -104,12 +104,15 @@ class TestSecrets:
     def test_are_in_no_line_whoever_writes_it_and_in_no_traceback(self, log_format: str) -> None:
         url = "postgresql://me:pw-of-postgres@127.0.0.1:1/x"
 
-        ended = run(SIGN, LOG_FORMAT=log_format, FUND_KEY=KEY, DATABASE_URL=url)
+        hook = {"ALARM_WEBHOOK_URL": "https://hooks.example/pw-of-hook", "ALARM_WEBHOOK_KEY": KEY[::-1]}
+
+        ended = run(SIGN, LOG_FORMAT=log_format, FUND_KEY=KEY, DATABASE_URL=url, BROKER_URL="redis://127.0.0.1:1/7", **hook)
 
         assert "base/signing.py" in ended.stdout, ended.stderr
-        for secret in (KEY, "pw-of-kafka", "pw-of-redis", "pw-of-postgres"):
+        for secret in (KEY, "pw-of-kafka", "pw-of-redis", "pw-of-postgres", "pw-of-hook"):
             assert secret not in ended.stdout + ended.stderr
         assert "O1:3" in ended.stdout  # an idempotency key is none
+        assert "redis://127.0.0.1:1/7" in ended.stdout  # nor an address without a password
 
     def test_an_address_is_shown_without_its_password(self) -> None:
         (line,) = lines("log.warning('lost', url='postgresql://me:pw-of-postgres@db:5432/x', other='http://a:8000/b@c')")
