@@ -54,7 +54,7 @@ def bind_order(order_id: str, *, step: int | None = None, epoch: int | None = No
 
 def django_logging(log_format: str, level: str, secrets: Iterable[str] = ()) -> dict[str, Any]:
     """The LOGGING of settings.py; also sets structlog up. Raises ValueError for a format or a level
-    that doesn't exist. `secrets`: values that no line may hold.
+    that doesn't exist. `secrets`: values that no line may hold, looked at when logging begins.
     """
     if log_format not in FORMATS:
         raise ValueError(f"LOG_FORMAT is {log_format!r}: set it to one of {', '.join(FORMATS)}")
@@ -64,7 +64,7 @@ def django_logging(log_format: str, level: str, secrets: Iterable[str] = ()) -> 
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"lines": {"()": _formatter, "log_format": log_format, "redaction": Redaction(secrets)}},
+        "formatters": {"lines": {"()": _formatter, "log_format": log_format, "secrets": secrets}},
         "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "lines"}},
         "root": {"handlers": ["stdout"], "level": level.upper()},
         # Django's own defaults would print its lines a second time
@@ -93,7 +93,8 @@ def _configure_structlog() -> None:
     )
 
 
-def _formatter(log_format: str, redaction: Redaction) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(log_format: str, secrets: Iterable[str]) -> structlog.stdlib.ProcessorFormatter:
+    redaction = Redaction(secrets)
     last: list[Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if log_format == "console"
