@@ -90,6 +90,7 @@ KEY = "TOPSECRETHMAC-0123456789abcdefgh"
 SIGN = """
 from base.signing import sign
 from django.conf import settings
+of_a_frame = "value-" + "of-a-local"
 key, password = settings.COUNTERPARTY_KEYS["fund"], settings.DATABASES["default"]["PASSWORD"]
 try:
     sign(key, "POST", "/v1/x", 1, "no bytes")
@@ -109,7 +110,7 @@ class TestSecrets:
         ended = run(SIGN, LOG_FORMAT=log_format, FUND_KEY=KEY, DATABASE_URL=url, BROKER_URL="redis://127.0.0.1:1/7", **hook)
 
         assert "base/signing.py" in ended.stdout, ended.stderr
-        for secret in (KEY, "pw-of-kafka", "pw-of-redis", "pw-of-postgres", "pw-of-hook"):
+        for secret in (KEY, "pw-of-kafka", "pw-of-redis", "pw-of-postgres", "pw-of-hook", "value-of-a-local"):
             assert secret not in ended.stdout + ended.stderr
         assert "O1:3" in ended.stdout  # an idempotency key is none
         assert "redis://127.0.0.1:1/7" in ended.stdout  # nor an address without a password
