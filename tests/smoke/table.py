@@ -96,6 +96,7 @@ ALONE: Final = (
     make("setup", 2),
     Check("stack.zookeeper", ("python -m stack.zookeeper",), (PY, "-m", "stack.zookeeper"), 1, needs=zookeeper.missing),
     Check("stack.compose_check", ("python -m stack.compose_check",), (PY, "-m", "stack.compose_check"), 2),
+    Check("check", ("manage.py check",), (PY, "manage.py", "check"), 2),
     make("sbom", 40, "OUT=.run/sbom.cdx.json"),
     make("advisories", 40, "JSON=1", judge=says_who_knows),
     make("fuzz-decode", 5, "COUNT=20000"),
