@@ -27,9 +27,9 @@ class Redaction:
         """A processor of structlog's: blanks fields with a secret's name, inside objects too."""
         return {name: REDACTED if _NAMES.search(name) and value else _inside(value) for name, value in event.items()}
 
-    def by_value(self, _logger: WrappedLogger, _method: str, line: str) -> str:
+    def by_value(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
         """A processor for behind the renderer, where tracebacks are text."""
-        return self._text.sub(REDACTED, line)
+        return self._text.sub(REDACTED, str(line))
 
 
 def _inside(value: Any) -> Any:
