@@ -43,7 +43,7 @@ class TestSandbox:
     def test_refuses_a_call_of_a_production_whatever_its_signature(self, toy: SandboxServer, method: str, path: str) -> None:
         headers = signed_headers(toy.keys["fund"], method, path, b"{}" if method == "POST" else b"")
 
-        reply = toy.send(method, path, b"{}" if method == "POST" else None, {**headers, "User-Agent": PRODUCTION})
+        reply = toy.send(method, path, b"{}" if method == "POST" else b"", {**headers, "User-Agent": PRODUCTION})
 
         assert (reply.status, reply.json["code"]) == (403, "production_refused")
 
