@@ -21,7 +21,7 @@ from clearing.dispatch import broker, publish
 from clearing.gateways import circuit_breaker, counterparty_state, fake, http
 from clearing.policy import backoff, error_policies
 from clearing.running import calls, runner
-from clearing.store import claims, interventions, recovery
+from clearing.store import claim_clock, claims, interventions, recovery
 from ops.liveness import heartbeats
 from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.recovery import probe, sweep
@@ -140,7 +140,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
         ),  # asked on the way to a call, where nobody else waits
         (incarnation, "call", doors.call_at_once),  # a registration's lock is held
         (claims, "sleep", doors.sleep),
-        *((module, "clock_gettime", doors.own_seconds) for module in (claims, calls, runner, metrics)),
+        *((module, "clock_gettime", doors.own_seconds) for module in (claim_clock, claims, calls, runner, metrics)),
         *((module, "monotonic", virtual) for module in (broker, circuit_breaker, publish, error_policies, sweep)),
         (fake, "time", SimpleNamespace(sleep=doors.sleep, time_ns=lambda: doors.now_ms() * 1_000_000)),
         (http, "time", SimpleNamespace(monotonic=virtual)),

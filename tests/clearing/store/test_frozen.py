@@ -20,7 +20,7 @@ from clearing.gateways import Adjusted, Done, SigningClock, StoredRequest
 from clearing.models import Clearing
 from clearing.running.runner import Runner
 from clearing.status import State
-from clearing.store import claims, recovery
+from clearing.store import claim_clock, claims, recovery
 from stack.rundir import CHECKOUT
 from tests.support.beside import beside
 from tests.support.orders import World, outcomes
@@ -126,7 +126,8 @@ class TestBetweenTheTimeAndTheSignature:
         now_ms = busy_world.counterparties.clock_ms
 
         busy_world.counterparties.clock_ms = lambda: now_ms() + 60_000  # it stood still for a minute
-        monkeypatch.setattr(claims, "clock_gettime", lambda which: clock_gettime(which) + 60)
+        for module in (claim_clock, claims):
+            monkeypatch.setattr(module, "clock_gettime", lambda which: clock_gettime(which) + 60)
         shift_clock(60)
         recovery.requeue([clearing.pk], actor="sweep", generation="")
         goes_on.set()
