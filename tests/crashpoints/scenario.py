@@ -31,14 +31,18 @@ class Order:
         """Its row in the binlog."""
         at = datetime.fromtimestamp((start_ms + self.sequence) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         direction = {"OPEN": "1", "CLOSE": "2"}[self.direction]
-        columns = {"id": str(self.sequence), "user_id": self.user_id, "sequence": str(self.sequence), "direction": direction, "asset": self.asset}
+        columns = {"id": str(self.sequence), "user_id": self.user_id, "sequence": str(self.sequence), "direction": direction, **self._amounts()}
         return row(self.order_id, **{**columns, "contract_id": self.contract_id or f"C-{self.order_id}", "created_at": at, **changes})
 
     def interface_row(self, start_ms: int) -> dict[str, Any]:
         """Its row in the counter's interface."""
-        columns = {"id": str(self.sequence), "user_id": self.user_id, "sequence": str(self.sequence), "direction": self.direction}
+        columns = {"id": str(self.sequence), "user_id": self.user_id, "sequence": str(self.sequence), "direction": self.direction, **self._amounts()}
         contract = self.contract_id or f"C-{self.order_id}"
-        return interface_row(self.order_id, **columns, asset=self.asset, contract_id=contract, created_ms=start_ms + self.sequence)
+        return interface_row(self.order_id, **columns, contract_id=contract, created_ms=start_ms + self.sequence)
+
+    def _amounts(self) -> dict[str, str]:
+        """Its asset, and a quantity whose quote is near the market's price."""
+        return {"asset": self.asset, "quantity": {"BTC": "0.050000000000000000", "ETH": "1.000000000000000000"}[self.asset]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from clearing.dispatch import broker, publish
 from clearing.gateways import circuit_breaker, counterparty_state, fake, http
 from clearing.policy import backoff, error_policies
 from clearing.running import calls, runner
-from clearing.store import claim_clock, claims, interventions, recovery
+from clearing.store import bounds, claim_clock, claims, interventions, recovery
 from ops.liveness import heartbeats
 from ops.liveness.heartbeats import HeartbeatMonitor
 from ops.recovery import probe, sweep
@@ -132,7 +132,7 @@ def open_doors(doors: Doors, memory: MemoryBroker, random: Random) -> Iterator[N
     """The engine's doors lead here."""
     virtual: Callable[[], float] = doors.own_seconds
     places: list[tuple[Any, str, Any]] = [
-        *((module, "call", doors.call) for module in (claims, interventions, recovery)),
+        *((module, "call", doors.call) for module in (bounds, claims, interventions, recovery)),
         (heartbeats, "call", doors.call),
         (probe, "call", doors.call),
         *(
