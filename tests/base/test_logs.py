@@ -115,7 +115,7 @@ class TestSecrets:
         assert "O1:3" in ended.stdout  # an idempotency key is none
         assert "redis://127.0.0.1:1/7" in ended.stdout  # nor an address without a password
 
-    def test_an_address_is_shown_without_its_password(self) -> None:
+    def test_an_address_is_shown_without_its_password(self, lines: Lines) -> None:
         (line,) = lines("log.warning('lost', url='postgresql://me:pw-of-postgres@db:5432/x', other='http://a:8000/b@c')")
 
         assert line["url"] == "postgresql://[redacted]@db:5432/x"

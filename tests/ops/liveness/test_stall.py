@@ -118,6 +118,7 @@ class TestStandby:
         for name, stand_in in (
             ("held", waits_long),
             ("connect", connect),
+            ("current_rules", lambda: RULES),
             ("watched", partial(watched, end=ended.append)),
             ("set_on_signal", lambda *_: None),
             ("registration", lambda _: SimpleNamespace(start=lambda: None)),
