@@ -108,7 +108,7 @@ class TestTls:
 
     @pytest.fixture(autouse=True)
     def no_record_keeps_a_socket(self, caplog: pytest.LogCaptureFixture) -> None:
-        """pytest keeps log records until after the test, and kazoo's of a failed handshake hold its
+        """Pytest keeps log records until after the test, and kazoo's of a failed handshake hold its
         error, whose frames hold the socket: it would be collected where the mark above ended.
         """
         caplog.set_level(logging.CRITICAL, "kazoo")
