@@ -84,7 +84,8 @@ class TestSums:
 
     def test_over_all_parts_are_exact(self) -> None:
         assert bought(self.PARTS) == Decimal("1999999999999999998.12345680")
-        assert sold([opened("1", sold="999999999999999999.999999999999999999"), opened("1", sold="0.000000000000000001")]) == 10**18
+        parts = [opened("1", sold="999999999999999999.000000000000000001"), opened("1", sold="0.000000000000000001")]
+        assert sold(parts) == Decimal("999999999999999999.000000000000000002")
 
     def test_so_are_the_bookings_of_a_void(self) -> None:
         transfers = [Transfer(order_id="O1", asset="BTC", amount=BILLIONS, source="system", destination="fund")] * 2
