@@ -59,10 +59,10 @@ def test_a_consumer_that_hears_nothing_pauses_longer_and_longer(settings: Settin
     seconds = iter(range(10_000))
     monkeypatch.setattr(consumer, "time", SimpleNamespace(monotonic=lambda: next(seconds) / 20))
     log: Any = Silent()
-    rules: Any = None
+    rules: Any = "of an intake that has started"
     pauses = Pauses()
 
-    BinlogConsumer(lambda _: log, lambda _: None, rules, pauses).run()  # type: ignore[arg-type]
+    BinlogConsumer(lambda _: log, lambda _: None, lambda: rules, pauses).run()  # type: ignore[arg-type]
 
     assert pauses.asked == sorted(set(pauses.asked))
     assert max(pauses.asked) <= 0.064
