@@ -2,7 +2,7 @@
 
 kind                 what happens
 latency              waits `latency_ms`, then handles the call; meanwhile its key is in progress
-status               answers `status` with `code`, applies nothing (429 carries Retry-After)
+status               answers `status` with `code`, applies nothing (429 carries Retry-After, and `scope` where it is set)
 refuse               a final rejection: `status` 400, 404 or 410 with `code`, stored under the key
 partial              an exchange executes only `fraction` of the amount
 absurd_price         an exchange executes at `factor` times the market's price, and says so
@@ -72,6 +72,7 @@ class FaultRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     latency_ms: int | None = None
     fraction: str = "0.5"
     factor: str = "10"
+    scope: Literal["", "all"] = ""
     match: str | None = None
 
 
@@ -113,7 +114,7 @@ class Fault:
 
     def problem(self) -> Answer:
         wait = max(1, -(-self.latency_ms // 1000)) if self.status == 429 else None  # noqa: PLR2004 the status by its number
-        return Problem(self.status, self.code, "answered so by a fault", retry_after_seconds=wait).answer()
+        return Problem(self.status, self.code, "answered so by a fault", retry_after_seconds=wait, scope=self.request.scope if wait else "").answer()
 
     def as_json(self) -> dict[str, Any]:
         return {"id": self.id, "hits": self.hits, "left": self.left, **msgspec.structs.asdict(self.request)}

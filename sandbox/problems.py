@@ -45,12 +45,13 @@ def ok(content: Any, status: int = 200) -> Answer:
 class Problem(Exception):  # noqa: N818 the word of RFC 9457
     """An answer that is not a success; `code` is what callers decide on, `detail` is for people."""
 
-    def __init__(self, status: int, code: str, detail: str, *, retry_after_seconds: int | None = None) -> None:
+    def __init__(self, status: int, code: str, detail: str, *, retry_after_seconds: int | None = None, scope: str = "") -> None:
         super().__init__(f"{status} {code}: {detail}")
         self.status = status
         self.code = code
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
+        self.scope = scope
 
     def answer(self) -> Answer:
         content = {
@@ -60,6 +61,8 @@ class Problem(Exception):  # noqa: N818 the word of RFC 9457
             "code": self.code,
             "detail": self.detail,
         }
+        if self.scope:
+            content["scope"] = self.scope
         return Answer(self.status, msgspec.json.encode(content), self.retry_after_seconds)
 
 

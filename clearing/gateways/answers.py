@@ -7,7 +7,7 @@ Fields that the contract doesn't name are let pass, so that a counterparty may a
 import json
 import re
 from decimal import Decimal
-from typing import Annotated, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -25,11 +25,14 @@ T = TypeVar("T")
 
 
 class Problem(Struct, frozen=True):
-    """An `application/problem+json`; `status` repeats the HTTP status."""
+    """An `application/problem+json`; `status` repeats the HTTP status. `scope` is of any type: what
+    it says of others must not make what is said of this call unreadable.
+    """
 
     code: Code
     status: int
     detail: str = ""
+    scope: Any = None
 
 
 class Accepted(Struct, frozen=True):

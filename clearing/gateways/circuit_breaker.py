@@ -6,10 +6,14 @@ trip for either.
              or 5 in a row          └────── it fails ────┘
 
 All processes share the state in PostgreSQL (`clearing/gateways/counterparty_state.py`). Each counts
-failures by itself, since a counterparty that is down fails in every process. A refused signature
-opens the breaker at once. A forbidden request opens it when three operations in a row are forbidden
-and no call succeeds in between; otherwise it counts against its own order. A blocked call costs the
-order nothing: the order waits, and the sweep queues it when the counterparty may be called again.
+failures by itself, since a counterparty that is down fails in every process. A blocked call costs
+the order nothing: the order waits, and the sweep queues it when the counterparty may be called
+again.
+
+One order stops nobody else. A refused signature or a forbidden request (401, 403) counts against
+its own order, and asks for a probe; the breaker opens when the probe is refused as well, or when
+orders of three users in a row are refused and no call succeeds in between. A 429 makes its own
+order wait; all wait when a second user meets one soon after, or where the problem says so.
 """
 
 import threading
@@ -38,6 +42,10 @@ LEASE_SECONDS: Final = 0.1  # worth of calls that a process takes at once of a r
 LEASE_KEPT_SECONDS: Final = 1.0
 FAILING_SHARE: Final = 0.5  # of the window's calls
 FORBIDDEN_SECONDS: Final = 60.0  # how long one counts towards that: longer than an order's pause between two tries
+FORBIDDEN_USERS_MIN: Final = 3
+LIMITED_SECONDS: Final = 10.0  # how long a user's 429 counts: a limit that is meant for all meets the next user sooner
+LIMITED_USERS_MIN: Final = 2
+DOUBT_SECONDS: Final = 10.0  # a process asks no more often for a probe
 FAILING_KEYS_MIN: Final = 3  # operations that failed: a counterparty that fails for one order isn't down
 BUSY: Final = "counterparty_busy"
 PAUSED: Final = "counterparty_paused"
@@ -52,7 +60,8 @@ class _Window:
 
     calls: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=1000))
     since: float = float("-inf")  # calls made before this moment say nothing of the breaker's present state
-    forbidden: dict[str, float] = field(default_factory=dict)  # operations that weren't allowed, and when, since the last call that went well
+    forbidden: dict[str, float] = field(default_factory=dict)  # users that were refused, and when, since the last call that went well
+    limited: dict[str, tuple[float, int]] = field(default_factory=dict)  # users that met a 429: when, and how long they were told to wait
     failing_since: float = float("inf")  # when the first failure after the last good call was recorded
 
     def add(self, made_at: float, now: float, failed_key: str) -> bool:
@@ -70,10 +79,17 @@ class _Window:
         failures = [key for _, key in self.calls if key]
         return self._is_outage(failures, of=len(self.calls)) or (still and self._is_outage(self._latest_failures()))
 
-    def forbid(self, key: str, now: float) -> bool:
-        """Whether more than that operation is forbidden by now: we have no rights there."""
-        self.forbidden = {one: at for one, at in self.forbidden.items() if at > now - FORBIDDEN_SECONDS} | {key: now}
-        return len(self.forbidden) >= FAILING_KEYS_MIN
+    def forbid(self, user: str, now: float) -> bool:
+        """Whether more than that user is refused by now: our signature or our rights are."""
+        self.forbidden = {one: at for one, at in self.forbidden.items() if at > now - FORBIDDEN_SECONDS} | {user: now}
+        return len(self.forbidden) >= FORBIDDEN_USERS_MIN
+
+    def limit(self, user: str, wait_ms: int, now: float) -> int:
+        """For how long all of us have to be quiet; 0 where that user alone was told to wait. Of
+        several times the shortest: a longer one may be its user's own.
+        """
+        self.limited = {one: (at, ms) for one, (at, ms) in self.limited.items() if at > now - LIMITED_SECONDS} | {user: (now, wait_ms)}
+        return min(ms for _, ms in self.limited.values()) if len(self.limited) >= LIMITED_USERS_MIN else 0
 
     @staticmethod
     def _is_outage(failures: Sequence[str], of: int = 0) -> bool:
@@ -126,11 +142,12 @@ class Guard:
         self._trials: set[str] = set()
         self._leases: dict[str, _Lease] = {}
         self._busy_noted: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
 
     @contextmanager
-    def admit(self, counterparty: str, step: int, key: str, *, is_query: bool = False, may_owe: bool = False) -> "Iterator[Permit]":
-        """Around each call of an operation, by its `key`. Raises Blocked, at once: nobody waits
-        here.
+    def admit(self, counterparty: str, step: int, key: str, *, user: str = "", is_query: bool = False, may_owe: bool = False) -> "Iterator[Permit]":
+        """Around each call of an operation, by its `key`, for an order of `user`; without one the
+        operation counts as a user of its own. Raises Blocked, at once: nobody waits here.
 
         A call that `may_owe` goes ahead though the rate limit is used up, and its token is paid
         back from those that are granted next.
@@ -138,7 +155,7 @@ class Guard:
         is_trial = self._check(counterparty, step)
         try:
             self._spend(counterparty, may_owe=may_owe)
-            yield Permit(self, counterparty, key, is_query=is_query)
+            yield Permit(self, counterparty, key, user or key, is_query=is_query)
         finally:
             if is_trial:
                 with self._lock:
@@ -220,32 +237,32 @@ class Guard:
         lease.expires_at = monotonic() + LEASE_KEPT_SECONDS
         lease.none_before = monotonic() + wait_ms / 1000
 
-    def record(self, counterparty: str, key: str, answer: object, made_at: float, *, is_query: bool) -> bool:
+    def record(self, counterparty: str, key: str, user: str, answer: object, made_at: float, *, is_query: bool) -> bool:
         """As `Permit.record`, which calls it; `made_at` (monotonic) is when the call was made."""
         if isinstance(answer, Blocked):
             self._note_busy(counterparty)
             return False
         health = answer.health if isinstance(answer, GatewayError) else Health.WELL
         code = answer.code if isinstance(answer, GatewayError) else ""
-        if health == Health.REFUSING:
-            self._open(counterparty, code, refuses=True)
-        elif health == Health.FORBIDDING:
-            return self._forbids_only_this_order(counterparty, key, code)
-        elif health == Health.LIMITING:
-            self._note_quiet(counterparty, getattr(answer, "retry_after_ms", None))
+        if health == Health.FORBIDDING:
+            return self._forbids_only_this_order(counterparty, user, code)
+        if health in {Health.LIMITING, Health.LIMITING_ALL}:
+            self._note_limited(counterparty, user, getattr(answer, "retry_after_ms", None), for_all=health == Health.LIMITING_ALL)
         else:
             self._count(counterparty, code, made_at, key if health == Health.FAILING else "")
             if health == Health.WELL and not is_query:
                 self._window(counterparty).forbidden = {}
         return False
 
-    def _forbids_only_this_order(self, counterparty: str, key: str, code: str) -> bool:
+    def _forbids_only_this_order(self, counterparty: str, user: str, code: str) -> bool:
         known = self._known
         still_refused = known.breaker(counterparty) == Breaker.HALF_OPEN and counterparty in known.refusing  # in a trial after a pause
         with self._lock:
-            forbids_all = self._window(counterparty).forbid(key, monotonic()) or still_refused
+            forbids_all = self._window(counterparty).forbid(user, monotonic()) or still_refused
         if forbids_all:
             self._open(counterparty, code, refuses=True)
+        else:
+            self._note_doubt(counterparty)
         return not forbids_all
 
     def _count(self, counterparty: str, code: str, made_at: float, failed_key: str) -> None:
@@ -268,9 +285,20 @@ class Guard:
             self._busy_noted[counterparty] = now
             self._try_database(lambda: counterparty_state.note_busy(counterparty))
 
-    def _note_quiet(self, counterparty: str, retry_after_ms: int | None) -> None:
-        if retry_after_ms:
-            self._change(lambda: counterparty_state.note_quiet(counterparty, min(retry_after_ms, RETRY_AFTER_MS_MAX)))
+    def _note_doubt(self, counterparty: str) -> None:
+        now = monotonic()
+        if now - self._doubted.get(counterparty, float("-inf")) > DOUBT_SECONDS:
+            self._doubted[counterparty] = now
+            self._try_database(lambda: counterparty_state.ask_for_probe(counterparty))
+
+    def _note_limited(self, counterparty: str, user: str, retry_after_ms: int | None, *, for_all: bool) -> None:
+        if not retry_after_ms:
+            return
+        with self._lock:
+            shared_ms = self._window(counterparty).limit(user, retry_after_ms, monotonic())
+        quiet_ms = retry_after_ms if for_all else shared_ms
+        if quiet_ms:
+            self._change(lambda: counterparty_state.note_quiet(counterparty, min(quiet_ms, RETRY_AFTER_MS_MAX)))
 
     def _change(self, change: Callable[[], object]) -> None:
         self._try_database(change)
@@ -292,19 +320,20 @@ class Permit:
     A call that ends in another exception than a GatewayError is not recorded.
     """
 
-    __slots__ = ("_counterparty", "_guard", "_is_query", "_key", "_made_at", "_recorded")
+    __slots__ = ("_counterparty", "_guard", "_is_query", "_key", "_made_at", "_recorded", "_user")
 
-    def __init__(self, guard: Guard, counterparty: str, key: str, *, is_query: bool) -> None:
+    def __init__(self, guard: Guard, counterparty: str, key: str, user: str, *, is_query: bool) -> None:
         self._guard = guard
         self._counterparty = counterparty
         self._key = key
+        self._user = user
         self._is_query = is_query
         self._made_at = monotonic()
         self._recorded = False
 
     def record(self, answer: object) -> bool:
         """Counts the answer for or against the counterparty, without raising where the database
-        fails. Returns whether the counterparty forbids only this order's calls: that counts against
+        fails. Returns whether the counterparty refuses only this order's calls: that counts against
         the order.
 
         An answer to a query proves nothing about the right to send. Raises RuntimeError at the
@@ -313,4 +342,4 @@ class Permit:
         if self._recorded:
             raise RuntimeError(f"the answer for {self._key} was recorded before: ask the guard for another permit")
         self._recorded = True
-        return self._guard.record(self._counterparty, self._key, answer, self._made_at, is_query=self._is_query)
+        return self._guard.record(self._counterparty, self._key, self._user, answer, self._made_at, is_query=self._is_query)

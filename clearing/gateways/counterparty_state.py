@@ -33,8 +33,15 @@ _READ: Final = """
 # Further off than a probe ever is put: the clock was ahead when that was written.
 _TAKE_PROBES: Final = """
     UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second')
-    WHERE breaker = 'open' AND (probe_at <= service_now() OR probe_at > service_now() + interval '1 minute') RETURNING name, cause, refuses
+    WHERE breaker IN ('open', 'closed') AND (probe_at <= service_now() OR probe_at > service_now() + interval '1 minute')
+    RETURNING name, cause, refuses, breaker = 'closed'
 """
+# A closed breaker has a probe's time only while it is in doubt.
+_ASK_FOR_PROBE: Final = """
+    INSERT INTO clearing_standing AS s (name, probe_at) VALUES (%s, service_now())
+    ON CONFLICT (name) DO UPDATE SET probe_at = EXCLUDED.probe_at WHERE s.breaker = 'closed' AND s.probe_at IS NULL RETURNING s.name
+"""
+_END_DOUBT: Final = "UPDATE clearing_standing SET probe_at = NULL WHERE name = %s AND breaker = 'closed' RETURNING name"
 _PUT_OFF: Final = """
     UPDATE clearing_standing SET probe_at = service_now() + (%s * interval '1 second'), cause = %s, refuses = %s
     WHERE name = %s AND breaker = 'open' RETURNING name
@@ -133,6 +140,11 @@ def note_quiet(counterparty: str, quiet_ms: int) -> None:
     call("SELECT clearing_standing_note(%s, NULL, %s)", [counterparty, quiet_ms])
 
 
+def ask_for_probe(counterparty: str) -> None:
+    """It refused an order's call: is that order meant, or all of us? A probe finds out."""
+    call(_ASK_FOR_PROBE, [counterparty])
+
+
 def lease_calls(counterparty: str, rate: float, wanted: int) -> tuple[int, float]:
     """(calls allowed now, ms until the next one if there is none)."""
     granted, wait_ms = call("SELECT granted, wait_ms FROM clearing_lease_calls(%s, %s, %s)", [counterparty, rate, wanted])[0]
@@ -141,22 +153,43 @@ def lease_calls(counterparty: str, rate: float, wanted: int) -> tuple[int, float
 
 @dataclass(frozen=True, slots=True)
 class DueProbe:
-    """The right to probe a counterparty, and why its breaker is open."""
+    """The right to probe a counterparty, and why its breaker is open. `in_doubt`: it is closed, and
+    one order's call was refused.
+    """
 
     counterparty: Counterparty
     cause: str
     refuses: bool
+    in_doubt: bool = False
 
 
 def take_probes(seconds_max: float) -> list[DueProbe]:
     """The counterparties to probe now. No other process is given them until `seconds_max` have
-    passed, or until the time that `put_off` sets.
+    passed, or until the time that `failed` sets.
     """
-    return [DueProbe(Counterparty(name), cause, refuses) for name, cause, refuses in call(_TAKE_PROBES, [seconds_max])]
+    return [DueProbe(Counterparty(name), *found) for name, *found in call(_TAKE_PROBES, [seconds_max])]
 
 
-def put_off(probe: DueProbe, cause: str, *, refuses: bool) -> None:
-    """The probe wasn't answered, or we are still refused: once more, later."""
+def passed(probe: DueProbe, *, actor: str) -> bool:
+    """The probe was answered: single calls try, where the breaker was open. Returns whether it
+    was.
+    """
+    if probe.in_doubt:
+        return bool(call(_END_DOUBT, [probe.counterparty]))
+    return half_open(probe.counterparty, actor=actor)
+
+
+def failed(probe: DueProbe, cause: str, *, refuses: bool, actor: str) -> None:
+    """The probe wasn't answered, or we are refused: once more, later. Where only one order was
+    refused before, all of us are now; one that isn't answered says nothing of that, and the orders'
+    own calls will tell.
+    """
+    if probe.in_doubt:
+        if refuses:
+            open_breaker(probe.counterparty, cause, refuses=True, actor=actor)
+        else:
+            call(_END_DOUBT, [probe.counterparty])
+        return
     seconds = REFUSED_PROBE_SECONDS if refuses else PROBE_SECONDS
     if call(_PUT_OFF, [seconds, cause, refuses, probe.counterparty]) and refuses and not probe.refuses:
         raise_alarm(probe.counterparty, cause, refuses=True)

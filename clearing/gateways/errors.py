@@ -24,8 +24,8 @@ class GatewayError(Exception):
     """`code` is a short word (lower case, at most 64 characters) for tables and metrics; `detail`
     is for people, and cut: it may be a megabyte of a counterparty's words.
 
-    `health` is what the answer says of the counterparty itself; `only_this_order`: it isn't allowed
-    to this order, and is to others.
+    `health` is what the answer says of the counterparty itself; `only_this_order`: it is refused to
+    this order, and not to others.
     """
 
     health: Health = Health.WELL

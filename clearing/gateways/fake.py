@@ -58,6 +58,7 @@ class Fault:
     latency_ms: int = 0
     fraction: Decimal = Decimal("0.5")
     factor: Decimal = Decimal(10)
+    scope: str = ""  # of a 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ def _play(fault: Fault, act: Callable[[], HttpAnswer], deadline_ms: int) -> Http
         case FaultKind.RESET:
             raise AnswerLost("connection_lost")
         case FaultKind.STATUS:
-            return _problem(fault.status, fault.code or "injected_fault", wait_ms=fault.latency_ms)
+            return _problem(fault.status, fault.code or "injected_fault", wait_ms=fault.latency_ms, scope=fault.scope)
         case FaultKind.STALE:
             return _problem(401, "signature_stale")
         case FaultKind.LATENCY:
@@ -287,7 +288,8 @@ def _json(status: int, content: Mapping[str, Any]) -> HttpAnswer:
     return HttpAnswer(status, "application/json", None, msgspec.json.encode(content))
 
 
-def _problem(status: int, code: str, *, wait_ms: int = 0) -> HttpAnswer:
+def _problem(status: int, code: str, *, wait_ms: int = 0, scope: str = "") -> HttpAnswer:
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": "answered by the fake"}
+    content |= {"scope": scope} if scope else {}
     wait_s = -(-wait_ms // 1000) if wait_ms else None
     return HttpAnswer(status, "application/problem+json", wait_s, msgspec.json.encode(content))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from django.conf import settings
@@ -37,6 +37,7 @@ from clearing.policy.outcomes import LOST, STALE, UNKNOWN_KEY, UNSENT, Health, R
 from clearing.status import Outcome
 
 R = TypeVar("R")
+SCOPE_ALL: Final = "all"  # of a 429: it is meant for every call, not for this order's user alone
 
 
 class Client(Protocol):
@@ -99,7 +100,7 @@ class _HttpGateway(Generic[R]):
         UnknownOutcome, Blocked or ClaimEnded.
         """
         try:
-            answer = self._signed(clock, "GET", f"/v1/operations/{quote(stored.key, safe='')}")
+            answer = self._signed(clock, "GET", f"/v1/operations/{quote(stored.key, safe=':')}")
         except (NotSent, AnswerLost) as error:
             raise _unanswered(error.code, error.detail, Health.FAILING) from error
         except Blocked:
@@ -193,6 +194,8 @@ def _refusal(answer: HttpAnswer, problem: Problem) -> GatewayError:
     rule = rule_of(answer.status, problem.code)
     if answer.sent_twice and rule.outcome == Outcome.RETRYABLE:
         rule = replace(rule, outcome=Outcome.UNKNOWN)  # the first sending may have been applied
+    if rule.health == Health.LIMITING and problem.scope == SCOPE_ALL:
+        rule = replace(rule, health=Health.LIMITING_ALL)
     return _error(rule, problem.code, problem.detail, retry_after_ms=_wait_ms(answer), body=answer.body)
 
 

@@ -17,9 +17,9 @@ class Health(StrEnum):
 
     WELL = "well"
     FAILING = "failing"  # counts towards opening its breaker
-    REFUSING = "refusing"  # our signature or our rights: no call helps until operators have mended that
-    FORBIDDING = "forbidding"  # this request: it counts against its order only, as long as other orders' calls succeed
-    LIMITING = "limiting"  # wants fewer calls
+    FORBIDDING = "forbidding"  # this request, its signature or its right: it counts against its order only, as long as it isn't refused to others too
+    LIMITING = "limiting"  # wants fewer calls, of this order's user at least
+    LIMITING_ALL = "limiting_all"  # says that it wants fewer calls of everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ KEY_EXPIRED: Final = "key_expired"  # older than its counterparty keeps keys: se
 _SURELY_NOT: Final = Rule(Outcome.RETRYABLE, counted=True, health=Health.FAILING)
 _NOT_KNOWN: Final = Rule(Outcome.UNKNOWN, health=Health.FAILING)
 _REFUSED: Final = Rule(Outcome.REJECTED)
-_TURNED_AWAY: Final = Rule(Outcome.RETRYABLE, health=Health.REFUSING)
+_TURNED_AWAY: Final = Rule(Outcome.RETRYABLE, health=Health.FORBIDDING)  # counted by the guard, where only this order is turned away
 
 TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     # what came, its code
@@ -70,7 +70,7 @@ TABLE: Final[dict[tuple[int | str, str], Rule]] = {
     (410, "contract_closed"): _REFUSED,
     (401, STALE): _TURNED_AWAY,  # signed anew, once, in place; what is refused then is a clock
     (401, ANY): _TURNED_AWAY,
-    (403, ANY): Rule(Outcome.RETRYABLE, health=Health.FORBIDDING),  # counted by the guard, where only this order is forbidden
+    (403, ANY): _TURNED_AWAY,
     (422, KEY_REUSED): Rule(Outcome.UNKNOWN, parks=True),
     (429, ANY): Rule(Outcome.RETRYABLE, health=Health.LIMITING),
 }

@@ -98,7 +98,8 @@ def query(work: Work, gateways: Gateways, guard: Guard) -> Call:
 
 def _permitted(work: Work, guard: Guard, call: Callable[[], T], *, is_query: bool = False, may_owe: bool = False) -> T | GatewayError:
     """Makes the call under a permit, and records its answer there. Raises Blocked or ClaimEnded."""
-    with guard.admit(work.stored.counterparty, work.step, work.stored.key, is_query=is_query, may_owe=may_owe) as permit:
+    stored, user = work.stored, work.order.user_id
+    with guard.admit(stored.counterparty, work.step, stored.key, user=user, is_query=is_query, may_owe=may_owe) as permit:
         answer: T | GatewayError
         try:
             answer = call()

@@ -1,8 +1,8 @@
-"""Probes of counterparties that aren't called any more: a signed question for a key that nobody
-has, which changes nothing there.
+"""Probes of counterparties that aren't called any more, or that refused one order: a signed question
+for a key that nobody has, which changes nothing there.
 
 A probe that is answered by the contract opens the breaker half: then single orders try. So no order
-pays for finding out.
+pays for finding out. One that is refused, after an order's call was, shows that all of us are.
 """
 
 import threading
@@ -21,7 +21,6 @@ from clearing.gateways.counterparty_state import DueProbe
 from clearing.policy.outcomes import Health
 
 log = structlog.get_logger(__name__)
-REFUSALS = (Health.REFUSING, Health.FORBIDDING)
 ACTOR = "probe"
 KEY = "probe"  # no order's: order ids never stand alone in a key
 ACTIONS = {Counterparty.COUNTER: Action.ADJUST, Counterparty.FUND: Action.TRANSFER, Counterparty.TRADING: Action.EXCHANGE}
@@ -98,10 +97,10 @@ def _probe(probe: DueProbe, answering: Gateways, fence: Fence) -> bool:
     try:
         answering.query(question(probe.counterparty), clock)
     except GatewayError as error:
-        if error.health in {Health.FAILING, *REFUSALS}:
+        if error.health in {Health.FAILING, Health.FORBIDDING}:
             log.info("probe", counterparty=probe.counterparty, code=error.code)
             with fenced(fence):
-                counterparty_state.put_off(probe, error.code, refuses=error.health in REFUSALS)
+                counterparty_state.failed(probe, error.code, refuses=error.health == Health.FORBIDDING, actor=ACTOR)
             return False
     with fenced(fence):
-        return counterparty_state.half_open(probe.counterparty, actor=ACTOR)
+        return counterparty_state.passed(probe, actor=ACTOR)

@@ -9,10 +9,15 @@ future, everything since a pass failed. If the counter's clock is ahead of ours,
 only as far as our own clock allows; a position that is ahead of the counter's clock hides nothing,
 since the overlap is always read.
 
+A pass reads PAGES_MAX pages of a shard at most, and then moves the position to where it came, so
+that no shard keeps the others waiting; the next pass goes on from there.
+
 An order that can't be opened because of an internal error doesn't block the pages after it. Whether
-the order or the release is to blame is decided at the end of the pass.
+the order or the release is to blame is decided at the end of the pass. Nor does an internal error
+with one shard's answers stop the other shards.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,8 +30,8 @@ from django.db import connection
 
 from base.alarms import alarm
 from base.db import drop_broken_connection
-from base.fence import Fence, fenced, no_fence
-from orders.backfill.counter_api import InterfaceFailed, Position, SyncOrderInterface, next_position
+from base.fence import Fence, TermOutdated, fenced, no_fence
+from orders.backfill.counter_api import PAGES_MAX, InterfaceFailed, Position, SyncOrderInterface, next_position, storable
 from orders.backfill.deferred import DeferredBatches
 from orders.intake import faults
 from orders.intake.classify import GAP_PREFIX, Item, Origin, read_row
@@ -40,6 +45,7 @@ log = structlog.get_logger(__name__)
 SHARD_LIST = "list"  # the key among the failed shards if the counter didn't list its shards
 OFFSET_MAX = 2**63 - 1  # of the quarantine's column; larger ids share the offset -1
 
+SHARD_FAILED = "gap_pass_failed"
 POSITION_AHEAD = "gap_position_ahead"
 POSITION_FIX = "compare the counter's clock with PostgreSQL's, then `manage.py compensate --since` the last time when it was surely right"
 
@@ -74,13 +80,14 @@ class GapResult:
 @dataclass(slots=True)
 class _ShardRead:
     """The reading of one shard: batches deferred to the end of the pass, the counter's clock at its
-    first page, and how many orders it brought.
+    first page, and how many orders it brought. `read_to_ms`: where it was broken off.
     """
 
     shard: int
     deferred: DeferredBatches
     now_ms: int | None = None
     found: int = 0
+    read_to_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,8 @@ class GapPass:
         """Reads every shard that the counter lists, or `only` one. A shard that fails is logged and
         doesn't stop the others.
 
-        With `since_ms` it reads from there, if that is before a shard's position; this never moves
-        a position back. Raises TermOutdated.
+        With `since_ms` it reads from there, if that is before a shard's position, and as many pages
+        as there are; this never moves a position back. Raises TermOutdated.
         """
         result = GapResult()
         try:
@@ -112,7 +119,7 @@ class GapPass:
         reads: list[_ShardRead] = []
         for shard in sorted(listed.shards) if only is None else [only]:
             with _failing(result, shard):
-                read = self._read(shard, self._start_ms(shard, since_ms, listed.now_ms), result)
+                read = self._read(shard, self._start_ms(shard, since_ms, listed.now_ms), result, None if since_ms is not None else PAGES_MAX)
                 if read.deferred.pending:
                     reads.append(read)
                 else:
@@ -122,10 +129,16 @@ class GapPass:
                 self._finish(read, result)
         return result
 
-    def _read(self, shard: int, start_ms: int, result: GapResult) -> _ShardRead:
+    def _read(self, shard: int, start_ms: int, result: GapResult, pages_max: int | None) -> _ShardRead:
         read = _ShardRead(shard, DeferredBatches(self.intake))
         position: Position | None = Position(start_ms, 0)
-        while position is not None:
+        for pages in itertools.count():
+            if position is None:
+                break
+            if pages == pages_max:
+                read.read_to_ms = position.ms
+                log.warning("gap pass broken off", shard=shard, pages=pages, read_to_ms=position.ms, fix="nothing: the next pass goes on from there")
+                break
             page = self.interface.page(shard, position.ms, position.id, self.page_rows)
             read.now_ms = page.now_ms if read.now_ms is None else read.now_ms
             ingested = read.deferred.ingest([self._item(shard, row) for row in page.rows])
@@ -149,7 +162,10 @@ class GapPass:
         for ingested in read.deferred.retry():
             self._count(read, ingested, result)
         skew_ms = int(settings.CLOCK_SKEW_SECONDS_MAX * 1000)
-        self._write(_MOVE, {"shard": read.shard, "now_ms": read.now_ms or 0, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
+        now_ms = read.now_ms or 0
+        if read.read_to_ms is not None:
+            now_ms = min(now_ms, read.read_to_ms + self.overlap_ms)
+        self._write(_MOVE, {"shard": read.shard, "now_ms": now_ms, "overlap_ms": self.overlap_ms, "skew_ms": skew_ms})
         if read.found:
             log.info("orders that only the gap pass found", shard=read.shard, orders=read.found)
 
@@ -194,8 +210,15 @@ def _failing(result: GapResult, shard: int) -> Iterator[None]:
         if isinstance(error, IntakeFault):
             faults.raise_alarm(error)
         _failed(result, str(shard), error)
+    except TermOutdated:
+        raise
+    except Exception as error:  # whatever it is, it concerns this shard's answers alone
+        drop_broken_connection()
+        log.exception("internal error while reading a shard", shard=shard)
+        alarm(SHARD_FAILED, "an internal error keeps the gap pass from reading a shard", shard=shard, error=f"{type(error).__name__}: {error}")
+        _failed(result, str(shard), error)
 
 
 def _failed(result: GapResult, shard: str, error: Exception) -> None:
-    result.failed[shard] = str(error)
+    result.failed[shard] = storable(str(error))
     log.warning("gap pass failed", shard=shard, error=str(error).strip(), fix="nothing: the next pass begins where this one did")

@@ -6,6 +6,7 @@ Missing orders go through the same mapping and ingest as all others. Two differe
 sign in one minute of one shard cancel out and stay unseen: the price of not reading every row.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from django.db import connection
 from base.alarms import alarm
 from base.clock import ServiceNow
 from base.db import drop_broken_connection
-from base.fence import Fence, fenced, no_fence
-from orders.backfill.counter_api import CounterTables, InterfaceFailed, Position, Table, next_position
+from base.fence import Fence, TermOutdated, fenced, no_fence
+from orders.backfill.counter_api import DIGITS_MAX, PAGES_MAX, CounterTables, InterfaceFailed, Position, Table, next_position, storable
 from orders.backfill.deferred import DeferredBatches
 from orders.backfill.gap_pass import interface_origin
 from orders.intake import faults
@@ -37,6 +38,9 @@ HOUR_MS: Final = 60 * MINUTE_MS  # of one request: responses stay small, and our
 ID_MAX: Final = 10**18 - 1  # of the interface
 IDS_KEPT_MAX: Final = 200
 RUNS_KEPT: Final = timedelta(days=30)
+ROW_NAME_LENGTH_MAX: Final = 100  # of a row that names no order
+RECONCILE_FAILED: Final = "reconcile_failed"
+FAILED_RUNS_BEFORE_ALARM: Final = 3  # of one shard, in a row
 PREFIXES: Final = {Table.SYNC_ORDERS: GAP_PREFIX, Table.ORDERS: ORDER_TABLE_PREFIX}
 
 _OURS = """
@@ -92,7 +96,13 @@ class Reconcile:
             drop_broken_connection()
             if isinstance(error, IntakeFault):
                 faults.raise_alarm(error)
-            run.error = str(error).strip()
+            run.error = storable(str(error).strip())
+        except TermOutdated:
+            raise
+        except Exception as error:  # whatever it is, it concerns this shard's answers alone
+            drop_broken_connection()
+            log.exception("internal error while comparing a shard", shard=shard)
+            run.error = storable(f"internal error: {type(error).__name__}: {error}")
         with fenced(self.fence):
             run.save()
         _report(run)
@@ -137,11 +147,15 @@ class Reconcile:
         its row id; `intake` quarantines it.
         """
         position: Position | None = Position(max(window.from_ms - 1, 0), ID_MAX if window.from_ms else 0)
-        while position is not None and position.ms < window.to_ms:
+        for pages in itertools.count():
+            if position is None or position.ms >= window.to_ms:
+                break
+            if pages == PAGES_MAX:
+                raise InterfaceFailed(f"{table} of one minute has more than {PAGES_MAX} pages: the rest isn't read")
             page = self.tables.rows(table, shard, position, self.page_rows)
             for row in page.rows:
                 if row.get("kind") in self.rules.exchange_kinds and window.from_ms <= _created_ms(row) < window.to_ms:
-                    yield stated_order_id(row) or f"row {row.get('id')}", row
+                    yield stated_order_id(row) or storable(f"row {row.get('id')}")[:ROW_NAME_LENGTH_MAX], row
             position = next_position(page, position)
 
 
@@ -167,7 +181,7 @@ def _our_ids(shard: int, window: Window) -> set[str]:
 
 def _created_ms(row: Row) -> int:
     text = str(row.get("created_ms"))
-    return int(text) if text.isascii() and text.isdigit() else -1
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else -1
 
 
 def _note_ids(run: ReconcileRun, kind: str, order_ids: Sequence[str]) -> int:
@@ -182,6 +196,9 @@ def _report(run: ReconcileRun) -> None:
     counts = {"shard": run.shard, "missing": run.missing, "fetched": run.fetched, "unknown": run.unknown, "no_sync_row": run.no_sync_row}
     if run.error:
         log.warning("reconcile failed", shard=run.shard, error=run.error, fix="nothing: the next run compares the same hours")
+        latest = list(ReconcileRun.objects.filter(shard=run.shard).order_by("-pk").values_list("error", flat=True)[:FAILED_RUNS_BEFORE_ALARM])
+        if len(latest) == FAILED_RUNS_BEFORE_ALARM and all(latest):
+            alarm(RECONCILE_FAILED, "a shard isn't compared with the counter any more", shard=run.shard, error=run.error)
     if run.difference:
         alarm("reconcile_difference", "our orders differ from the counter's", **counts, order_ids=run.order_ids)
     elif run.no_sync_row:

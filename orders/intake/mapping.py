@@ -30,7 +30,9 @@ SHARD_MAX: Final = 2**31 - 1
 SEQUENCE_MAX: Final = 2**63 - 1
 CREATED_MS_MAX: Final = 253_402_300_799_999  # the end of the year 9999 in UTC, whatever zone the row's time is in
 
-_IDENTIFIER: Final = re.compile(r"[!-~]{1,64}")  # visible ASCII: it becomes part of idempotency keys, headers and addresses
+# What an address takes without an encoding (RFC 3986, "unreserved"): an id becomes part of the path
+# that is signed, and a proxy that decodes or cleans paths would break that order's signature.
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _AMOUNT: Final = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?")
 _INTEGER: Final = re.compile(r"[0-9]{1,20}")
 _NEGATIVE: Final = re.compile(r"-[1-9][0-9]{0,18}")

@@ -25,6 +25,7 @@ from clearing.gateways import (
     UnknownOutcome,
     read_result,
 )
+from clearing.policy.outcomes import Health
 from tests.gateways.sides import EndedClock, Order, Side, WallClock
 
 NOW = WallClock()
@@ -301,6 +302,15 @@ class TestSurelyNotApplied:
 
         assert (refused.value.code, refused.value.retry_after_ms, refused.value.counted) == ("too_many_requests", 2_000, False)
         assert side.gateways.query(order.transfer(), NOW) is None
+
+    @pytest.mark.parametrize(("scope", "health"), [("", Health.LIMITING), ("all", Health.LIMITING_ALL)])
+    def test_with_too_many_requests_of_whom(self, side: Side, order: Order, scope: str, health: Health) -> None:
+        side.goes_wrong(Action.TRANSFER, "status", order, status=429, latency_ms=2_000, scope=scope)
+
+        with pytest.raises(Retryable) as refused:
+            side.gateways.perform(order.transfer(), NOW)
+
+        assert refused.value.health == health
 
     def test_when_forbidden(self, side: Side, order: Order) -> None:
         side.goes_wrong(Action.TRANSFER, "status", order, status=403, code="forbidden")

@@ -60,8 +60,8 @@ def gateways(client: Any, *, calls_max: int = 4, slot_wait_ms: int = 20) -> Gate
     return over(lambda _: client, Limits(deadline_ms=1_000, calls_max=calls_max, slot_wait_ms=slot_wait_ms))
 
 
-def problem(status: int, code: str, *, retry_after_s: int | None = None, sent_twice: bool = False) -> HttpAnswer:
-    body = msgspec.json.encode({"type": "about:blank", "title": "", "status": status, "code": code, "detail": "so it is"})
+def problem(status: int, code: str, *, retry_after_s: int | None = None, sent_twice: bool = False, scope: object = None) -> HttpAnswer:
+    body = msgspec.json.encode({"type": "about:blank", "title": "", "status": status, "code": code, "detail": "so it is", "scope": scope})
     return HttpAnswer(status, "application/problem+json", retry_after_s, body, sent_twice=sent_twice)
 
 
@@ -141,9 +141,12 @@ class TestOutcome:
             (AnswerLost("timeout"), Health.FAILING),
             (HttpAnswer(503, "text/html", None, b""), Health.FAILING),
             (problem(400, "insufficient_funds"), Health.WELL),
-            (problem(401, "signature_invalid"), Health.REFUSING),
+            (problem(401, "signature_invalid"), Health.FORBIDDING),
             (problem(403, "forbidden"), Health.FORBIDDING),
             (problem(429, "too_many_requests"), Health.LIMITING),
+            (problem(429, "too_many_requests", scope="all"), Health.LIMITING_ALL),
+            (problem(429, "too_many_requests", scope={"all": 1}), Health.LIMITING),
+            (problem(400, "insufficient_funds", scope="all"), Health.WELL),
         ],
     )
     def test_an_answer_tells_of_the_counterparty_too(self, answer: HttpAnswer | Exception, health: Health) -> None:
@@ -190,7 +193,7 @@ class TestStaleSignature:
         with pytest.raises(Retryable) as refused:
             gateways(client).perform(STORED, NOW)
 
-        assert (refused.value.health, refused.value.counted) == (Health.REFUSING, False)
+        assert (refused.value.health, refused.value.counted) == (Health.FORBIDDING, False)
 
     def test_of_a_call_that_has_no_time_left_says_nothing_of_the_counterparty(self) -> None:
         class Frozen(Scripted):
@@ -289,11 +292,18 @@ class Blocking:
 
 
 class TestQuestion:
-    def test_names_the_key_percent_encoded(self) -> None:
+    @pytest.mark.parametrize(
+        ("key", "in_path"),
+        [
+            ("O.1_2~3-4:3.2:r1", "O.1_2~3-4:3.2:r1"),  # as it is: nothing in between can spoil the signature by decoding it
+            ("O/1:3", "O%2F1:3"),  # accepted by a release that took such ids
+        ],
+    )
+    def test_names_the_key_as_it_is(self, key: str, in_path: str) -> None:
         client = Scripted(problem(404, "unknown_key"))
 
-        assert gateways(client).query(StoredRequest(Counterparty.COUNTER, Action.ADJUST, "O/1:3.2:r1", b"{}"), NOW) is None
-        assert client.requests == [("GET", "/v1/operations/O%2F1%3A3.2%3Ar1", b"")]
+        assert gateways(client).query(StoredRequest(Counterparty.COUNTER, Action.ADJUST, key, b"{}"), NOW) is None
+        assert client.requests == [("GET", f"/v1/operations/{in_path}", b"")]
 
     @pytest.mark.parametrize(
         "answer",

@@ -181,8 +181,34 @@ class TestRateLimit:
 
         assert (clearing.state, clearing.error_code, clearing.attempts) == (State.PARKED, "connection_refused", 3)
 
-    def test_retry_after_holds_for_every_worker(self, world: World) -> None:
+    def test_retry_after_of_one_user_makes_his_order_wait_and_nobody_elses(self, world: World) -> None:
         quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000)
+        limited = world.accept("1")
+        world.counterparties.script(Action.TRANSFER, quiet, times=3, match=limited.order.order_id)
+
+        for _ in range(3):
+            world.when_due(limited)
+        other = world.run(world.accept("2"))
+
+        assert (limited.state, limited.error_code, limited.attempts) == (State.RETRYING, "too_many_requests", 0)
+        assert limited.due_at is not None
+        assert (limited.due_at - limited.changed_at).total_seconds() > 50
+        assert other.state == State.CLEARED
+
+    def test_retry_after_that_two_users_meet_holds_for_everybody_as_long_as_the_shorter_one(self, world: World) -> None:
+        for seconds in (60, 200):
+            world.counterparties.script(Action.TRANSFER, Fault(kind=FaultKind.STATUS, status=429, latency_ms=seconds * 1_000))
+
+        orders = [world.run(world.accept(str(user))) for user in range(2)]
+        world.guard = a_worker()
+        third = world.run(world.accept("9"))
+
+        assert [order.error_code for order in (*orders, third)] == ["injected_fault"] * 2 + ["counterparty_limited"]
+        assert third.due_at is not None
+        assert 50 < (third.due_at - third.changed_at).total_seconds() <= 60
+
+    def test_retry_after_holds_for_every_worker_where_the_answer_says_so(self, world: World) -> None:
+        quiet = Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=60_000, scope="all")
         world.counterparties.script(Action.TRANSFER, quiet)
 
         first = world.run(world.accept("1"))

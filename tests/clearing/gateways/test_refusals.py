@@ -1,5 +1,7 @@
 """A counterparty that refuses us: our signature at all, or one order what it allows to others."""
 
+from collections.abc import Callable
+
 import pytest
 
 from clearing.gateways import Action, Retryable, counterparty_state
@@ -10,25 +12,85 @@ from clearing.running import runner
 from clearing.running.runner import FORBIDDEN_ATTEMPTS_MAX
 from clearing.status import Breaker, State
 from ops.recovery import probe
-from tests.clearing.outages import FORBIDDEN, UNAUTHORIZED, a_worker, alarms, breaker, fail, probe_is_due
+from tests.clearing.outages import FORBIDDEN, UNAUTHORIZED, UNREACHABLE, a_worker, alarms, breaker, fail, probe_is_due
 from tests.support.orders import World, outcomes
 
 
+def refuse(world: World) -> Callable[[tuple[str, str]], bool]:
+    """Calls of (user, key) that are refused: says whether only that order is meant."""
+    error = Retryable("unauthorized")
+    error.health = Health.FORBIDDING
+
+    def call(whose: tuple[str, str]) -> bool:
+        user, key = whose
+        with world.guard.admit("fund", 2, key, user=user) as permit:
+            return permit.record(error)
+
+    return call
+
+
 class TestRefusedSignature:
-    def test_pauses_the_counterparty_with_one_alarm(self, world: World) -> None:
+    def test_of_one_order_stops_nobody_else(self, world: World) -> None:
+        """A proxy in between that changes the path of this order's calls, for example."""
+        before = alarms("counterparty_refuses")
+        turned_away = world.accept("1")
+        world.counterparties.script("*", UNAUTHORIZED, times=100, match=turned_away.order.order_id)
+
+        for _ in range(4):
+            world.when_due(turned_away)
+            assert probe.probe_all(world.counterparties.gateways()) <= 1
+            assert world.run(world.accept()).state == State.CLEARED
+
+        assert (turned_away.state, turned_away.error_code, turned_away.attempts) == (State.RETRYING, "unauthorized", 4)
+        assert (breaker("counter"), alarms("counterparty_refuses")) == (Breaker.CLOSED, before)
+
+    def test_of_one_user_is_not_taken_for_everybodys(self, world: World) -> None:
+        calls = [("1", f"O{number}:2") for number in range(4)]
+
+        assert list(map(refuse(world), calls)) == [True] * 4
+        assert breaker("fund") == Breaker.CLOSED
+
+    def test_of_three_users_pauses_the_counterparty_with_one_alarm(self, world: World) -> None:
         before = alarms("counterparty_refuses")
         world.counterparties.script(Action.ADJUST, UNAUTHORIZED, times=100)
 
-        orders = [world.run(world.accept(str(user))) for user in range(3)]
+        orders = [world.run(world.accept(str(user))) for user in range(5)]
 
         assert alarms("counterparty_refuses") == before + 1
-        assert [order.error_code for order in orders] == ["unauthorized", "counterparty_paused", "counterparty_paused"]
-        assert [order.attempts for order in orders] == [0, 0, 0]
-        assert world.counterparties._faults[0].left == 99
+        assert [order.error_code for order in orders] == ["unauthorized"] * 3 + ["counterparty_paused"] * 2
+        assert [order.attempts for order in orders] == [1, 1, 0, 0, 0]
+
+    def test_of_one_order_and_of_the_probe_pauses_the_counterparty(self, world: World) -> None:
+        before = alarms("counterparty_refuses")
+        world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
+        world.counterparties.script("status", UNAUTHORIZED)
+
+        first = world.run(world.accept("1"))
+        probe.probe_all(world.counterparties.gateways())
+        world.guard = a_worker()
+        second = world.run(world.accept("2"))
+
+        assert [first.error_code, second.error_code] == ["unauthorized", "counterparty_paused"]
+        assert (CounterpartyState.objects.get(pk="counter").refuses, alarms("counterparty_refuses")) == (True, before + 1)
+
+    @pytest.mark.parametrize("answers", [(), (FORBIDDEN,), (UNREACHABLE,)])
+    def test_of_one_order_is_probed_once(self, world: World, answers: tuple[Fault, ...]) -> None:
+        world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
+        for answer in answers:
+            world.counterparties.script("status", answer)
+        world.run(world.accept("1"))
+
+        probe.probe_all(world.counterparties.gateways())
+
+        found = CounterpartyState.objects.get(pk="counter")
+        assert (found.breaker, found.probe_at is None) == ((Breaker.OPEN, False) if answers == (FORBIDDEN,) else (Breaker.CLOSED, True))
+        assert counterparty_state.take_probes(6) == []
 
     def test_is_probed_every_ten_seconds_and_the_probe_ends_the_pause(self, world: World) -> None:
         world.counterparties.script(Action.ADJUST, UNAUTHORIZED)
+        world.counterparties.script("status", UNAUTHORIZED)
         clearing = world.run(world.accept())
+        probe.probe_all(world.counterparties.gateways())
         found = CounterpartyState.objects.get(pk="counter")
         assert found.probe_at is not None
         assert (found.refuses, (found.probe_at - found.changed_at).total_seconds()) == (True, 10)

@@ -198,7 +198,7 @@ class TestProbe:
         with pytest.raises(TermOutdated):
             probe.probe_all(world.counterparties.gateways(), fence_of(CURRENT - 1))
 
-    @pytest.mark.parametrize("written", ["put_off", "half_open"])
+    @pytest.mark.parametrize("written", ["failed", "passed"])
     def test_of_a_term_that_ends_during_the_question_writes_nothing_of_it(self, written: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         fences = iter([fence_of(CURRENT), fence_of(CURRENT - 1)])
         done: list[str] = []
@@ -206,7 +206,7 @@ class TestProbe:
         error.health = Health.FAILING
         monkeypatch.setattr(counterparty_state, "take_probes", lambda _: [counterparty_state.DueProbe(Counterparty.FUND, "", refuses=False)])
         monkeypatch.setattr(counterparty_state, written, lambda *_, **__: done.append(written))
-        doors: Any = SimpleNamespace(query=lambda *_: raised(error) if written == "put_off" else None)
+        doors: Any = SimpleNamespace(query=lambda *_: raised(error) if written == "failed" else None)
 
         with pytest.raises(TermOutdated):
             probe.probe_all(doors, first_of(fences))

@@ -91,6 +91,7 @@ class TestRefusedRows:
             ({"order_id": "O" * 65}, RefusalCode.BAD_TEXT),
             ({"order_id": "O 1"}, RefusalCode.BAD_TEXT),
             ({"order_id": "O1\n"}, RefusalCode.BAD_TEXT),
+            *[({"order_id": f"O{reserved}1"}, RefusalCode.BAD_TEXT) for reserved in "/%?#:+&=@"],  # they would need an encoding in an address
             ({"user_id": "ü"}, RefusalCode.BAD_TEXT),
             ({"contract_id": "C\x001"}, RefusalCode.BAD_TEXT),
             ({"instrument": "BTC\x00"}, RefusalCode.BAD_TEXT),
