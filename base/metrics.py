@@ -45,6 +45,7 @@ class IntakeResult(StrEnum):
     FILTERED = "filtered"  # not an exchange order, older than INTAKE_SINCE, or another table's
     REFUSED = "refused"  # readable, but not a valid order: quarantined too
     QUARANTINED = "quarantined"  # kept whole, for operators
+    ARCHIVED = "archived"  # deleted at the counter, of an order that is finished for longer than RECONCILE_HOURS
 
 
 # Rows that came in, by where from (kafka, gap, replay, restore) and what became of them.

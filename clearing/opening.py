@@ -2,13 +2,17 @@
 it is held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 
 from base.alarms import alarm
+from base.clock import ServiceNow
 from clearing.dispatch import broker, publish
 from clearing.flow.flows import OrderFacts
+from clearing.models import Clearing
 from clearing.status import State
 from clearing.store import claims
 from clearing.store.claims import ClearingRef
@@ -36,6 +40,15 @@ def hold(order_id: str, code: str) -> None:
     alarm(code, "an accepted order changed at the counter", order_id=order_id, state=found or "", already_cleared=found == State.CLEARED)
     if following:
         transaction.on_commit(lambda: publish.publish([following]))
+
+
+def archived(order_ids: Collection[str]) -> set[str]:
+    """Those of the orders that are cleared or voided for longer than RECONCILE_HOURS: nobody
+    compares them any more, and the counter may delete its rows.
+    """
+    long_ago = ServiceNow() - timedelta(hours=settings.RECONCILE_HOURS)
+    finished = Clearing.objects.filter(order__order_id__in=sorted(order_ids), state__in=[State.CLEARED, State.VOIDED], changed_at__lt=long_ago)
+    return set(finished.values_list("order__order_id", flat=True))
 
 
 def _facts(order: object) -> OrderFacts:

@@ -13,7 +13,7 @@ from django.db import connection
 from base.fence import Fence, no_fence
 from base.http import SignedClient
 from clearing.dispatch import publish
-from clearing.opening import hold, open_clearings
+from clearing.opening import archived, hold, open_clearings
 from clearing.store.claims import ClearingRef
 from ops.jobs.exclusive import exclusive
 from orders.backfill.counter_api import HttpSyncOrderInterface
@@ -22,7 +22,8 @@ from orders.backfill.reconcile import Reconcile
 from orders.intake.classify import Item
 from orders.intake.faults import never_succeeded, success_since
 from orders.intake.first_start import current_rules
-from orders.intake.ingest import AcceptedOrder, IngestResult, Intake, ingest, no_report
+from orders.intake.ingest import AcceptedOrder, Intake, ingest, no_report
+from orders.intake.result import IngestResult
 from orders.models import ReconcileRun, Source
 
 log = structlog.get_logger(__name__)
@@ -115,6 +116,7 @@ def _ingest(
         open_clearings=opens,
         hold=hold,
         publish=publish.publish,
+        archived=archived,
         fence=fence,
         others_succeeded=others_succeeded,
         after_transaction=after_transaction,

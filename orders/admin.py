@@ -2,8 +2,9 @@
 `clearing/admin/clearings.py` adds an order's clearing to its page.
 """
 
+import re
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.conf import settings
 from django.contrib import admin
@@ -18,18 +19,23 @@ from base.filters import PeriodFilter, by_field
 from base.parameters import number_in
 from base.readable import amount, duration, hex_of, text_of
 from base.readonly import ReadOnlyAdmin, column
-from orders.models import Direction, Quarantined, ReconcileRun, Source, SyncOrder, Watermark
+from orders.models import Direction, Quarantined, QuarantinedMessage, ReconcileRun, Source, SyncOrder, Watermark
 
 COINS = [(asset, asset) for asset in settings.ASSET_SCALES if asset != "USDT"]
 REASONS_MAX = 50
+WHOLE_CHARACTERS_MAX = 50_000
 COUNTED_MAX = 1_000  # of each reason: a number to look at, not worth reading a big table for
+
+
+KEY_ENDING: Final = re.compile(r":[1-9](\.[0-9]{1,2})?(:r[0-9]{1,5})?\Z")  # of an idempotency key: step, part, revision
 
 
 def order_id_in(term: str) -> str:
     """The order id in a search term, which may also be an idempotency key
-    (`{order_id}:{step}…`).
+    (`{order_id}:{step}[.{part}][:r{n}]`). An id from a release that took such ids may have colons
+    of its own.
     """
-    return term.partition(":")[0]
+    return KEY_ENDING.sub("", term)
 
 
 def orders_matching(term: str) -> Q:
@@ -141,7 +147,7 @@ class QuarantinedAdmin(ReadOnlyAdmin):
     search_help_text = "A whole order id, or topic/partition@offset"
     fieldsets: ClassVar[tuple[Any, ...] | None] = (
         ("Reason", {"fields": (("reason_label", "order_id"), ("detail",), ("quarantined_at", "replayed_at"))}),
-        ("Message", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",))}),
+        ("Message", {"fields": (("place", "source"), ("message_hash",), ("as_text",), ("as_hex",), ("whole",))}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Quarantined]:
@@ -179,6 +185,15 @@ class QuarantinedAdmin(ReadOnlyAdmin):
     @column("as bytes")
     def as_hex(self, message: Quarantined) -> SafeString:
         return _block(hex_of(message.message))
+
+    @column("whole message")
+    def whole(self, message: Quarantined) -> SafeString | str:
+        kept = QuarantinedMessage.objects.filter(pk=message.message_hash).first()
+        if kept is None:
+            return "the same: it has no other rows"
+        text = text_of(kept.message)
+        left_out = len(text) - WHOLE_CHARACTERS_MAX
+        return _block(f"{text[:WHOLE_CHARACTERS_MAX]}\n… {left_out} characters more" if left_out > 0 else text)
 
 
 def _block(text: str) -> SafeString:
@@ -259,8 +274,16 @@ class ReconcileRunAdmin(ReadOnlyAdmin):
 
 
 def utc_text(milliseconds: int) -> str:
-    """Milliseconds since the epoch as text, UTC; "-" for 0."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}" if milliseconds else "-"
+    """Milliseconds since the epoch as text, UTC; "-" for 0. Never raises: a time that no calendar
+    has is shown as it is, so that one odd row doesn't take its list with it.
+    """
+    if not milliseconds:
+        return "-"
+    try:
+        second = datetime.fromtimestamp(milliseconds // 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms"
+    return f"{second:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}"
 
 
 def _age(watermark: Watermark, milliseconds: int) -> str:

@@ -1,6 +1,5 @@
 """The orders that the counter wrote, as we hold them, and what intake remembers."""
 
-from datetime import UTC, datetime
 from decimal import Decimal
 
 from django.db import models
@@ -60,11 +59,6 @@ class SyncOrder(models.Model):
         return self.order_id
 
     @property
-    def created_at(self) -> datetime:
-        """The counter's time of the order, UTC, to the millisecond."""
-        return datetime.fromtimestamp(self.created_ms / 1000, tz=UTC)
-
-    @property
     def price(self) -> Decimal:
         """The quoted price, USDT per coin."""
         return self.quoted_usdt / self.quantity
@@ -78,7 +72,7 @@ class Quarantined(models.Model):
     partition = models.IntegerField()
     offset = models.BigIntegerField()
     message_hash = models.CharField(max_length=64, help_text="SHA-256 of the bytes.")
-    message = models.BinaryField(null=True)
+    message = models.BinaryField(null=True, help_text="The bytes; of a message with several rows the order's own one.")
     source = models.CharField(max_length=8, choices=Source)
     reason = models.CharField(max_length=64, help_text="A code: unreadable, refused:…, contents_differ, database_refused.")
     detail = models.TextField(blank=True, default="")
@@ -94,6 +88,8 @@ class Quarantined(models.Model):
         ]
         indexes = [
             models.Index(fields=["reason", "-quarantined_at"], name="quarantined_reason"),
+            models.Index(fields=["replayed_at"], condition=models.Q(replayed_at__isnull=False), name="quarantined_replayed"),
+            models.Index(fields=["message_hash"], name="quarantined_message"),
             models.Index(fields=["order_id"], condition=models.Q(replayed_at=None), name="quarantined_order"),  # asked for each accepted order
         ]
 
@@ -132,6 +128,17 @@ class FirstStart(models.Model):
 
     def __str__(self) -> str:
         return f"orders since {datetime.fromtimestamp(self.since_ms / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}"
+
+
+class QuarantinedMessage(models.Model):
+    """A message with several rows, kept whole, once for all of its rows that are in quarantine."""
+
+    message_hash = models.CharField(max_length=64, primary_key=True, help_text="SHA-256 of the bytes.")
+    message = models.BinaryField()
+    kept_at = models.DateTimeField(db_default=ServiceNow())
+
+    def __str__(self) -> str:
+        return self.message_hash
 
 
 class Watermark(models.Model):

@@ -2,7 +2,7 @@
 
 kind                 what happens
 latency              waits `latency_ms`, then handles the call; meanwhile its key is in progress
-status               answers `status` with `code`, applies nothing (429 carries Retry-After, and `scope` where it is set)
+status               answers `status` with `code`, applies nothing (429: Retry-After, `scope`)
 refuse               a final rejection: `status` 400, 404 or 410 with `code`, stored under the key
 partial              an exchange executes only `fraction` of the amount
 absurd_price         an exchange executes at `factor` times the market's price, and says so

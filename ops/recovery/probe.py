@@ -1,5 +1,5 @@
-"""Probes of counterparties that aren't called any more, or that refused one order: a signed question
-for a key that nobody has, which changes nothing there.
+"""Probes of counterparties that aren't called any more, or that refused one order: a signed
+question for a key that nobody has, which changes nothing there.
 
 A probe that is answered by the contract opens the breaker half: then single orders try. So no order
 pays for finding out. One that is refused, after an order's call was, shows that all of us are.

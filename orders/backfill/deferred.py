@@ -5,7 +5,8 @@ from typing import Final
 
 from orders.intake.classify import Item
 from orders.intake.faults import IntakeFault
-from orders.intake.ingest import IngestResult, Intake
+from orders.intake.ingest import Intake
+from orders.intake.result import IngestResult
 
 DEFERRED_MAX: Final = 20  # where so many batches fail and none succeeds, the release is to blame, and reading on would only cost
 

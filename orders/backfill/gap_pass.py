@@ -36,8 +36,9 @@ from orders.backfill.deferred import DeferredBatches
 from orders.intake import faults
 from orders.intake.classify import GAP_PREFIX, Item, Origin, read_row
 from orders.intake.faults import IntakeFault
-from orders.intake.ingest import IngestResult, Intake
+from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules
+from orders.intake.result import IngestResult
 from orders.models import Watermark
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,7 @@ from orders.intake.faults import FAULT_FIX, IntakeFault
 from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules, canonical_hash
 from orders.intake.order_store import stored_hashes
-from orders.models import Quarantined
+from orders.models import Quarantined, QuarantinedMessage
 from orders.stream.topic_reader import Message
 
 log = structlog.get_logger(__name__)
@@ -114,8 +114,32 @@ def replay_quarantined(row: Quarantined, rules: Rules, intake: Intake | None) ->
 
 def _items_of(row: Quarantined, rules: Rules) -> list[Item]:
     """The message's items that concern the row's order; all its items if the row names no order."""
+    kept = _kept_whole(row, rules) if row.order_id else None
+    if kept is not None:
+        return kept.get(row.order_id, [])
     items = read_again(Origin(row.topic, row.partition, row.offset, bytes(row.message or b"")), rules)
     return [item for item in items if not row.order_id or order_id_of(item) == row.order_id]
+
+
+_Kept = dict[str, list[Item]]
+_last_kept: tuple[tuple[str, int, int, str], Rules, _Kept] | None = None  # its rows follow one another: it is read once for all of them
+
+
+def _kept_whole(row: Quarantined, rules: Rules) -> _Kept | None:
+    """The items of a message that is kept whole, by their orders; None for one that isn't."""
+    global _last_kept  # noqa: PLW0603 - a memo of one entry, replaced as a whole
+    place = (row.topic, row.partition, row.offset, row.message_hash)
+    last = _last_kept
+    if last is not None and last[0] == place and last[1] is rules:
+        return last[2]
+    found = QuarantinedMessage.objects.filter(pk=row.message_hash).first()
+    if found is None:
+        return None
+    items: _Kept = {}
+    for item in read_again(Origin(row.topic, row.partition, row.offset, bytes(found.message)), rules):
+        items.setdefault(order_id_of(item), []).append(item)
+    _last_kept = (place, rules, items)
+    return items
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Verdict:

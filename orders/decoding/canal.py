@@ -6,6 +6,7 @@ columns, and sometimes unchanged ones: the old row is the new one with `old` lai
 no rows. `es` has one-second precision. `id` begins again when Canal restarts.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -63,6 +64,27 @@ def from_json(found: dict[str, Any], size: int) -> list[RowChange]:
     except msgspec.ValidationError as error:
         raise UnreadableMessage(CANAL_FLAT, error_location(str(error)), str(error)) from None
     return _changes(flat, size)
+
+
+def as_canal_flat(change: RowChange) -> bytes:
+    """The change as a message of its own, which reads as this change."""
+    row, old = (change.before, None) if change.operation == "delete" else (change.after, change.before)
+    message = {
+        "type": change.operation.upper(),
+        "database": change.database,
+        "table": change.table,
+        "isDdl": change.operation == "ddl",
+        "es": change.source_time,
+        "pkNames": list(change.primary_key),
+        "data": None if row is None else [_printed(row)],
+        "old": None if old is None else [_printed(old)],
+    }
+    return json.dumps(message).encode()
+
+
+def _printed(row: RowValues) -> dict[str, str | None]:
+    """Bytes as Canal prints them."""
+    return {name: value.decode("latin-1") if isinstance(value, bytes) else value for name, value in row.items()}
 
 
 def check_rowless(source_format: str, kind: str, sql: str | None) -> None:

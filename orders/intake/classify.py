@@ -9,11 +9,13 @@ Skipped   not an exchange order, or too old: only counted
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 
 from msgspec import structs
 
+from orders.decoding.canal import as_canal_flat
 from orders.decoding.decode import RowChange, UnreadableMessage, decode
 from orders.intake import mapping
 from orders.intake.mapping import Filtered, FilterReason, NewOrder, RefusalCode, Refused, Row, Rules, stated_hash, stated_order_id
@@ -24,6 +26,7 @@ DELETED = "deleted_at_counter"
 DELETED_UNKNOWN = "deleted_unknown"  # a valid order that was deleted before we ever saw it
 DATABASE_REFUSED = "database_refused"
 INTERNAL_ERROR = "internal_error"  # an error of ours with this order, while others were accepted
+TOO_MANY_ROWS = "too_many_rows"  # a message that no consumer reads at once; the gap pass brings its orders
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
 EARLY = REFUSED_PREFIX + RefusalCode.FROM_THE_FUTURE  # a valid order whose time hasn't come: the gap pass brings it again
@@ -38,7 +41,7 @@ Place = tuple[str, int, int]  # topic, partition, offset
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a message came from, and its whole content: the bytes, or a row of the counter's
-    interface.
+    interface. `change`: which of the message's rows is meant, where it has several.
     """
 
     topic: str
@@ -46,6 +49,7 @@ class Origin:
     offset: int
     whole: bytes | Row
     written_ms: int | None = None  # when it was written to the log, where the log says so
+    change: RowChange | None = None
 
     @property
     def message(self) -> bytes:
@@ -61,7 +65,12 @@ class Origin:
     @property
     def message_hash(self) -> str:
         """SHA-256 of the bytes, in hex."""
-        return sha256(self.message).hexdigest()
+        return _sha256(self.message)
+
+    @property
+    def own_row(self) -> bytes | None:
+        """The row alone, as a message of Canal's; None where the message has no other."""
+        return None if self.change is None else as_canal_flat(self.change)
 
     def is_before(self, place: Place, known_ms: int) -> bool:
         """Whether this message was surely written before the one at `place`, which we had read by
@@ -119,6 +128,12 @@ class Skipped:
 Item = Arrival | Suspect | Bad | Skipped
 
 
+@lru_cache(maxsize=2)
+def _sha256(message: bytes) -> str:
+    """The rows of a message follow one another: it is hashed once for all of them."""
+    return sha256(message).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A message's items, and the operations on the sync-order table that it reports."""
@@ -127,18 +142,21 @@ class Reading:
     operations: list[str]
 
 
-def read_message(raw: bytes | None, origin: Origin, rules: Rules) -> Reading:
-    """Reads a message of the binlog."""
+def read_message(raw: bytes | None, origin: Origin, rules: Rules, rows_max: int | None = None) -> Reading:
+    """Reads a message of the binlog. One with more than `rows_max` rows is bad as a whole."""
     try:
         changes = decode(raw)
     except UnreadableMessage as error:
         return Reading([Bad(UNREADABLE, str(error), "", origin)], [])
+    if rows_max is not None and len(changes) > rows_max:
+        return Reading([Bad(TOO_MANY_ROWS, f"{len(changes)} rows, {rows_max} are read at once", "", origin)], [])
     orders = [change for change in changes if f"{change.database}.{change.table}" == rules.table]
     items: list[Item] = [Skipped(FilterReason.TABLE)] * (len(changes) - len(orders))
+    origins = [origin] * len(orders) if len(changes) == 1 else [replace(origin, change=change) for change in orders]
     if rules.columns:
         orders = [structs.replace(change, before=rules.named(change.before), after=rules.named(change.after)) for change in orders]
-    for change in orders:
-        items.extend(_OPERATIONS[change.operation](change, origin, rules))
+    for change, own in zip(orders, origins, strict=True):
+        items.extend(_OPERATIONS[change.operation](change, own, rules))
     return Reading(items, [change.operation for change in orders])
 
 

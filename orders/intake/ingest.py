@@ -9,38 +9,38 @@ transaction here, and `publish` is called after the last commit.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from django.conf import settings
 from django.db import DataError, IntegrityError, InternalError, OperationalError
+from psycopg2.errors import QueryCanceled
 
 from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_UNAVAILABLE, is_unavailable
 from base.fence import Fence, fenced, no_fence
+from orders.intake.bad_news import BadNews, Hold
 from orders.intake.classify import (
     CONTENTS_DIFFER,
     DATABASE_REFUSED,
     EARLY,
     INTERNAL_ERROR,
-    REFUSED_PREFIX,
-    UNREADABLE,
     Arrival,
     Bad,
     Item,
-    Place,
     Skipped,
     Suspect,
 )
 from orders.intake.early import early_and_due, tell_of_early
 from orders.intake.faults import IntakeFault, never_succeeded
 from orders.intake.mapping import NewOrder, canonical_hash
-from orders.intake.order_store import Hashed, Inserted, concerns_accepted, insert, lock_out_inserts, raise_watermarks, stored_hashes, stored_places
-from orders.intake.quarantine import already_quarantined, contradicted_orders, quarantine, quarantine_contradiction
+from orders.intake.order_store import Hashed, Inserted, insert, raise_watermarks, stored_hashes
+from orders.intake.quarantine import already_quarantined, contradicted_orders
+from orders.intake.result import IngestResult
 from orders.models import Source
 
 log = structlog.get_logger(__name__)
@@ -60,28 +60,6 @@ class AcceptedOrder:
     order: NewOrder
 
 
-@dataclass(slots=True)
-class IngestResult:
-    """What became of a batch, in rows. `bad` and `bad_before`: the places of messages that can't be
-    read or aren't valid, quarantined now or before.
-    """
-
-    accepted: int = 0
-    known: int = 0
-    filtered: int = 0
-    refused: int = 0
-    quarantined: int = 0
-    unpublished: int = 0  # left to the sweep
-    bad: set[Place] = field(default_factory=set)
-    bad_before: set[Place] = field(default_factory=set)
-
-    def add(self, other: "IngestResult") -> None:
-        for name in ("accepted", "known", "filtered", "refused", "quarantined", "unpublished"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.bad |= other.bad
-        self.bad_before |= other.bad_before
-
-
 class Intake(Protocol):
     """Ingests a batch: `ingest` with its other arguments bound (ops/wiring.py).
 
@@ -95,13 +73,19 @@ def no_report() -> None:
     """The `after_transaction` of a caller that needs no report."""
 
 
+def nothing_archived(_order_ids: Collection[str]) -> Collection[str]:
+    """The `archived` of a caller that knows of no finished order."""
+    return ()
+
+
 def ingest(
     batch: Sequence[Item],
     *,
     source: Source,
     open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
-    hold: Callable[[str, str], None],
+    hold: Hold,
     publish: Callable[[Sequence[Ref]], bool],
+    archived: Callable[[Collection[str]], Collection[str]] = nothing_archived,
     fence: Fence = no_fence,
     others_succeeded: Callable[[], bool] = never_succeeded,
     after_transaction: Callable[[], None] = no_report,
@@ -110,7 +94,8 @@ def ingest(
     that they opened. The same batch may be ingested again at any time.
 
     `open_clearings` and `hold` (order id, code) run in the open transaction, `fence` at the start
-    of each (base/fence.py), `after_transaction` when each has ended. `publish` runs after the last
+    of each (base/fence.py), `after_transaction` when each has ended. `archived` says which orders
+    are finished for so long that the counter may delete them. `publish` runs after the last
     commit, once every hold is set, and returns False for what it couldn't send. The sweep sends
     that, and whatever a crash or an error before `publish` left unsent.
 
@@ -122,9 +107,10 @@ def ingest(
     """
     run = _Ingest(source, open_clearings, hold, fence, after_transaction)
     run.accept_all(run.hashed([item for item in batch if isinstance(item, Arrival)]))
-    run.quarantine_changes([item for item in batch if isinstance(item, Suspect)])
+    run.bad_news.changes([item for item in batch if isinstance(item, Suspect)], archived)
     run.result.unpublished += _unpublished(run.refs, publish)
-    run.quarantine_all([item for item in batch if isinstance(item, Bad)])
+    run.bad_news.quarantine_all([item for item in batch if isinstance(item, Bad)])
+    run.bad_news.report()
     run.result.filtered += sum(isinstance(item, Skipped) for item in batch)
     run.quarantine_faulty(others_succeeded)
     _count(run.result, source)
@@ -154,7 +140,7 @@ class _Ingest(Generic[Ref]):
         self,
         source: Source,
         open_clearings: Callable[[Sequence[AcceptedOrder]], Sequence[Ref]],
-        hold: Callable[[str, str], None],
+        hold: Hold,
         fence: Fence,
         after_transaction: Callable[[], None],
     ) -> None:
@@ -167,6 +153,7 @@ class _Ingest(Generic[Ref]):
         self._after_transaction = after_transaction
         self._rows_max = settings.INTAKE_BATCH_ROWS_MAX if fence is no_fence else min(FENCED_ROWS_MAX, settings.INTAKE_BATCH_ROWS_MAX)
         self._faults: list[tuple[Bad, IntakeFault]] = []
+        self.bad_news = BadNews(source, hold, self._transaction, self._rows_max, self.result)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -202,7 +189,7 @@ class _Ingest(Generic[Ref]):
 
     def _accept(self, arrivals: Sequence[Hashed]) -> None:
         """Stores them in one transaction. A row that the database refuses, or that causes an
-        internal error, is found by halving and quarantined alone. A transaction under a fence that
+        internal error, is found by halving and quarantined alone. A transaction that
         ran out of time is halved as well.
         """
         began = time.monotonic()
@@ -214,7 +201,7 @@ class _Ingest(Generic[Ref]):
                 return
             self._accept_halves(arrivals)
         except DATABASE_UNAVAILABLE as error:
-            if len(arrivals) == 1 or not self._was_slow(time.monotonic() - began):
+            if len(arrivals) == 1 or not self._was_slow(error, time.monotonic() - began):
                 raise
             self._rows_max = len(arrivals) // 2
             log.info("fewer rows in a transaction", rows=self._rows_max, error=str(error).strip())
@@ -222,12 +209,14 @@ class _Ingest(Generic[Ref]):
         else:
             self._after_commit(stored)
 
-    def _was_slow(self, seconds: float) -> bool:
-        """Whether a failed transaction may have exceeded its time limits (base/sql/01_fence.sql):
-        these end its session, and the error doesn't say so.
+    def _was_slow(self, error: Exception, seconds: float) -> bool:
+        """Whether a failed transaction may have exceeded its time limits: a statement's, or under a
+        fence its own (base/sql/01_fence.sql), which end its session, and the error doesn't say so.
 
         If the database is unavailable instead, the next transaction fails at once.
         """
+        if isinstance(error.__cause__, QueryCanceled):
+            return True
         return self._fence is not no_fence and seconds * 1000 >= settings.FENCE_MS_MAX / 2
 
     def _accept_halves(self, arrivals: Sequence[Hashed]) -> None:
@@ -240,7 +229,7 @@ class _Ingest(Generic[Ref]):
         if isinstance(error, IntakeFault):
             self._faults.append((Bad(INTERNAL_ERROR, str(error), order_id, origin, hashed.order_hash), error))
         else:
-            self.quarantine_all([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
+            self.bad_news.quarantine_all([Bad(DATABASE_REFUSED, f"{type(error).__name__}: {error}", order_id, origin, hashed.order_hash)])
 
     def quarantine_faulty(self, others_succeeded: Callable[[], bool]) -> None:
         """Quarantines the orders that caused internal errors, once all others are accepted. Raises
@@ -254,43 +243,7 @@ class _Ingest(Generic[Ref]):
         for bad, fault in new:
             log.error("this order can't be opened, others can", order_id=bad.order_id, exc_info=fault)
             alarm(INTERNAL_ERROR, "an order is quarantined because of an internal error", order_id=bad.order_id)
-        self.quarantine_all([bad for bad, _ in self._faults])
-
-    def quarantine_changes(self, suspects: Sequence[Suspect]) -> None:
-        """Quarantines each changed or deleted row. If it refers to an accepted order, also puts
-        that order on hold, unless the row is older than the version that we accepted.
-        """
-        places = stored_places({suspect.order_id for suspect in suspects})
-        for suspect in suspects:
-            if concerns_accepted(suspect, places):
-                self._quarantine_and_hold(suspect.bad(suspect.code))
-            elif suspect.otherwise:
-                self._quarantine_unless_accepted(suspect)
-            else:
-                self.result.filtered += 1
-
-    def _quarantine_unless_accepted(self, suspect: Suspect) -> None:
-        """Quarantines a change of an order that isn't stored. An order that is being accepted at
-        this moment is waited for, and is put on hold then.
-        """
-        bad = suspect.bad(suspect.otherwise)
-        with self._transaction():
-            lock_out_inserts()
-            accepted = concerns_accepted(suspect, stored_places([suspect.order_id]))
-            new = not accepted and bool(quarantine([bad], self._source))
-        if accepted:
-            self._quarantine_and_hold(suspect.bad(suspect.code))
-        else:
-            self._record(bad, new=new)
-
-    def quarantine_all(self, bad_messages: Sequence[Bad]) -> None:
-        """Quarantines messages that are bad in themselves."""
-        if not bad_messages:
-            return
-        with self._transaction():
-            new = {id(bad) for bad in quarantine(bad_messages, self._source)}
-        for bad in bad_messages:
-            self._record(bad, new=id(bad) in new)
+        self.bad_news.quarantine_all([bad for bad, _ in self._faults])
 
     def _store(self, arrivals: Sequence[Hashed]) -> "_Stored[Ref]":
         """Raises IntakeFault also for PostgreSQL's own internal errors, which may be about a row or
@@ -365,32 +318,7 @@ class _Ingest(Generic[Ref]):
             self.result.known += 1
         else:
             detail = f"canonical hash {new_hash}, ours is {stored_hash}"
-            self._quarantine_and_hold(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, new_hash))
-
-    def _quarantine_and_hold(self, bad: Bad) -> None:
-        """Quarantines the message and puts the order's clearing on hold, in one transaction; the
-        same message again does neither.
-        """
-        with self._transaction():
-            outcome = quarantine_contradiction(bad, self._source)
-            if outcome.holds:
-                self._hold(bad.order_id, bad.reason)
-        self._record(bad, new=outcome.new)
-
-    def _record(self, bad: Bad, *, new: bool) -> None:
-        """Counts and logs a message that was quarantined now, or (not `new`) before."""
-        refused = bad.reason.startswith(REFUSED_PREFIX)
-        if refused:
-            self.result.refused += new
-        else:
-            self.result.quarantined += new
-        self.result.known += not new
-        if (refused and bad.reason != EARLY) or bad.reason in {UNREADABLE, DATABASE_REFUSED, INTERNAL_ERROR}:
-            (self.result.bad if new else self.result.bad_before).add(bad.origin.place)
-        if new:
-            topic, partition, offset = bad.origin.place
-            place = {"topic": topic, "partition": partition, "offset": offset}
-            log.warning("quarantined", reason=bad.reason, detail=bad.detail, order_id=bad.order_id, **place)
+            self.bad_news.contradicts(Bad(CONTENTS_DIFFER, detail, repeat.order_id, repeat.arrival.origin, new_hash))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,9 @@ from orders.intake import faults
 from orders.intake.classify import TABLE_CHANGED, Item, Origin, read_message
 from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
 from orders.intake.first_start import NOT_STARTED, NotStarted
-from orders.intake.ingest import IngestResult, Intake
+from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules
+from orders.intake.result import IngestResult
 from orders.stream.offsets import Polled, StagedOffsets
 from orders.stream.preflight import BrokerNotTrusted, advice, check_connectivity
 from orders.stream.progress import Progress
@@ -44,6 +45,9 @@ POLL_MS: Final = 300  # also how long a stop may wait; data ends a poll at once
 SHORT_POLL_MS: Final = 2  # of a broker that never waits for data (KAFKA_IDLE_SLEEP_MS): enough for one response
 IDLE_SLEEP_MS_MIN: Final = 8.0
 IDLE_SHARE: Final = 0.1  # of the time since the last message
+FETCH_BYTES_MAX: Final = 8 << 20  # of one poll, as it comes; a batch that is larger comes alone
+PARTITION_BYTES_MAX: Final = 1 << 20
+MESSAGE_ROWS_MAX: Final = 10_000  # of one message; one with more is quarantined whole
 COMMIT_SECONDS: Final = 0.1  # offsets are committed no more often: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
@@ -114,6 +118,8 @@ def connect(group: str, listener: ConsumerRebalanceListener | None = None) -> Ka
         session_timeout_ms=SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
         metadata_max_age_ms=METADATA_MS_MAX,
+        fetch_max_bytes=FETCH_BYTES_MAX,
+        max_partition_fetch_bytes=PARTITION_BYTES_MAX,
         bootstrap_timeout_ms=CONNECT_MS_MAX,
         reconnect_backoff_max_ms=1_000,
         metrics_enabled=False,
@@ -299,12 +305,16 @@ class BinlogConsumer:
             log.info("offsets not committed, the messages come again", reason=type(error).__name__)
 
     def _judge(self, polled: Polled, result: IngestResult) -> None:
-        """Shows the messages to the stop rule, in their order."""
+        """Shows the messages to the stop rule, in their order. One that contradicts accepted orders
+        counts once for each: a flood of those in few messages is one as well.
+        """
         for partition, records in polled.items():
             for record in records:
                 place = (partition.topic, partition.partition, record.offset)
-                if place in result.bad or place not in result.bad_before:
-                    self._stop_rule.count(bad=place in result.bad)
+                bad = place in result.bad or place in result.holding
+                if bad or place not in result.bad_before:
+                    for _ in range(result.holding[place] or 1):
+                        self._stop_rule.count(bad=bad)
 
     def _idle(self, assigned: bool) -> None:
         now = time.monotonic()
@@ -350,7 +360,7 @@ def _items(polled: Polled, rules: Rules) -> list[Item]:
     for partition, records in polled.items():
         for record in records:
             origin = Origin(partition.topic, partition.partition, record.offset, record.value or b"", record.timestamp or None)
-            reading = read_message(record.value, origin, rules)
+            reading = read_message(record.value, origin, rules, MESSAGE_ROWS_MAX)
             items.extend(reading.items)
             _report(reading.operations, origin)
     return items

@@ -125,3 +125,15 @@ class TestPermission:
         strict.cookies = replayer.cookies
 
         assert strict.post(PAGE, {"ids": str(refused.pk)}).status_code == 403
+
+
+def test_a_row_of_a_long_message_shows_itself_and_the_beginning_of_the_whole(replayer: Client) -> None:
+    rows = [row(f"O{number}", user_id=str(number), asset="DOGE") for number in range(300)]
+    ingest_from_kafka(read(message(*rows)))
+    found = Quarantined.objects.get(order_id="O299")
+
+    text = replayer.get(f"/admin/orders/quarantined/{found.pk}/change/").content.decode()
+
+    assert text.count("O299") > 0
+    assert "O0&quot;" in text
+    assert "characters more" in text

@@ -25,7 +25,7 @@ from structlog.testing import capture_logs
 
 from base.kafka import KafkaSecurity
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from orders.stream.topic_reader import LogNotReadable, open_reader
 from tests.kafka.broker import PASSWORD, USER, Broker

@@ -11,7 +11,8 @@ from django.db import connection
 from base.fence import Fence, no_fence
 from orders.intake.classify import Arrival, Item
 from orders.intake.faults import never_succeeded
-from orders.intake.ingest import AcceptedOrder, IngestResult, ingest
+from orders.intake.ingest import AcceptedOrder, ingest
+from orders.intake.result import IngestResult
 from orders.models import Quarantined, Source, SyncOrder
 
 
@@ -22,6 +23,7 @@ class FakeClearings:
     published: list[str] = field(default_factory=list)
     while_opening: Callable[[Sequence[AcceptedOrder]], None] = lambda _: None
     while_publishing: Callable[[], bool] = lambda: True
+    archived: set[str] = field(default_factory=set)
     fence: Fence = no_fence
     others_succeeded: Callable[[], bool] = never_succeeded
 
@@ -48,6 +50,7 @@ class FakeClearings:
             open_clearings=self.open_clearings,
             hold=self.hold,
             publish=self.publish,
+            archived=self.archived.intersection,
             fence=self.fence,
             others_succeeded=self.others_succeeded,
         )

@@ -25,7 +25,9 @@ OF_CALLS: Final[tuple[tuple[float, Fault], ...]] = (
     (0.006, Fault(kind=FaultKind.LATENCY, latency_ms=1_500)),
     (0.003, Fault(kind=FaultKind.LATENCY, latency_ms=9_000)),
     (0.004, Fault(kind=FaultKind.STATUS, status=503)),
-    (0.004, Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=1_000)),
+    (0.003, Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=1_000)),
+    (0.001, Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=1_000, scope="all")),
+    (0.002, Fault(kind=FaultKind.STATUS, status=401, code="signature_invalid")),
     (0.003, Fault(kind=FaultKind.REFUSE)),
     (0.020, Fault(kind=FaultKind.PARTIAL, fraction=Decimal("0.6"))),
     (0.006, Fault(kind=FaultKind.APPLY_THEN_TIMEOUT)),
@@ -40,6 +42,7 @@ OUTAGES: Final = (  # of one counterparty, whoever calls it and whatever for
     Fault(kind=FaultKind.UNREACHABLE),
     Fault(kind=FaultKind.STATUS, status=503),
     Fault(kind=FaultKind.STATUS, status=403, code="forbidden"),
+    Fault(kind=FaultKind.STATUS, status=401, code="signature_invalid"),
     Fault(kind=FaultKind.RESET),
     Fault(kind=FaultKind.APPLY_THEN_TIMEOUT),
 )

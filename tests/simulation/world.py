@@ -29,8 +29,8 @@ from ops.recovery.sweep import sweep
 from ops.wiring import ingest_from_gap, ingest_from_kafka
 from orders.backfill.gap_pass import GapPass
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
 from orders.intake.mapping import Rules
+from orders.intake.result import IngestResult
 from tests.simulation.attempts import counted
 from tests.simulation.broker import MemoryBroker
 from tests.simulation.counter import Counter

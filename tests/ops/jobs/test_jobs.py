@@ -35,7 +35,7 @@ from ops.recovery import probe, sweep
 from orders.backfill.counter_api import Shards
 from orders.backfill.gap_pass import GapPass
 from orders.backfill.reconcile import Reconcile
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.models import Quarantined, ReconcileRun, SyncOrder, Watermark
 from tests.orders.fakes import FakeClearings
 from tests.orders.messages import RULES

@@ -19,7 +19,7 @@ from ops.liveness.stall import watched
 from ops.management.commands import consume_binlog
 from orders.backfill.gap_pass import SHARD_LIST, GapResult
 from orders.intake.classify import Suspect
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.models import Source
 from orders.stream.consumer import BinlogConsumer, ExitCode
 from orders.stream.progress import Progress

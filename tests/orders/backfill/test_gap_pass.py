@@ -13,7 +13,7 @@ from orders.backfill.counter_api import InterfaceFailed, Page, Position
 from orders.backfill.gap_pass import GapPass, interface_origin
 from orders.intake import faults
 from orders.intake.classify import Item, read_row
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.orders.fakes import FakeClearings, order_ids
 from tests.orders.messages import RULES, message, read, row

@@ -25,8 +25,8 @@ from clearing.store import recovery
 from orders.backfill.replay import Replay, replay_quarantined
 from orders.backfill.verdicts import Tally, Verdict
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
 from orders.intake.mapping import NewOrder
+from orders.intake.result import IngestResult
 from orders.models import Quarantined, Source, SyncOrder
 from orders.stream.topic_reader import LogReader, Span, open_reader
 from tests.orders.conftest import Topic

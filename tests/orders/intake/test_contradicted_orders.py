@@ -14,12 +14,13 @@ from django.db import OperationalError, connection, transaction
 from orders.backfill.gap_pass import interface_origin
 from orders.backfill.replay import replay_quarantined
 from orders.backfill.verdicts import Verdict
+from orders.intake import quarantine
 from orders.intake.classify import Item, read_message, read_row
 from orders.intake.ingest import AcceptedOrder
 from orders.intake.order_store import lock_out_inserts
 from orders.models import Quarantined, Source, SyncOrder
 from tests.orders.fakes import FakeClearings
-from tests.orders.messages import RULES, interface_row, message, origin, row, updated
+from tests.orders.messages import RULES, inserts, interface_row, message, origin, row, updated
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -239,3 +240,44 @@ def a_transaction_waits() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
         return bool(cursor.fetchone()[0])
+
+
+class TestAFloodOfMessagesAboutOneOrder:
+    def test_holds_it_by_a_few_of_them(self, clearings: FakeClearings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(quarantine, "CAUSES_MAX", 3)
+        for offset in range(5, 15):
+            clearings.ingest(at(offset, message(row("O1"), kind="DELETE")))
+        clearings.ingest(at(20, message(row("O1", asset="DOGE"))))
+
+        clearings.ingest_from_gap(from_the_counter())
+
+        assert (clearings.held, clearings.opened) == (DELETED, ["O1"])
+        assert sorted(reasons()) == ["deleted_at_counter"] * 3 + ["deleted_unknown"] * 7 + ["refused:unknown_asset"]
+
+    def test_hides_no_deletion_behind_other_contents(self, clearings: FakeClearings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(quarantine, "CAUSES_MAX", 1)
+        for offset in range(5, 9):
+            clearings.ingest(at(offset, message(row("O1", asset="DOGE"))))
+        clearings.ingest(at(9, message(row("O1"), kind="DELETE")))
+
+        clearings.ingest(at(1, message(row("O1"))))
+
+        assert clearings.held == DELETED
+
+    def test_that_makes_a_batch_too_slow_keeps_no_other_order_out(self, clearings: FakeClearings) -> None:
+        """A statement that is ended for its time says nothing of the row: the batch is halved, as
+        for a row that the database refuses.
+        """
+        sizes = []
+
+        def slow(accepted: Sequence[AcceptedOrder]) -> None:
+            sizes.append(len(accepted))
+            if len(accepted) > 2:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL statement_timeout = 50; SELECT pg_sleep(5)")
+
+        clearings.while_opening = slow
+
+        result = clearings.ingest(inserts([f"O{number}" for number in range(8)]))
+
+        assert (result.accepted, sizes) == (8, [8, 4, 2, 2, 2, 2])

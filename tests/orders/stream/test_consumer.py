@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from clearing.models import Clearing
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.models import Quarantined
 from orders.stream import consumer
 from orders.stream.consumer import ExitCode, connect
@@ -22,6 +22,7 @@ from stack.kafka import ensure_topic
 from tests.orders.conftest import Topic
 from tests.orders.consumers import orders, process, running, stored
 from tests.orders.fakes import FakeClearings
+from tests.orders.messages import inserts, message, row
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
@@ -115,6 +116,18 @@ class TestStopRule:
 
         assert again.ended == ExitCode.STOPPED
         assert len(again.consumer.total.bad_before) == 100
+
+    def test_a_message_that_contradicts_a_hundred_orders_ends_it_once(self, topic: Topic, clearings: FakeClearings) -> None:
+        ids = [f"O{number}" for number in range(100)]
+        clearings.ingest(inserts(ids))
+        topic.send(message(*(row(order_id) for order_id in ids), kind="DELETE"), partition=0)
+
+        with running(clearings.ingest) as stopped:
+            wait_until(lambda: stopped.ended is not None)
+        with running(clearings.ingest, open_log=partial(connect, "from-the-beginning"), idle_seconds=0.5) as again:
+            wait_until(lambda: again.ended is not None)
+
+        assert (stopped.ended, len(clearings.held), again.ended) == (78, 100, ExitCode.STOPPED)
 
 
 class TestCommand:

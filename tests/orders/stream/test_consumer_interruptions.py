@@ -16,7 +16,7 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.models import Quarantined
 from orders.stream import consumer
 from orders.stream.consumer import ExitCode, connect

@@ -10,7 +10,7 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from orders.intake.classify import Item
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.stream import consumer
 from orders.stream.consumer import BinlogConsumer
 from orders.stream.offsets import Polled, StagedOffsets

@@ -17,7 +17,7 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from base.kafka import KafkaSecurity, WrongSecurity
-from orders.intake.ingest import IngestResult
+from orders.intake.result import IngestResult
 from orders.stream.consumer import BinlogConsumer, ExitCode, connect
 from orders.stream.preflight import check_connectivity
 from orders.stream.topic_reader import LogNotReadable, open_reader
