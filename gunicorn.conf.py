@@ -11,6 +11,16 @@ graceful_timeout = 5
 control_socket_disable = True
 
 
+def on_starting(server: Any) -> None:
+    """METRICS_PORT beside the command line's address: there /readyz and /metrics tell all that they
+    know. Settings are read by now.
+    """
+    from django.conf import settings  # noqa: PLC0415
+
+    if settings.METRICS_PORT:
+        server.cfg.set("bind", [*server.cfg.bind, f"0.0.0.0:{settings.METRICS_PORT}"])
+
+
 def post_worker_init(worker: Any) -> None:
     """Each worker is a process of its own among the nodes. Not before the fork, and settings are
     read by now.

@@ -6,6 +6,7 @@ stack writes (`manage.py stack up`). docs/configuration.md lists the variables; 
 with them is printed at the end, and the process exits with 78 (acceptance_site/configuration.py).
 """
 
+import re
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -206,6 +207,9 @@ INTAKE_SINCE = config.moment("INTAKE_SINCE", "2020-01-01T00:00:00+00:00")
 GAP_PASS_SECONDS = config.number("GAP_PASS_SECONDS", 3.0, least=0.1, most=86_400)
 GAP_OVERLAP_MS = config.whole("GAP_OVERLAP_MS", 30_000, least=0, most=3_600_000)
 GAP_PAGE_ROWS = config.whole("GAP_PAGE_ROWS", 500, least=1, most=1_000)
+# A quarantined message that was replayed is kept for so long; one that wasn't, for ever.
+QUARANTINE_DAYS = config.number("QUARANTINE_DAYS", 90.0, least=1, most=36_500)
+TIDY_SECONDS = config.number("TIDY_SECONDS", 3_600.0, least=1, most=604_800)
 RECONCILE_SECONDS = config.number("RECONCILE_SECONDS", 600.0, least=1, most=86_400)
 RECONCILE_HOURS = config.number("RECONCILE_HOURS", 24.0, least=0.1, most=8_760)
 RECONCILE_SETTLE_MS = config.whole(
@@ -329,7 +333,11 @@ ALARM_REPEAT_SECONDS = config.number("ALARM_REPEAT_SECONDS", 60.0, least=0, most
 
 # --- Metrics --------------------------------------------------------------------------------------
 METRICS_DIR = config.folder("METRICS_DIR")  # a folder that the processes of one machine share; empty: each process has its own
-METRICS_PORT = config.whole("METRICS_PORT", 0, least=0, most=65_535)  # where a process without HTTP of its own shows them; 0: nowhere
+METRICS_PORT = config.whole("METRICS_PORT", 0, least=0, most=65_535)  # an internal port where each process shows its own; 0: nowhere
+# Who sends it (Authorization: Bearer …) is told what /readyz found, and /metrics.
+MONITORING_TOKEN = config.optional(
+    "MONITORING_TOKEN", fits=lambda token: bool(re.fullmatch(r"[!-~]{16,200}", token)), form="16 to 200 visible characters of ASCII"
+)
 
 contradictions.check(config, globals())
 production.check(config, globals())

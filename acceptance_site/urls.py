@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 from ops.admin.addresses import admin_urls
 
 admin.autodiscover()
+handler500 = "ops.views.server_error"  # the other pages of errors are templates: 400.html, 403.html, 403_csrf.html, 404.html
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin_urls()),

@@ -88,6 +88,8 @@ WRONG = {
     "GAP_OVERLAP_MS": ["abc", "-1", "1.5"],
     "GAP_PAGE_ROWS": ["abc", "0", "1001"],
     "RECONCILE_SECONDS": ["abc", "0"],
+    "QUARANTINE_DAYS": ["abc", "0"],
+    "TIDY_SECONDS": ["abc", "0"],
     "RECONCILE_HOURS": ["abc", "0", "-1"],
     "RECONCILE_SETTLE_MS": ["abc", "-1"],
     **{
@@ -141,6 +143,7 @@ WRONG = {
     "ALARM_REPEAT_SECONDS": ["abc", "-1"],
     "METRICS_DIR": ["/etc/passwd", "/etc/passwd/metrics"],
     "METRICS_PORT": ["abc", "-1", "65536"],
+    "MONITORING_TOKEN": ["short", "with spaces in between them"],
 }
 # What else must be set for the wrong value to be the only problem.
 SSL = {"KAFKA_SECURITY_PROTOCOL": "SSL"}

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,9 +16,18 @@ from pytest_django import Settings
 from base import metrics
 from clearing.gateways import counterparty_state
 from ops.monitoring import health, scrape
-from ops.monitoring.health import Probe, ProbeError, run_probes
+from ops.monitoring.health import Latest, Probe, ProbeError, Result, run_probes
 from orders.models import Watermark
 from tests.support.bulk import create_orders, remove_orders
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is known from an earlier test."""
+    monkeypatch.setattr(health, "latest", Latest())
+    health.disk_migrations.cache_clear()
+    yield
+    health.disk_migrations.cache_clear()
 
 
 class TestProbes:
@@ -56,8 +66,131 @@ class TestProbes:
         may_end.set()
 
 
+class TestLatest:
+    def test_is_found_once_for_all_who_ask_at_the_same_time(self) -> None:
+        runs, may_end = [], threading.Event()
+
+        def run() -> list[Result]:
+            runs.append(1)
+            may_end.wait(30)
+            return []
+
+        latest = Latest(run)
+        asking = [threading.Thread(target=latest.results) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.2)
+        may_end.set()
+        for thread in asking:
+            thread.join(30)
+
+        assert len(runs) == 1
+
+    def test_is_good_for_two_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, runs = 100.0, []
+        monkeypatch.setattr(health, "monotonic", lambda: now)
+        latest = Latest(lambda: runs.append(1) or [])  # type: ignore[func-returns-value]
+
+        for after in (0.0, 1.9, 2.1, 3.0):
+            now = 100.0 + after
+            latest.results()
+
+        assert len(runs) == 2
+
+    def test_nobody_waits_for_a_probe_that_hangs_once_there_is_an_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, hangs, may_end = 100.0, threading.Event(), threading.Event()
+        monkeypatch.setattr(health, "monotonic", lambda: now)
+        first = Result(Probe("first", lambda: None, ""), "", 1.0)
+
+        def run() -> list[Result]:
+            if now > 100:
+                hangs.set()
+                may_end.wait(30)
+            return [first]
+
+        latest = Latest(run)
+        latest.results()
+        now = 110.0
+        probing = threading.Thread(target=latest.results)
+        probing.start()
+        hangs.wait(30)
+
+        assert (latest.results(), probing.is_alive()) == ([first], True)
+        may_end.set()
+        probing.join(30)
+
+    def test_a_run_that_raises_leaves_the_next_one_free(self) -> None:
+        answers = iter([ZeroDivisionError(), []])
+
+        def run() -> list[Result]:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        latest = Latest(run)
+        with pytest.raises(ZeroDivisionError):
+            latest.results()
+
+        assert latest.results() == []
+
+
+@pytest.mark.django_db
+class TestStrangers:
+    TOKEN = "a-token-of-the-monitoring"
+
+    @pytest.fixture(autouse=True)
+    def production(self, settings: Settings, anew: None) -> None:
+        settings.MONITORING_TOKEN = self.TOKEN
+
+    def test_learn_whether_it_is_ready_and_nothing_else(self, client: Client, settings: Settings) -> None:
+        settings.BROKER_URL = "redis://:secret@127.0.0.1:1/0"
+
+        ready, alive, metrics_page = (client.get(f"/{name}") for name in ("readyz", "healthz", "metrics"))
+
+        assert (ready.status_code, ready.json()) == (503, {"status": "not ready"})
+        assert alive.json() == {"status": "ok"}
+        assert (metrics_page.status_code, metrics_page.content, metrics_page["WWW-Authenticate"]) == (401, b"", "Bearer")
+
+    @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x"])
+    def test_are_all_who_send_another_token(self, client: Client, given: str) -> None:
+        assert client.get("/metrics", headers={"Authorization": given}).status_code == 401
+
+    def test_are_not_those_who_send_it(self, client: Client) -> None:
+        headers = {"Authorization": f"Bearer {self.TOKEN}"}
+
+        assert "probes" in client.get("/readyz", headers=headers).json()
+        assert client.get("/metrics", headers=headers).status_code == 200
+
+    def test_are_not_those_who_ask_on_the_internal_port(self, client: Client, settings: Settings) -> None:
+        settings.METRICS_PORT = 9100
+
+        inside = client.get("/readyz", SERVER_PORT="9100")
+        outside = client.get("/readyz", SERVER_PORT="8000", headers={"X-Forwarded-Port": "9100", "Host": "localhost:9100"})
+
+        assert ("probes" in inside.json(), "probes" in outside.json()) == (True, False)
+
+    def test_are_all_in_production_without_a_token(self, client: Client, settings: Settings) -> None:
+        settings.MONITORING_TOKEN, settings.PRODUCTION = "", True
+
+        assert (client.get("/metrics").status_code, "probes" in client.get("/readyz").json()) == (401, False)
+
+    def test_who_ask_again_and_again_cost_one_probe(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        connected: list[int] = []
+        monkeypatch.setattr(health, "_connect", lambda: connected.append(1) or 1 / 0)  # type: ignore[func-returns-value]
+
+        for _ in range(50):
+            client.get("/readyz")
+
+        assert len(connected) <= 4  # a database and a migrations probe, and once more if the two seconds end meanwhile
+
+
 @pytest.mark.django_db
 class TestEndpoints:
+    @pytest.fixture(autouse=True)
+    def _anew(self, anew: None) -> None:
+        """Each test finds what is so now."""
+
     def test_healthz_asks_nobody(self, client: Client, settings: Settings) -> None:
         settings.BROKER_URL = "redis://127.0.0.1:1/0"
 
