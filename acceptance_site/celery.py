@@ -84,6 +84,7 @@ app.conf.update(
         "probe": beat_entry("ops.probe", settings.SWEEP_SECONDS),
         "gap-pass": beat_entry("ops.gap_pass", settings.GAP_PASS_SECONDS),
         "reconcile": beat_entry("ops.reconcile", settings.RECONCILE_SECONDS),
+        "tidy": beat_entry("ops.tidy", settings.TIDY_SECONDS),
     },
     CELERY_DB_REUSE_MAX=2**62,
 )

@@ -88,6 +88,7 @@ class Clearing(models.Model):
             models.Index(fields=["user_id", "contract_id"], condition=Q(state=State.PARKED), name="clearing_parked"),
             models.Index(F("reminded_at").asc(nulls_first=True), condition=Q(state=State.PARKED), name="clearing_reminder"),
             models.Index(fields=["state", "created_ms"], condition=~Q(state=State.CLEARED), name="clearing_unfinished"),
+            models.Index(fields=["error_code"], condition=~Q(state=State.CLEARED) & ~Q(error_code=""), name="clearing_error_code"),
             models.Index(F("cleared_at").desc(), condition=Q(state=State.CLEARED), name="clearing_cleared"),
             models.Index(fields=["user_id", "-created_ms"], name="clearing_user"),
         ]

@@ -13,6 +13,7 @@ from ops.jobs.run import periodic_job, run_job
 from ops.liveness.watcher import watcher
 from ops.recovery.probe import in_background, probe_all
 from ops.recovery.sweep import sweep_exclusively
+from ops.recovery.tidy import run_tidy
 from ops.wiring import run_gap_pass, run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
 from orders.backfill.gap_pass import SHARD_LIST
@@ -61,6 +62,13 @@ def gap_pass(fence: Fence) -> bool:
     if result is not None:
         counter_backoff.record(success=SHARD_LIST not in result.failed)
     return result is not None
+
+
+@periodic_job("ops.tidy")
+def tidy(fence: Fence) -> bool:
+    """Deletes what nobody needs any more: sessions that have ended, messages that were replayed."""
+    run_tidy(fence)
+    return True
 
 
 @periodic_job("ops.reconcile")

@@ -73,6 +73,20 @@ class OrderStateFilter(StateFilter):
     prefix = "clearing__"
 
 
+# Skips from one code to the next in a partial index, so that its cost grows with the number of
+# codes, not of unfinished orders.
+ERROR_CODES_SQL = """
+    WITH RECURSIVE codes (code) AS (
+        (SELECT error_code FROM clearing_clearing WHERE state <> 'cleared' AND error_code <> '' ORDER BY error_code LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT c.error_code FROM clearing_clearing c WHERE c.state <> 'cleared' AND c.error_code <> '' AND c.error_code > codes.code
+            ORDER BY c.error_code LIMIT 1
+        ) FROM codes WHERE codes.code IS NOT NULL
+    ) SELECT code FROM codes WHERE code IS NOT NULL LIMIT %s
+"""
+
+
 class ErrorFilter(admin.SimpleListFilter):
     """The error codes of clearings that aren't cleared."""
 
@@ -81,10 +95,7 @@ class ErrorFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT DISTINCT error_code FROM clearing_clearing WHERE state <> 'cleared' AND error_code <> '' ORDER BY 1 LIMIT %s",
-                [ERROR_CODES_MAX],
-            )
+            cursor.execute(ERROR_CODES_SQL, [ERROR_CODES_MAX])
             return [(code, code) for (code,) in cursor.fetchall()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

@@ -11,6 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from clearing.admin.clearings import ERROR_CODES_MAX, ERROR_CODES_SQL
 from clearing.models import Clearing
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.support.bulk import create_orders
@@ -45,6 +46,14 @@ class TestSearch:
     )
     def test_an_order_by_its_id_or_by_a_key(self, viewer: Client, url: str, term: str, found: list[str]) -> None:
         assert rows(viewer, f"{url}?q={term}") == found
+
+    @pytest.mark.parametrize("url", [CLEARINGS, ORDERS])
+    @pytest.mark.parametrize("term", ["A:b:1", "A:b", "A:b:1:3.2:r1", "A:b:1:4"])
+    def test_an_order_whose_id_has_colons(self, viewer: Client, url: str, term: str) -> None:
+        """From a release that took such ids."""
+        SyncOrder.objects.filter(order_id="bulk-00000123").update(order_id="A:b:1")
+
+        assert rows(viewer, f"{url}?q={term}") == ["A:b:1"]
 
     @pytest.mark.parametrize("url", [CLEARINGS, ORDERS])
     def test_orders_by_the_beginning_of_an_id(self, viewer: Client, url: str) -> None:
@@ -87,6 +96,20 @@ class TestFilters:
         found = viewer.get(f"{CLEARINGS}?error=timeout").context["cl"].result_list
 
         assert {row.error_code for row in found} == {"timeout"}
+
+    def test_the_errors_in_use_are_found_by_skipping_through_an_index(self, viewer: Client) -> None:
+        """An outage leaves a million unfinished orders: a look at the list must not sort them."""
+        expected = sorted(set(Clearing.objects.exclude(state="cleared").exclude(error_code="").values_list("error_code", flat=True)))
+
+        with connection.cursor() as cursor:
+            cursor.execute(ERROR_CODES_SQL, [ERROR_CODES_MAX])
+            found = [code for (code,) in cursor.fetchall()]
+            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+            cursor.execute(f"EXPLAIN {ERROR_CODES_SQL}", [ERROR_CODES_MAX])
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+
+        assert (found, len(expected) > 1) == (expected, True)
+        assert plan.count("clearing_error_code") == 2
 
     def test_by_direction_asset_and_source(self, viewer: Client) -> None:
         found = viewer.get(f"{CLEARINGS}?direction=OPEN&asset=ETH&source=kafka").context["cl"].result_list
