@@ -54,7 +54,7 @@ class TestPages:
 
         assert (answer.status_code, "load the page again" in answer.content.decode()) == (403, True)
 
-    def test_a_mistake_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_internal_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         client = person("mia", "view_clearing")
         client.raise_request_exception = False
         monkeypatch.setattr(overview, "read", lambda: 1 / 0)
