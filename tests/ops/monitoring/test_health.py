@@ -68,7 +68,8 @@ class TestProbes:
 
 class TestLatest:
     def test_is_found_once_for_all_who_ask_at_the_same_time(self) -> None:
-        runs, may_end = [], threading.Event()
+        may_end = threading.Event()
+        runs: list[int] = []
 
         def run() -> list[Result]:
             runs.append(1)
@@ -87,7 +88,8 @@ class TestLatest:
         assert len(runs) == 1
 
     def test_is_good_for_two_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        now, runs = 100.0, []
+        now = 100.0
+        runs: list[int] = []
         monkeypatch.setattr(health, "monotonic", lambda: now)
         latest = Latest(lambda: runs.append(1) or [])  # type: ignore[func-returns-value]
 
