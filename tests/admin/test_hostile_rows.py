@@ -74,7 +74,7 @@ def odd_value(field: Any, variant: int) -> Any:
     """An extreme value that the field's column can hold; a field of a new kind has to be added to
     EXTREMES.
     """
-    values = list(dict(field.flatchoices)) or next(make(field) for kind, make in EXTREMES if isinstance(field, kind))
+    values: Sequence[Any] = list(dict(field.flatchoices)) or next(make(field) for kind, make in EXTREMES if isinstance(field, kind))
     return values[variant % len(values)]
 
 
@@ -123,7 +123,8 @@ def _fill() -> None:
             Intervention, variant, clearing=clearing, operation=operation, kind=list(InterventionKind)[variant % len(InterventionKind)], **decided
         )
     LeaderTerm.objects.update_or_create(pk=1, defaults={"term": 2**63 - 1, "leader": ODD_TEXTS[0], "reason": ODD_TEXTS[1], "since": TIMES[0]})
-    for model in (*admin.site._registry, *MADE_ALONGSIDE):
+    models_made: list[Any] = [*admin.site._registry, *MADE_ALONGSIDE]
+    for model in models_made:
         if model in {SyncOrder, Clearing, Operation, Attempt, StatusChange, Intervention, User}:
             continue
         for variant in range(_rows_of(model._meta.pk)):

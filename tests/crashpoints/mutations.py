@@ -143,9 +143,9 @@ def gap_position_first() -> None:
     """A gap pass moves its position before it has taken anything in."""
     real = gap_pass.GapPass._read
 
-    def read(self: gap_pass.GapPass, shard: int, start_ms: int, result: gap_pass.GapResult) -> Any:
+    def read(self: gap_pass.GapPass, shard: int, start_ms: int, result: gap_pass.GapResult, pages_max: int | None) -> Any:
         self._write(gap_pass._MOVE, {"shard": shard, "now_ms": clock.now_ms(), "overlap_ms": self.overlap_ms, "skew_ms": 0})
-        return real(self, shard, start_ms, result)
+        return real(self, shard, start_ms, result, pages_max)
 
     _replace(gap_pass.GapPass, "_read", read)
 

@@ -91,7 +91,12 @@ class TestLatest:
         now = 100.0
         runs: list[int] = []
         monkeypatch.setattr(health, "monotonic", lambda: now)
-        latest = Latest(lambda: runs.append(1) or [])  # type: ignore[func-returns-value]
+
+        def run() -> list[Result]:
+            runs.append(1)
+            return []
+
+        latest = Latest(run)
 
         for after in (0.0, 1.9, 2.1, 3.0):
             now = 100.0 + after
@@ -122,7 +127,7 @@ class TestLatest:
         probing.join(30)
 
     def test_a_run_that_raises_leaves_the_next_one_free(self) -> None:
-        answers = iter([ZeroDivisionError(), []])
+        answers: Iterator[Exception | list[Result]] = iter([ZeroDivisionError(), []])
 
         def run() -> list[Result]:
             answer = next(answers)
@@ -179,7 +184,12 @@ class TestStrangers:
 
     def test_who_ask_again_and_again_cost_one_probe(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         connected: list[int] = []
-        monkeypatch.setattr(health, "_connect", lambda: connected.append(1) or 1 / 0)  # type: ignore[func-returns-value]
+
+        def connect() -> None:
+            connected.append(1)
+            raise ProbeError("away")
+
+        monkeypatch.setattr(health, "_connect", connect)
 
         for _ in range(50):
             client.get("/readyz")

@@ -20,6 +20,7 @@ from orders.backfill import counter_api, gap_pass, reconcile
 from orders.backfill.counter_api import HttpSyncOrderInterface, InterfaceFailed, readable_row
 from orders.backfill.gap_pass import GapPass
 from orders.backfill.reconcile import Reconcile
+from orders.intake.classify import read_row
 from orders.models import ReconcileRun, SyncOrder, Watermark
 from tests.orders.fakes import FakeClearings
 from tests.orders.messages import CREATED_MS, RULES, interface_row
@@ -210,7 +211,7 @@ class TestInternalError:
                 raise ZeroDivisionError("a mistake\x00")
             return real(row, origin, rules)
 
-        real = gap_pass.read_row
+        real = read_row
         monkeypatch.setattr(gap_pass, "read_row", read)
         monkeypatch.setattr(reconcile, "read_row", read)
 
