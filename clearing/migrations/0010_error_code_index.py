@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("clearing", "0008_plain_words")]
+    dependencies = [("clearing", "0009_money_bounds")]
 
     operations = [
         AddIndexConcurrently(
