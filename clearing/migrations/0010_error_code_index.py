@@ -1,16 +1,13 @@
-"""The index of the error codes in use, made while orders are cleared."""
+"""The index of the error codes in use, for the list's filter."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    atomic = False
-
     dependencies = [("clearing", "0009_money_bounds")]
 
     operations = [
-        AddIndexConcurrently(
+        migrations.AddIndex(
             model_name="clearing",
             index=models.Index(
                 condition=models.Q(models.Q(("state", "cleared"), _negated=True), models.Q(("error_code", ""), _negated=True)),

@@ -127,6 +127,8 @@ def _fill() -> None:
     for model in models_made:
         if model in {SyncOrder, Clearing, Operation, Attempt, StatusChange, Intervention, User}:
             continue
+        if model._meta.pk.choices:  # each of them may be there already
+            model._default_manager.all().delete()
         for variant in range(_rows_of(model._meta.pk)):
             odd_row(model, variant, **({"step": variant} if model is Pause else {}))
     for variant, message in enumerate((None, *ODD_BYTES)):

@@ -104,7 +104,7 @@ class TestFilters:
         with connection.cursor() as cursor:
             cursor.execute(ERROR_CODES_SQL, [ERROR_CODES_MAX])
             found = [code for (code,) in cursor.fetchall()]
-            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off")
             cursor.execute(f"EXPLAIN {ERROR_CODES_SQL}", [ERROR_CODES_MAX])
             plan = "\n".join(line for (line,) in cursor.fetchall())
 

@@ -274,7 +274,8 @@ class TestAFloodOfMessagesAboutOneOrder:
             sizes.append(len(accepted))
             if len(accepted) > 2:
                 with connection.cursor() as cursor:
-                    cursor.execute("SET LOCAL statement_timeout = 50; SELECT pg_sleep(5)")
+                    cursor.execute("SET LOCAL statement_timeout = 50")
+                    cursor.execute("SELECT pg_sleep(5)")
 
         clearings.while_opening = slow
 
