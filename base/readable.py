@@ -28,12 +28,12 @@ def amount(value: Decimal | None) -> str:
 
 def text_of(raw: bytes | memoryview | None) -> str:
     """Bytes as text: JSON indented, other UTF-8 as it is, what is neither with its odd bytes
-    escaped; empty for none.
+    escaped, and so are lone surrogates, which no page can carry; empty for none.
     """
     if raw is None:
         return ""
     try:
-        return json.dumps(json.loads(bytes(raw)), indent=2, ensure_ascii=False)
+        return json.dumps(json.loads(bytes(raw)), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     except (ValueError, RecursionError):
         return bytes(raw).decode("utf-8", "backslashreplace")
 

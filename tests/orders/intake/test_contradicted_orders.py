@@ -281,4 +281,4 @@ class TestAFloodOfMessagesAboutOneOrder:
 
         result = clearings.ingest(inserts([f"O{number}" for number in range(8)]))
 
-        assert (result.accepted, sizes) == (8, [8, 4, 2, 2, 2, 2])
+        assert (result.accepted, sizes) == (8, [8, 4, 2, 2, 4, 2, 2])

@@ -95,9 +95,7 @@ class TestAMessageOfManyRows:
     @pytest.mark.parametrize("whole", [True, False], ids=["this release", "the release before"])
     def test_is_replayed_row_by_row(self, clearings: FakeClearings, whole: bool) -> None:
         """The release before knows only the row's own bytes."""
-        clearings.ingest(
-            read(many(kind="INSERT", asset="ETH"), rules=RULES.__class__("counter.sync_order", RULES.exchange_kinds, 0, frozenset({"BTC"})))
-        )
+        clearings.ingest(read(many(kind="INSERT", asset="ETH"), rules=replace(RULES, scales={"USDT": 6, "BTC": 8})))
         if not whole:
             QuarantinedMessage.objects.all().delete()
 
@@ -109,7 +107,7 @@ class TestAMessageOfManyRows:
     def test_with_two_changes_of_one_order_is_replayed_with_both(self, clearings: FakeClearings) -> None:
         raw = message(row("O1", asset="DOGE"), row("O1", quantity="2", asset="DOGE"), row("O2", asset="DOGE"))
         clearings.ingest(read(raw))
-        rules = replace(RULES, assets=RULES.assets | {"DOGE"})
+        rules = replace(RULES, scales={**RULES.scales, "DOGE": 8})
 
         found = replay_quarantined(Quarantined.objects.get(order_id="O1"), rules, clearings.ingest)
 
