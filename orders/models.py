@@ -1,5 +1,6 @@
 """The orders that the counter wrote, as we hold them, and what intake remembers."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from django.db import models

@@ -27,7 +27,6 @@ from orders.intake.bad_news import BadNews, Hold
 from orders.intake.classify import (
     CONTENTS_DIFFER,
     DATABASE_REFUSED,
-    EARLY,
     INTERNAL_ERROR,
     Arrival,
     Bad,
@@ -307,7 +306,7 @@ class _Ingest(Generic[Ref]):
         if stored.left_out:
             early, due = early_and_due(stored.left_out)
             refused = self.result.refused
-            self.quarantine_all(early)
+            self.bad_news.quarantine_all(early)
             if self.result.refused > refused:
                 tell_of_early(early)
             self.accept_all(due)

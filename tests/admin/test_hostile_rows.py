@@ -76,7 +76,8 @@ def odd_value(field: Any, variant: int) -> Any:
     EXTREMES.
     """
     choices = list(dict(field.flatchoices))
-    values: Sequence[Any] = choices or next(make(field) for kind, make in EXTREMES if isinstance(field, kind))
+    makes: list[Callable[[Any], Sequence[Any]]] = [make for kind, make in EXTREMES if isinstance(field, kind)]
+    values: Sequence[Any] = choices or makes[0](field)
     return values[variant % len(values)]
 
 
