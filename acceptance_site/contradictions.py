@@ -18,6 +18,7 @@ def check(config: Configuration, settings: Mapping[str, Any]) -> None:
     _money(config, settings)
     _sweep(config, settings)
     _alarms(config, settings)
+    _desk(config, settings)
 
 
 def _claims_and_calls(config: Configuration, settings: Mapping[str, Any]) -> None:
@@ -141,3 +142,8 @@ def _alarms(config: Configuration, settings: Mapping[str, Any]) -> None:
             "PARKED_REMINDER_SECONDS: otherwise reminders aren't posted",
             "PARKED_REMINDER_SECONDS",
         )
+
+
+def _desk(config: Configuration, settings: Mapping[str, Any]) -> None:
+    if settings["PRODUCTION"] and not settings["SECOND_FACTOR"]:
+        config.problem("SECOND_FACTOR", "SECOND_FACTOR is off: unset it; in production a password alone doesn't let anybody move money")

@@ -7,6 +7,7 @@ with them is printed at the end, and the process exits with 78 (acceptance_site/
 """
 
 import re
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "csp",
+    "axes",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
     "base",
     "orders",
     "clearing",
@@ -73,8 +77,13 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "base.desk.actor.remember_request",
+    "base.desk.sessions.end_after_a_working_day",
+    "base.desk.sessions.require_second_factor",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "acceptance_site.urls"
 WSGI_APPLICATION = "acceptance_site.wsgi.application"
@@ -92,9 +101,33 @@ TEMPLATES: list[dict[str, Any]] = [
     }
 ]
 AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+PASSWORD_HASHERS = ["base.desk.hashing.KeptHash"]
+# A session ends after a working day, and with the browser.
+SESSION_COOKIE_AGE = int(3600 * config.number("SESSION_HOURS", 8.0, least=0.25, most=24))
+SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+# So long after authenticating again a person may approve without doing it once more.
+APPROVAL_FRESH_SECONDS = config.whole("APPROVAL_FRESH_SECONDS", 300, least=10, most=900)
+# Proxies in front of the web process that append to X-Forwarded-For: where a request comes from.
+PROXY_COUNT = config.whole("PROXY_COUNT", 0, least=0, most=10)
+# Passwords that are wrong so often, of one user from one address or from one address at all, are
+# refused for a while without being looked at.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = config.whole("SIGN_IN_FAILURES_MAX", 10, least=3, most=100)
+AXES_COOLOFF_TIME = timedelta(minutes=config.number("SIGN_IN_LOCK_MINUTES", 15.0, least=1, most=1_440))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "ip_address"]
+AXES_CLIENT_IP_CALLABLE = "base.desk.actor.address_of"
+AXES_LOCKOUT_CALLABLE = "base.desk.sessions.locked_out"
+AXES_RESET_ON_SUCCESS = True
+AXES_ENABLE_ADMIN = False
+AXES_DISABLE_ACCESS_LOG = True  # the desk's own record has it
+AXES_VERBOSE = False
+# A second factor (TOTP) beside the password; production can't do without.
+SECOND_FACTOR = config.one_of("SECOND_FACTOR", *(("required", "off") if PRODUCTION else ("off", "required"))) == "required"
+OTP_TOTP_ISSUER = "Acceptance service"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LANGUAGE_CODE = "en"
 USE_TZ = True
@@ -285,6 +318,10 @@ REQUEST_TRANSIT_SECONDS = SIGNATURE_VALIDITY_SECONDS + CLOCK_SKEW_SECONDS_MAX + 
 KEY_RETENTION_SECONDS = int(config.number("KEY_RETENTION_SECONDS", 6 * 24 * 3600, least=1, most=3_153_600_000))
 # An intervention that nobody approves for so long expires.
 INTERVENTION_HOURS = config.number("INTERVENTION_HOURS", 24.0, least=0.01, most=8_760)
+# Read by `migrate`, which writes it into the database: no process can choose its own.
+APPROVER_SETTLED_HOURS = config.number("APPROVER_SETTLED_HOURS", 24.0, least=1 if PRODUCTION else 0, most=8_760)
+# Retries by one operator within an hour; more need a second person.
+RETRIES_ALONE_MAX = config.whole("RETRIES_ALONE_MAX", 20, least=0, most=100_000)
 # An order that waits for an operator for so long raises its alarm again.
 PARKED_REMINDER_SECONDS = config.number("PARKED_REMINDER_SECONDS", 900.0, least=1, most=604_800)
 SWEEP_SECONDS = config.number("SWEEP_SECONDS", 1.0, least=0.1, most=3_600)

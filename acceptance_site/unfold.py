@@ -53,8 +53,11 @@ NAVIGATION: list[dict[str, Any]] = [
         "title": "Users and audit",
         "separator": True,
         "items": [
+            _item("Proposals", "approval", "admin:base_proposal_changelist", "base.view_proposal"),
             _item("Users", "person", "admin:auth_user_changelist", "auth.view_user"),
             _item("Groups", "group", "admin:auth_group_changelist", "auth.view_group"),
+            _item("Grants", "verified_user", "admin:base_grant_changelist", "base.view_grant"),
+            _item("Desk events", "login", "admin:base_deskevent_changelist", "base.view_deskevent"),
             _item("Audit log", "history", "admin:admin_logentry_changelist", "admin.view_logentry"),
         ],
     },

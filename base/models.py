@@ -3,6 +3,9 @@
 from django.db import models
 
 from base.clock import ServiceNow
+from base.desk.models import DeskAccount, DeskEvent, Grant, Proposal
+
+__all__ = ["Candidate", "DeskAccount", "DeskEvent", "Grant", "Incarnation", "LeaderTerm", "Proposal"]
 
 
 class Incarnation(models.Model):

@@ -9,7 +9,10 @@ class ClearingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from base.desk.roles import install_roles  # noqa: PLC0415 - models are ready only now
+
         post_migrate.connect(install_functions, sender=self)
+        post_migrate.connect(install_roles, sender=self)  # here, since permissions of every app below exist by now
 
     @staticmethod
     def generated_functions() -> list[str]:

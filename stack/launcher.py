@@ -183,4 +183,5 @@ class Stack:
         if not any(self.is_named(variable) for variable in COUNTERPARTIES):
             base = f"http://{LOOPBACK}:{memory.ports['sandbox']}"
             variables |= {variable: f"{base}/{prefix}" for variable, prefix in COUNTERPARTIES.items()}
+            variables["APPROVER_SETTLED_HOURS"] = "0"  # who tries the sandbox waits no day for a first approval
         return variables

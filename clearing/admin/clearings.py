@@ -19,6 +19,7 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from base.clock import ServiceNow
+from base.desk.journal import note_look
 from base.filters import PeriodFilter, by_field
 from base.parameters import ids_in
 from base.readable import amount
@@ -224,6 +225,8 @@ class ClearingAdmin(ReadOnlyAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         clearing = self.get_object(request, object_id)
+        if clearing and request.method == "GET":
+            note_look("clearing", clearing.order.order_id)
         context = _page(request, clearing, f"Clearing of {clearing.order.order_id}") if clearing else {}
         answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
         return answer
@@ -331,6 +334,8 @@ class ClearedOrderAdmin(SyncOrderAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         order = self.get_object(request, object_id)
+        if order and request.method == "GET":
+            note_look("order", order.order_id)
         context = _page(request, order.clearing, f"Order {order.order_id}") if order else {}
         answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
         return answer

@@ -18,7 +18,10 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from base.desk.actor import current
+from base.desk.rights import may
 from base.readonly import ReadOnlyAdmin, column
+from clearing.admin.policy_changes import propose_change
 from clearing.flow.flows import dues
 from clearing.gateways import Counterparty, counterparty_state
 from clearing.models import CounterpartyState, CounterpartyStateChange, ErrorPolicy, Pause
@@ -112,7 +115,7 @@ class CounterpartyAdmin(StoredNameAdmin):
         return answer
 
     def has_pause_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return request.user.has_perm(PERMISSION)
+        return may(request.user, PERMISSION)
 
     def get_urls(self) -> list[Any]:
         views = [("pause", True), ("resume", False)]
@@ -132,7 +135,7 @@ class CounterpartyAdmin(StoredNameAdmin):
 
     def switch(self, request: HttpRequest, name: str, *, pausing: bool) -> HttpResponse:
         """GET asks for step and reason; POST pauses or resumes."""
-        if not request.user.has_perm(PERMISSION) or name not in list(Counterparty):
+        if not may(request.user, PERMISSION) or name not in list(Counterparty):
             raise PermissionDenied
         paused = set(Pause.objects.filter(counterparty=name).values_list("step", flat=True))
         form = PauseForm(name, paused, pausing=pausing, data=request.POST or None)
@@ -192,3 +195,46 @@ class ErrorPolicyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
         ("backoff_base_ms", "backoff_cap_ms"),
         "reason",
     )
+
+    # Nothing is written here: a second person approves what was typed.
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, "clearing.add_errorpolicy")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, "clearing.change_errorpolicy")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, "clearing.delete_errorpolicy")
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        return {}  # deleting several at once would be one proposal each
+
+    def save_model(self, request: HttpRequest, obj: ErrorPolicy, form: Any, change: bool) -> None:
+        request.proposed = propose_change(obj, current())  # type: ignore[attr-defined]
+
+    def delete_model(self, request: HttpRequest, obj: ErrorPolicy) -> None:
+        request.proposed = propose_change(obj, current(), delete=True)  # type: ignore[attr-defined]
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:
+        """The proposal is the record."""
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> None:
+        """The same."""
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
+        """The same."""
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> HttpResponse:
+        return _to_proposal(request)
+
+    def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        return _to_proposal(request)
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: int) -> HttpResponse:
+        return _to_proposal(request)
+
+
+def _to_proposal(request: HttpRequest) -> HttpResponse:
+    messages.warning(request, "Requested: an error policy needs a second person's approval.")
+    return HttpResponseRedirect(reverse("admin:base_proposal_change", args=[request.proposed.pk]))  # type: ignore[attr-defined]

@@ -21,6 +21,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from base.clock import ServiceNow
+from base.desk import again, rights
+from base.desk.journal import note_and_tell, note_look
 from base.filters import by_field
 from base.readable import amount, text_of
 from base.readonly import ReadOnlyAdmin, column
@@ -97,7 +99,7 @@ def _notice(clearing: Clearing) -> str:
 
 def may_request(request: HttpRequest, kind: InterventionKind) -> bool:
     """Whether the user may do it (a retry) or request it."""
-    return request.user.has_perm(RETRYING if kind == K.RETRY else ASKING)
+    return rights.may(request.user, RETRYING if kind == K.RETRY else ASKING)
 
 
 def action_url(clearing: Clearing, kind: InterventionKind) -> str:
@@ -279,6 +281,8 @@ class InterventionAdmin(ReadOnlyAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None) -> HttpResponse:
         intervention = self.get_object(request, object_id)
+        if intervention and request.method == "GET":
+            note_look("intervention", intervention.clearing.order.order_id)
         context = {"title": str(intervention), **_decision(request, intervention)} if intervention else {}
         answer: HttpResponse = super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
         return answer
@@ -317,7 +321,8 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
     context: dict[str, Any] = {"intervention": intervention, "evidence_request": text_of(intervention.operation.request)}
     if intervention.state != InterventionState.REQUESTED:
         return context
-    own, approver = _is_own(request, intervention), request.user.has_perm(APPROVING)
+    own = _is_own(request, intervention)
+    why_not = "" if own else rights.why_not_approve(request.user.pk)[1]
     clearing = intervention.clearing
     consequences, obstacle = _foreseen(read_case(clearing), K(intervention.kind), evidence_of(intervention))
     until = None if intervention.kind == K.RELEASE_HOLD else on_its_way_until(intervention.clearing_id)
@@ -327,8 +332,11 @@ def _decision(request: HttpRequest, intervention: Intervention) -> dict[str, Any
         "consequences": consequences,
         "obstacle": obstacle,
         "waits_until": until if until and until > now else None,
-        "may_approve": approver and not own,
-        "may_refuse": approver or own,
+        "may_approve": not own and not why_not,
+        "why_not": why_not,
+        "both_until": rights.both_until(request.user.pk),
+        **again.shown(request),
+        "may_refuse": rights.may(request.user, APPROVING) or own,
         "own": own,
         "form": RefuseForm(),
         "decide_url": reverse("admin:clearing_intervention_decide", args=[intervention.pk]),
@@ -339,8 +347,12 @@ def _approve(request: HttpRequest, intervention: Intervention) -> None:
     """The execution and its line in the audit log are one transaction, also where it fails; the
     publish comes after it.
     """
-    if not request.user.has_perm(APPROVING):
+    if not rights.may(request.user, APPROVING):
         raise PermissionDenied
+    problem = again.refusal(request)
+    if problem:
+        messages.error(request, f"Not approved: {problem}.")
+        return
     publish.generation()  # read before the transaction, which only uses what is known
     try:
         with transaction.atomic():
@@ -357,13 +369,15 @@ def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, in
     except Busy:
         raise
     except NotPossible as refusal:
+        order_id = intervention.clearing.order.order_id
+        note_and_tell("approval_refused", "an approval was refused", order_id=order_id, intervention=intervention.pk, refused=refusal.code)
         return f"Not executed: {refusal}.", messages.ERROR
     _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, requested by {intervention.asked_by}: {outcome}")
     return f"Intervention executed: {outcome}.", messages.SUCCESS
 
 
 def _refuse(request: HttpRequest, intervention: Intervention) -> None:
-    if not (request.user.has_perm(APPROVING) or (_is_own(request, intervention) and may_request(request, K(intervention.kind)))):
+    if not (rights.may(request.user, APPROVING) or (_is_own(request, intervention) and may_request(request, K(intervention.kind)))):
         raise PermissionDenied
     form = RefuseForm(request.POST)
     if not form.is_valid():

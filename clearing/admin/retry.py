@@ -15,7 +15,10 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.widgets import UnfoldBooleanWidget
 
+from base.desk.actor import current
+from base.desk.rights import may
 from base.parameters import ids_in
+from clearing.admin.bulk_retry import needs_second_person, propose_retries
 from clearing.admin.forms import reason_field
 from clearing.dispatch import publish
 from clearing.flow.flows import SLIPPAGE_EXCEEDED
@@ -33,7 +36,7 @@ PERMISSION = "clearing.change_clearing"  # the only changes that the admin makes
 
 def may_retry(request: HttpRequest) -> bool:
     """Whether the user may intervene in clearings."""
-    return request.user.has_perm(PERMISSION)
+    return may(request.user, PERMISSION)
 
 
 def is_offered(case: Case) -> bool:
@@ -65,7 +68,12 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
         raise PermissionDenied
     chosen = _chosen(request.POST.get("ids") or request.GET.get("ids") or "")
     form = RetryForm(request.POST or None)
+    alone = not needs_second_person(request.user, len(chosen))
     if request.method == "POST" and form.is_valid():
+        if not alone:
+            proposal = propose_retries(chosen, form.cleaned_data["reason"], current(), query_only=form.cleaned_data["only_ask"])
+            messages.warning(request, "Requested: so many retries need a second person's approval.")
+            return HttpResponseRedirect(reverse("admin:base_proposal_change", args=[proposal.pk]))
         _retry_all(request, chosen, form.cleaned_data["reason"], query_only=form.cleaned_data["only_ask"])
         return HttpResponseRedirect(_back(chosen))
     cases = read_cases(chosen)
@@ -74,6 +82,7 @@ def retry_page(request: HttpRequest, model_admin: admin.ModelAdmin[Clearing]) ->
         "title": "Retry",
         "opts": Clearing._meta,  # noqa: SLF001 as admin's own templates want it
         "form": form,
+        "alone": alone,
         "chosen": chosen,
         "restored": any(clearing.restored for clearing in chosen),
         "refused": [(case.clearing, reason) for case in cases if (reason := _obstacle(case))],

@@ -12,6 +12,7 @@ import msgspec
 from django.db import transaction
 
 from base.alarms import notify
+from base.desk.rights import why_not_approve
 from base.readable import amount
 from clearing.dispatch import publish
 from clearing.flow.fills import doubts
@@ -218,8 +219,8 @@ def approve(intervention_id: int, *, operator: Operator) -> str:
     """Executes the intervention, and publishes the order that may go on by it. Returns the outcome
     in words.
 
-    Raises NotPossible: it was decided already or has expired, `operator` requested it, the order
-    changed, or it is too early.
+    Raises NotPossible: it was decided already or has expired, `operator` requested it or isn't a
+    settled approver, the order changed, or it is too early.
     """
     intervention = Intervention.objects.select_related("clearing__order", "operation").get(pk=intervention_id)
     decided = _execute(intervention, operator)
@@ -229,10 +230,17 @@ def approve(intervention_id: int, *, operator: Operator) -> str:
     if decided.outcome == "too_early":
         raise NotPossible("too_early", f"a request may still be on its way: approve it after {_time(decided.not_before)}")
     if decided.outcome in PROBLEMS:
-        raise NotPossible(decided.outcome, PROBLEMS[decided.outcome])
+        raise _refusal(decided.outcome, intervention, operator)
     intervention.refresh_from_db()
     transaction.on_commit(lambda: _tell(intervention))
     return intervention.outcome
+
+
+def _refusal(outcome: str, intervention: Intervention, operator: Operator) -> NotPossible:
+    """The database says `same_person` also where it is another one who may not approve."""
+    if outcome == "same_person" and operator.name != intervention.asked_by and operator.id != intervention.asked_by_id:
+        return NotPossible(*why_not_approve(operator.id))
+    return NotPossible(outcome, PROBLEMS[outcome])
 
 
 def _tell(intervention: Intervention) -> None:

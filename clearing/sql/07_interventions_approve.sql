@@ -13,7 +13,8 @@ $$;
 
 -- How each approval begins: takes the locks and checks that the order is still as it was at the
 -- request. `problem` is empty, or the reason against it: decided, expired, same_person, changed
--- (expired and changed end the intervention).
+-- (expired and changed end the intervention). Who may not approve at all is the same_person, too:
+-- the release before understands that; base_may_not_approve tells the rest.
 CREATE OR REPLACE FUNCTION clearing_begin(
     p_intervention bigint, p_kind text, p_person text, p_person_id bigint,
     OUT problem text, OUT c clearing_clearing, OUT o clearing_operation, OUT actor text, OUT reason text
@@ -26,6 +27,7 @@ BEGIN
     SELECT l.* INTO c FROM clearing_clearing l
         WHERE l.id = (SELECT n.clearing_id FROM clearing_intervention n WHERE n.id = p_intervention) FOR UPDATE;
     SELECT n.* INTO STRICT i FROM clearing_intervention n WHERE n.id = p_intervention FOR UPDATE;
+    PERFORM base_hold_person(p_person_id);
     o := clearing_current(c.id, c.step);
     actor := i.asked_by || ', approved by ' || p_person;
     reason := i.reason;
@@ -36,7 +38,7 @@ BEGIN
     ELSIF i.expires_at <= service_now() THEN
         problem := 'expired';
         PERFORM clearing_decide(p_intervention, 'expired', '', 'nobody approved it in time');
-    ELSIF i.asked_by = p_person OR i.asked_by_id = p_person_id THEN
+    ELSIF i.asked_by = p_person OR i.asked_by_id = p_person_id OR base_may_not_approve(p_person_id) <> '' THEN
         problem := 'same_person';
     ELSIF c.state <> 'parked' OR (i.epoch, i.operation_id, i.operation_state) IS DISTINCT FROM (c.epoch, o.id, o.state)
             OR i.held_at IS DISTINCT FROM c.held_at THEN

@@ -16,6 +16,7 @@ from django.utils.http import urlencode
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
+from base.desk.rights import may
 from base.parameters import ids_in
 from ops.wiring import ingest_from_replay
 from orders.admin import QuarantinedAdmin
@@ -44,7 +45,7 @@ class ReplayableQuarantinedAdmin(QuarantinedAdmin):
     actions_detail = ("replay_this",)
 
     def has_replay_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return request.user.has_perm(PERMISSION)
+        return may(request.user, PERMISSION)
 
     def get_urls(self) -> list[Any]:
         return [path("replay/", self.admin_site.admin_view(self.replay_view), name="orders_quarantined_replay"), *super().get_urls()]

@@ -4,37 +4,20 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.models import Group, User
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from base.readonly import ReadOnlyAdmin, column
+from clearing.models import Clearing
 from ops.admin.nodes import NodesAdmin
+from ops.admin.people import PeopleAdmin
+from ops.admin.proposals import ProposalAdmin
 from ops.admin.quarantine import ReplayableQuarantinedAdmin
 
-__all__ = ["NodesAdmin", "ReplayableQuarantinedAdmin"]  # registered by their import
+__all__ = ["NodesAdmin", "PeopleAdmin", "ProposalAdmin", "ReplayableQuarantinedAdmin"]  # registered by their import
 
 admin.site.index_template = "ops/front.html"
 admin.site.index_title = "Overview"
-admin.site.unregister(User)
-admin.site.unregister(Group)
-
-
-@admin.register(User)
-class ThemedUserAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]  # unfold has no types
-    """Django's own, with the theme's forms."""
-
-    form = UserChangeForm
-    add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
-
-
-@admin.register(Group)
-class ThemedGroupAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """Django's own, in the theme."""
 
 
 @admin.register(LogEntry)
@@ -46,13 +29,15 @@ class AuditLogAdmin(ReadOnlyAdmin):
     list_display = ("action_time", "user", "what", "object_repr", "message")
     fields = ("action_time", "user", "what", "object_repr", "message")
     search_fields = ("user__username",)
-    search_help_text = "A whole user name"
+    search_help_text = "A whole user name, or a whole order id"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LogEntry]:
         return LogEntry.objects.select_related("user", "content_type")
 
     def find(self, rows: QuerySet[LogEntry], term: str) -> QuerySet[LogEntry]:
-        return rows.filter(user__username=term)
+        orders = [str(pk) for pk in Clearing.objects.filter(order__order_id=term).values_list("pk", flat=True)]
+        about = Q(content_type__app_label="clearing", content_type__model="clearing", object_id__in=orders)
+        return rows.filter(Q(user__username=term) | about)
 
     @column("on")
     def what(self, entry: LogEntry) -> str:

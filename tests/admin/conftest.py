@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -5,7 +6,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from base.clock import shift_clock
+from base.desk.again import CONFIRMED_AT
+from base.desk.roles import APPROVER
 from clearing.dispatch import broker
+from tests.support.desk import member
 from tests.support.orders import World
 
 
@@ -19,10 +23,18 @@ def world(db: None) -> Iterator[World]:
 
 def person(name: str, *permissions: str) -> Client:
     """A signed-in member of staff with these permissions."""
-    user = User.objects.create(username=name, is_staff=True)
+    user = member(name, *([APPROVER] if "approve_intervention" in permissions else []))
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return signed_in(user)
+
+
+def signed_in(user: User) -> Client:
+    """A client of the user's, who has just authenticated again."""
     client = Client()
     client.force_login(user)
+    session = client.session
+    session[CONFIRMED_AT] = time.time()
+    session.save()
     return client
 
 

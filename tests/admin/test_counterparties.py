@@ -1,6 +1,6 @@
 """The counterparties' page, its switch, and the policies' form."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.contrib.admin import site
@@ -8,6 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
+from base.models import DeskEvent, Proposal
 from clearing.admin.counterparties import CounterpartyAdmin
 from clearing.gateways import counterparty_state
 from clearing.models import CounterpartyState, ErrorPolicy, Pause
@@ -128,11 +129,46 @@ class TestSwitch:
         assert switcher.post(reverse("admin:clearing_counterpartystate_pause", args=["bank"]), PAUSED_STEP).status_code == 403
 
 
-class TestPolicies:
-    def test_a_good_one_is_kept(self, world: World, governor: Client) -> None:
-        governor.post(POLICY, {"counterparty": "fund", "code": "timeout", "outcome": "", "deadline_seconds": "900", "reason": "their SLA"})
+def decide(approver: Client) -> None:
+    """Approves what was proposed last."""
+    approver.post(f"/admin/base/proposal/{Proposal.objects.latest('pk').pk}/decide/", {"decision": "approve"})
 
+
+class TestPolicies:
+    GOOD: ClassVar[dict[str, str]] = {"counterparty": "fund", "code": "timeout", "outcome": "", "deadline_seconds": "900", "reason": "their SLA"}
+
+    def test_one_person_alone_changes_nothing(self, world: World, governor: Client) -> None:
+        answer = governor.post(POLICY, self.GOOD)
+
+        proposal = Proposal.objects.get()
+        assert (ErrorPolicy.objects.count(), proposal.contents["new"]["deadline_seconds"]) == (0, 900)
+        assert answer["Location"] == f"/admin/base/proposal/{proposal.pk}/change/"
+        governor.post(f"/admin/base/proposal/{proposal.pk}/decide/", {"decision": "approve"})
+        assert ErrorPolicy.objects.count() == 0
+
+    def test_a_second_one_approves_and_the_record_has_old_and_new(self, world: World, governor: Client) -> None:
+        approver = person("ben", "approve_intervention")
+        governor.post(POLICY, self.GOOD)
+        decide(approver)
+        policy = ErrorPolicy.objects.get()
+
+        governor.post(f"/admin/clearing/errorpolicy/{policy.pk}/change/", {**self.GOOD, "deadline_seconds": "90000"})
         assert ErrorPolicy.objects.get().deadline_seconds == 900
+        decide(approver)
+
+        assert ErrorPolicy.objects.get().deadline_seconds == 90_000
+        detail = DeskEvent.objects.filter(kind="error_policy_changed").latest("pk").detail
+        assert (detail["old"]["deadline_seconds"], detail["new"]["deadline_seconds"], detail["asked_by"]) == (900, 90_000, "governor")
+
+    def test_its_end_needs_a_second_one_too(self, world: World) -> None:
+        governor, approver = person("governor", "view_errorpolicy", "delete_errorpolicy"), person("ben", "approve_intervention")
+        policy = ErrorPolicy.objects.create(counterparty="fund", code="timeout", deadline_seconds=900, reason="their SLA")
+
+        governor.post(f"/admin/clearing/errorpolicy/{policy.pk}/delete/", {"post": "yes"})
+        assert ErrorPolicy.objects.count() == 1
+        decide(approver)
+
+        assert ErrorPolicy.objects.count() == 0
 
     def test_one_that_calls_a_timeout_retryable_is_refused_with_the_reason(self, world: World, governor: Client) -> None:
         answer = governor.post(POLICY, {"counterparty": "fund", "code": "timeout", "outcome": "retryable", "reason": "it always is"})

@@ -10,8 +10,12 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from base.clock import shift_clock
+from base.desk.again import is_fresh
+from base.desk.roles import APPROVER
+from base.models import DeskEvent, Grant
 from clearing.dispatch import broker
 from clearing.dispatch.queues import lane_queue
 from clearing.gateways import Action
@@ -22,11 +26,13 @@ from clearing.store import claims, recovery
 from ops.recovery.voided import hold_all
 from tests.admin.conftest import person
 from tests.support.beside import beside
+from tests.support.desk import member
 from tests.support.orders import World
 
 LIST = "/admin/clearing/clearing/"
 INTERVENTIONS = "/admin/clearing/intervention/"
 REASON = "the counter's people say that ours is right"
+PASSWORD = "a long password of the test"
 SEES = ("view_clearing", "view_intervention", "view_syncorder")
 
 
@@ -231,12 +237,15 @@ class TestDeciding:
         assert decide(asker, asked, "approve").status_code == 403
 
     def test_not_even_with_the_permission(self, held: Clearing) -> None:
+        """The release before had operators with both, and they go on for a while."""
         both = person("dora", *SEES, "add_intervention", "approve_intervention")
+        Grant.objects.update(source=Grant.Source.UPGRADE, since=timezone.now())
         ask(both, held, "release_hold")
         intervention = Intervention.objects.get()
 
         assert not both.get(f"{INTERVENTIONS}{intervention.pk}/change/").context["may_approve"]
         assert "can't approve" in shown(decide(both, intervention, "approve"))
+        assert DeskEvent.objects.get(kind="approval_refused", order_id=held.order.order_id).detail["refused"] == "same_person"
         held.refresh_from_db()
         assert held.state == State.PARKED
 
@@ -391,3 +400,42 @@ class TestCost:
             ask_and_refuse(number)
 
         assert [queries(page()) for page in pages] == few
+
+
+class TestAuthenticatingAgain:
+    @pytest.fixture
+    def stale(self, db: None) -> Client:
+        """An approver who signed in some time ago."""
+        client = Client()
+        client.force_login(member("ben", APPROVER, password=PASSWORD))
+        return client
+
+    @pytest.mark.parametrize("given", ["", "a wrong one"])
+    def test_without_the_password_nothing_is_approved(self, asker: Client, stale: Client, held: Clearing, given: str) -> None:
+        ask(asker, held, "release_hold")
+
+        answer = decide(stale, Intervention.objects.get(), "approve", password=given)
+
+        assert "Not approved" in shown(answer)
+        assert Intervention.objects.get().state == "requested"
+
+    def test_with_it_he_approves_and_for_a_while_needs_it_no_more(self, asker: Client, stale: Client, held: Clearing, settings: Any) -> None:
+        ask(asker, held, "release_hold")
+        page = f"{INTERVENTIONS}{Intervention.objects.get().pk}/change/"
+        assert 'name="password"' in stale.get(page).content.decode()
+
+        decide(stale, Intervention.objects.get(), "approve", password=PASSWORD)
+
+        assert Intervention.objects.get().state == "executed"
+        assert is_fresh(stale.get(page).wsgi_request)
+        settings.APPROVAL_FRESH_SECONDS = 0
+        assert not is_fresh(stale.get(page).wsgi_request)
+
+
+class TestLooking:
+    def test_leaves_a_line_with_the_order(self, viewer: Client, held: Clearing) -> None:
+        viewer.get(f"{LIST}{held.pk}/change/")
+        viewer.get(f"/admin/orders/syncorder/{held.order_id}/change/")
+
+        lines = DeskEvent.objects.filter(kind="looked", order_id=held.order.order_id, username="viewer")
+        assert sorted(line.detail["page"] for line in lines) == ["clearing", "order"]

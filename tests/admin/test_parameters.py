@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 from django.contrib.admin import site
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 
+from base.desk.roles import OPERATOR
 from base.parameters import BIGINT_MAX, ids_in, number_in
 from clearing.models import Clearing, Pause
 from orders.models import Quarantined
+from tests.support.desk import member
 from tests.support.orders import World
 
 # "²" is a digit to `str.isdigit` and none to `int`; 30 digits fit in no column; PostgreSQL stores
@@ -25,7 +26,7 @@ IDS_PAGES = ("/admin/clearing/clearing/retry/", "/admin/orders/quarantined/repla
 @pytest.fixture
 def root(db: None, world: World) -> Client:
     """An operator with every permission, in a database with a row in each table that has a page."""
-    user = User.objects.create_superuser("root")
+    user = member("root", OPERATOR, superuser=True)
     clearing = world.accept()
     Quarantined.objects.create(topic="t", partition=1, offset=1, message=b"x", reason="unreadable", source="kafka")
     Pause.objects.create(counterparty="fund", step=2, reason="a test", actor="root")

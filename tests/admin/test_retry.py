@@ -1,15 +1,19 @@
 """The retry in the admin: one operator, with a reason that is kept."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from base.models import Proposal
 from clearing.dispatch import broker
 from clearing.dispatch.queues import lane_queue
 from clearing.models import Clearing
 from clearing.status import State
+from tests.admin.conftest import person
 from tests.support.orders import World
 
 LIST = "/admin/clearing/clearing/"
@@ -131,3 +135,48 @@ class TestRetrying:
         assert any(queued.order.order_id in text and "only parked and retrying" in text for text in texts)
         assert any("Retried 1 of 2" in text for text in texts)
         assert LogEntry.objects.filter(object_id=str(queued.pk)).count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+class TestMany:
+    @pytest.fixture(autouse=True)
+    def two_alone(self, settings: Any) -> None:
+        settings.RETRIES_ALONE_MAX = 2
+
+    def parked(self, world: World, count: int) -> list[Clearing]:
+        made = [world.accept(str(2001 + number)) for number in range(count)]
+        Clearing.objects.update(state=State.PARKED, error_code="insufficient_funds")
+        return made
+
+    def states(self) -> list[str]:
+        return list(Clearing.objects.order_by("pk").values_list("state", flat=True))
+
+    def retry(self, client: Client, chosen: list[Clearing]) -> None:
+        client.post(PAGE, {"ids": ",".join(str(one.pk) for one in chosen), "reason": REASON})
+
+    def test_wait_for_a_second_person(self, operator: Client, world: World) -> None:
+        self.retry(operator, self.parked(world, 3))
+        assert self.states() == [State.PARKED] * 3
+
+        approver, proposal = person("ben", "approve_intervention"), Proposal.objects.get()
+        approver.post(f"/admin/base/proposal/{proposal.pk}/decide/", {"decision": "approve"})
+
+        assert self.states() == [State.QUEUED] * 3
+        assert Proposal.objects.get().outcome == "retried 3 of 3"
+        assert {one.actor for one in Clearing.objects.earliest("pk").history.filter(from_state=State.PARKED)} == {"operator, approved by ben"}
+
+    def test_split_into_few_at_a_time_they_wait_too(self, operator: Client, world: World) -> None:
+        first, second, third = self.parked(world, 3)
+        self.retry(operator, [first, second])
+        self.retry(operator, [third])
+
+        assert self.states() == [State.QUEUED, State.QUEUED, State.PARKED]
+        assert Proposal.objects.get().contents["orders"][0][2] == third.order.order_id
+
+    def test_who_asked_can_not_approve_them(self, operator: Client, world: World) -> None:
+        self.retry(operator, self.parked(world, 3))
+        User.objects.get(username="operator").user_permissions.add(Permission.objects.get(codename="view_proposal"))
+
+        operator.post(f"/admin/base/proposal/{Proposal.objects.get().pk}/decide/", {"decision": "approve"})
+
+        assert self.states() == [State.PARKED] * 3

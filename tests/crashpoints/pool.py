@@ -24,6 +24,7 @@ from orders.intake import first_start
 from tests.crashpoints import service
 from tests.crashpoints.clock import clock
 from tests.crashpoints.explorer import Case, Explorer, Result
+from tests.support.desk import ann_and_ben
 
 STOP_SECONDS_MAX: Final = 10
 
@@ -120,6 +121,7 @@ def _make_databases(url: str, names: Sequence[str]) -> None:
     connection.settings_dict["NAME"] = first
     call_command("migrate", verbosity=0)
     first_start.start(0, actor="crash points")
+    ann_and_ben()
     connection.close()
     _on_server(url, *(f'CREATE DATABASE "{name}" TEMPLATE "{first}"' for name in others))
 

@@ -30,7 +30,7 @@ from tests.simulation.counterparties import Counterparties
 from tests.simulation.doors import Doors
 from tests.simulation.scheduler import Scheduler
 
-ANN, BEN = Operator("ann"), Operator("ben")
+ANN, BEN = Operator("ann", 1), Operator("ben", 2)
 ASKS_SECONDS: Final = (2.0, 6.0)
 APPROVES_SECONDS: Final = (3.0, 9.0)
 BY_PHONE: Final = 0.3  # of parked orders whose outcome isn't known: people find it out instead of trying again

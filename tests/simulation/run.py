@@ -31,6 +31,7 @@ from tests.simulation.doors import FIXED_CLOCK, open_doors
 from tests.simulation.judge import Judged, judged, shortest_history
 from tests.simulation.scheduler import share_connection
 from tests.simulation.world import World
+from tests.support.desk import ann_and_ben
 
 EMPTY = (
     "TRUNCATE orders_syncorder, orders_watermark, orders_quarantined, base_incarnation, clearing_standing, clearing_standingchange, clearing_pause"
@@ -101,11 +102,12 @@ def simulate(orders: int, seed: int, progressed: Callable[[int], None] = lambda 
 
 
 def prepare() -> None:
-    """No rows, and the simulation's clock."""
+    """No rows but people, and the simulation's clock."""
     with connection.cursor() as cursor:
         cursor.execute(EMPTY)
         cursor.execute(FIXED_CLOCK)
         cursor.execute(SESSION)
+    ann_and_ben()
     share_connection()
     broker._known.value, broker._known.read_at = "", float("-inf")
     sweep._walk.after = ""

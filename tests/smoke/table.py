@@ -161,6 +161,7 @@ SERVICE: Final = (
     manage("consume_binlog", "--group=smoke", "--until-idle=1", seconds=6),
     manage("sandbox", "--port=0", "--data={folder}/other-sandbox", "--kafka=", until="sandbox listens"),
     manage("createsuperuser", "--noinput", "--username=smoke", "--email=smoke@example.com", variables={"DJANGO_SUPERUSER_PASSWORD": "not-a-secret"}),
+    manage("remove_second_factor", "smoke", "--json", judge=has_json),
     manage("collectstatic", "--noinput", "--dry-run"),
     manage("demo", "--once", "--count=20", seconds=8),
     manage("stack services status", "--json", judge=has_json),

@@ -9,13 +9,19 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
 
-KEPT = {"django_content_type", "auth_permission"}  # `flush` makes the same rows again
+from base.desk.roles import NAMES
+
+KEPT = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions"}  # `flush` makes the same rows again
 FEW_ROWS = 200  # above that TRUNCATE, which leaves no dead rows and old statistics behind
 STARTED_SQL = """
     INSERT INTO orders_firststart (since_ms, code, needs_two, requested_by, confirmed_by, started_at)
     SELECT 0, 'tests', false, 'tests', '', service_now() WHERE NOT EXISTS (SELECT FROM orders_firststart)
 """  # so that orders are accepted: the tests of the first start take it away
 MIGRATED_ROWS_SQL = "INSERT INTO clearing_standing (name) VALUES ('counter'), ('fund'), ('trading') ON CONFLICT (name) DO NOTHING"
+OWN_GROUPS_SQL = (
+    "DELETE FROM auth_group_permissions WHERE group_id IN (SELECT id FROM auth_group WHERE name <> ALL(%(roles)s));"
+    " DELETE FROM auth_group WHERE name <> ALL(%(roles)s)"
+)
 SUPERUSER_SQL = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
 
@@ -26,6 +32,7 @@ def empty_used_tables(case: TransactionTestCase) -> None:
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         empty(connections[alias])
         connections[alias].cursor().execute(f"{MIGRATED_ROWS_SQL}; {STARTED_SQL}")
+        connections[alias].cursor().execute(OWN_GROUPS_SQL, {"roles": list(NAMES)})
 
 
 def empty(connection: BaseDatabaseWrapper) -> None:

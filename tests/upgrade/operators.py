@@ -48,7 +48,14 @@ class Operator:
     def decide(self, intervention_id: int, decision: str) -> None:
         """Approves (`approve`) or refuses another operator's request."""
         page = f"/admin/clearing/intervention/{intervention_id}/change/"
-        self._submit(page, {"decision": decision, "reason": TEXT}, action=f"/admin/clearing/intervention/{intervention_id}/decide/")
+        self._submit(
+            page, {"decision": decision, "reason": TEXT, "password": PASSWORD}, action=f"/admin/clearing/intervention/{intervention_id}/decide/"
+        )
+
+    def approve(self, proposal_id: int) -> None:
+        """Approves what another operator proposed."""
+        page = f"/admin/base/proposal/{proposal_id}/"
+        self._submit(f"{page}change/", {"decision": "approve", "password": PASSWORD}, action=f"{page}decide/")
 
     def retry(self, clearing_ids: list[int]) -> None:
         """Retries parked orders."""

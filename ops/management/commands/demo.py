@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from rich.console import Console
@@ -20,6 +21,8 @@ from rich.live import Live
 from rich.panel import Panel
 
 from base import logs
+from base.desk.roles import APPROVER, GUARDED, OPERATOR
+from base.models import Grant
 from base.readable import amount
 from ops.audit.run import run_audit
 from ops.audit.sandbox import SandboxError
@@ -29,6 +32,7 @@ from ops.demo.progress import RecentSnapshots, line, live_table, look, newest_cl
 from ops.management.development import refuse_in_production
 
 USERS = 50
+APPROVES = "approver"  # the demo's second operator
 RATE = 50.0
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 2.0  # without a terminal
@@ -80,6 +84,7 @@ class Command(BaseCommand):
             self._say(f"Not placed, {times:,} times: {code}")
         self._say(f"Slippage of all cleared orders: {amount(report.slippage_stored_usdt)} USDT (positive: the exchange gained)")
         self._say(f"Admin: http://127.0.0.1:{settings.WEB_PORT}/admin/   user: admin   password: {password}")
+        self._say(f"A second operator, who approves what admin requests: user: {APPROVES}   password: {password}")
         return report.passed and report.all_cleared
 
     def _watch_until_cleared(self, placing: Placing, since: int, count: int) -> None:
@@ -149,11 +154,17 @@ def _place(placing: Placing, failures: list[BaseException]) -> None:
 
 
 def reset_admin() -> str:
-    """Makes the user `admin`, or gives it a new password; returns the password."""
+    """Makes the user `admin`, an operator and superuser, and one who approves, or gives them a new
+    password; returns the password.
+    """
     password = secrets.token_urlsafe(12)
-    users = get_user_model()
-    admin, _ = users.objects.get_or_create(username="admin", defaults={"is_staff": True, "is_superuser": True})
-    admin.is_staff = admin.is_superuser = admin.is_active = True
-    admin.set_password(password)
-    admin.save()
+    for name, role in (("admin", OPERATOR), (APPROVES, APPROVER)):
+        user, _ = get_user_model().objects.get_or_create(username=name)
+        user.is_staff = user.is_active = True
+        user.is_superuser = name == "admin"
+        user.set_password(password)
+        user.save()
+        user.groups.set(Group.objects.filter(name=role))
+        if role in GUARDED and not Grant.objects.filter(user_id=user.pk, role=role, ended_at__isnull=True).exists():
+            Grant.objects.create(user_id=user.pk, username=name, role=role, source=Grant.Source.HOST)
     return password

@@ -11,6 +11,7 @@ from django.db import transaction
 from base.clock import shift_clock
 from clearing.flow.amounts import ZERO
 from clearing.flow.fills import Residue
+from base.desk.roles import APPROVER
 from clearing.gateways import Adjusted, Done, SigningClock, StoredRequest
 from clearing.interventions.requests import approve, retry_by_hand
 from clearing.running.runner import Runner
@@ -20,6 +21,7 @@ from clearing.store.claims import Evidence, Recorded
 from clearing.store.interventions import NotPossible, Operator
 from tests.clearing.people import BEN, LATER, K, asked, held, mark_dead, rejected
 from tests.support.beside import beside
+from tests.support.desk import member
 from tests.support.orders import World, history, operation
 
 
@@ -28,7 +30,8 @@ class TestSameMoment:
     def test_two_approvals_execute_once(self, busy_world: World) -> None:
         clearing = held(busy_world)
         pk = asked(clearing, K.RELEASE_HOLD)
-        approvals = [beside(lambda name=name: approve(pk, operator=Operator(name))) for name in ("ben", "cleo", "dan")]  # type: ignore[misc]
+        people = [BEN, *(Operator(name, member(name, APPROVER).pk) for name in ("cleo", "dan"))]
+        approvals = [beside(lambda person=person: approve(pk, operator=person)) for person in people]  # type: ignore[misc]
         for thread, _ in approvals:
             thread.join(10)
 

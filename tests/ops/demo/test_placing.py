@@ -13,6 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from base.desk.rights import why_not_approve
 from ops.demo.placing import Placing, Tally, UnreachableError, Users
 from ops.management.commands import demo
 from tests.support.sandbox import SandboxServer, running_sandbox
@@ -181,3 +182,4 @@ class TestDemo:
         assert first != second
         assert admin.check_password(second)
         assert admin.is_superuser
+        assert why_not_approve(django_user_model.objects.get(username=demo.APPROVES).pk)[0] == "not_settled"  # 0 hours with the sandbox
