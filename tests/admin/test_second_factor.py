@@ -13,12 +13,11 @@ from django.utils import timezone
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from base.desk.roles import APPROVER, OPERATOR, VIEWER
+from base.desk.roles import APPROVER, VIEWER
 from base.desk.sessions import SIGNED_IN_AT
 from base.models import DeskAccount, DeskEvent, Grant
 from clearing.models import Clearing, Intervention
 from clearing.store import claims
-from tests.admin.conftest import person
 from tests.clearing.people import K, asked
 from tests.support.desk import ann_and_ben, member, settle
 from tests.support.orders import World
@@ -203,10 +202,3 @@ class TestSession:
 
         assert client.cookies["sessionid"]["max-age"] == ""
         assert settings.SESSION_COOKIE_AGE == 8 * 3600
-
-    def test_signing_out_is_asked_of_nobody_twice(self, db: None) -> None:
-        client = person("op", *("view_clearing",))
-        client.post("/admin/logout/")
-
-        assert client.get("/admin/")["Location"].startswith("/admin/login/")
-        assert OPERATOR not in User.objects.get(username="op").groups.values_list("name", flat=True)
