@@ -68,7 +68,7 @@ def address_of(request: HttpRequest | None, _credentials: object = None) -> str:
         return ""
     chain = [one.strip() for one in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if one.strip()]
     if settings.PROXY_COUNT and len(chain) >= settings.PROXY_COUNT:
-        return chain[-settings.PROXY_COUNT][:45]
+        return str(chain[-settings.PROXY_COUNT])[:45]
     return str(request.META.get("REMOTE_ADDR", ""))[:45]
 
 

@@ -48,6 +48,8 @@ class Wanted:
 
 def propose(wanted: Wanted, person: Actor) -> Proposal:
     """Writes down what a second person is to decide; the same again is the one that waits."""
+    if person.id is None:
+        raise NotDecided("not_a_user", "only a user of the desk proposes")
     same = Proposal.objects.filter(
         state=Proposal.State.REQUESTED, kind=wanted.kind, contents=wanted.contents, asked_by_id=person.id, expires_at__gt=ServiceNow()
     )

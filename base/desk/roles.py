@@ -58,7 +58,7 @@ def install_roles(using: str, **_: Any) -> None:
         f"{label}.{codename}": pk for pk, label, codename in Permission.objects.using(using).values_list("pk", "content_type__app_label", "codename")
     }
     for name, wanted in PERMISSIONS.items():
-        group, _ = Group.objects.using(using).get_or_create(name=name)
+        group = Group.objects.using(using).get_or_create(name=name)[0]
         keys = {known[permission] for permission in wanted if permission in known}
         if set(group.permissions.values_list("pk", flat=True)) != keys:
             group.permissions.set(keys)

@@ -67,7 +67,7 @@ def verify(request: Any, given: str) -> bool:
 def remove(user: Any) -> int:
     """Forgets a user's devices, when a phone was lost. Returns how many there were."""
     with transaction.atomic():
-        count = TOTPDevice.objects.filter(user=user).count()
+        count = int(TOTPDevice.objects.filter(user=user).count())
         TOTPDevice.objects.filter(user=user).delete()
         DeskAccount.objects.filter(user_id=user.pk).update(credentials_at=ServiceNow())
         note_and_tell("second_factor_removed", "a second factor was removed on the host", user=user.get_username())

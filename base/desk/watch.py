@@ -66,7 +66,7 @@ def _locked_out(username: str, ip_address: str, **_: Any) -> None:
 
 def _members_changed(sender: Any, instance: Any, action: str, reverse: bool, pk_set: set[int] | None, **_: Any) -> None:
     owner_model, field = WATCHED[sender]
-    when, _, what = action.partition("_")
+    when, what = action.split("_", 1)
     if when == "pre":
         instance._desk_before = {one: _names(one, field) for one in _owners(owner_model, field, instance, reverse=reverse, pk_set=pk_set)}  # noqa: SLF001
     elif what in {"add", "remove", "clear"}:
