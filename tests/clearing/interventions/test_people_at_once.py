@@ -9,9 +9,9 @@ import pytest
 from django.db import transaction
 
 from base.clock import shift_clock
+from base.desk.roles import APPROVER
 from clearing.flow.amounts import ZERO
 from clearing.flow.fills import Residue
-from base.desk.roles import APPROVER
 from clearing.gateways import Adjusted, Done, SigningClock, StoredRequest
 from clearing.interventions.requests import approve, retry_by_hand
 from clearing.running.runner import Runner
