@@ -57,7 +57,10 @@ def _failed(credentials: dict[str, Any], request: HttpRequest | None = None, **_
         note("sign_in_failed", username=str(credentials.get("username") or "-"))
 
 
-def _locked_out(username: str, ip_address: str, **_: Any) -> None:
+def _locked_out(request: HttpRequest, username: str, ip_address: str, **_: Any) -> None:
+    """Of one that was locked before, nothing was counted, and nothing is told."""
+    if getattr(request, "axes_failures_since_start", None) is None:
+        return
     note_and_tell("sign_in_locked", "too many wrong passwords: refused for a while", user=str(username or "-")[:150], from_address=ip_address)
 
 
