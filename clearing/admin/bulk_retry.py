@@ -38,10 +38,11 @@ APPROVED: Final = "[two people] "  # how the reason of a retry begins that a sec
 def propose_retries(chosen: Sequence[Clearing], reason: str, person: Actor, *, query_only: bool) -> Proposal:
     """Writes down which orders are to be retried, each as it is now."""
     orders = [[clearing.pk, clearing.epoch, clearing.order.order_id] for clearing in chosen]
+    names = [clearing.order.order_id for clearing in chosen]
     return propose(
         Wanted(
             Proposal.Kind.BULK_RETRY,
-            f"{len(orders)} orders are retried: {', '.join(order_id for _, _, order_id in orders[:5])}{' …' if len(orders) > 5 else ''}",  # noqa: PLR2004
+            f"{len(orders)} orders are retried: {', '.join(names[:5])}{' …' if len(orders) > 5 else ''}",  # noqa: PLR2004
             {"orders": orders, "query_only": query_only},
             reason,
         ),

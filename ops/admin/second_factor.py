@@ -16,7 +16,7 @@ from base.desk.journal import note
 admin.site.unregister(TOTPDevice)  # whoever edits devices is everybody
 
 
-@staff_member_required(login_url="admin:login")
+@staff_member_required(login_url="admin:login")  # type: ignore[untyped-decorator]
 def page(request: HttpRequest) -> HttpResponse:
     """GET shows the secret of a new device, or asks for a code; POST takes the code."""
     known = second_factor.device_of(request.user) is not None
