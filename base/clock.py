@@ -7,9 +7,7 @@ from django.db.models import DateTimeField, Func
 
 
 class ServiceNow(Func):
-    """`service_now()`: the database's clock, shifted where a test or the simulation has set
-    `service.clock_shift`.
-    """
+    """`service_now()`: the database's clock."""
 
     function = "service_now"
     output_field = DateTimeField()
@@ -18,7 +16,7 @@ class ServiceNow(Func):
 
 def shift_clock(seconds: float) -> None:
     """Shifts `service_now()` for this session of the database alone, by so many seconds; 0 takes it
-    back. For tests and the simulation.
+    back. Only in a database that tests have made shiftable (tests/support/clock.py).
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('service.clock_shift', %s, false)", [f"{seconds} seconds"])

@@ -32,6 +32,7 @@ from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import Quarantined, SyncOrder, Watermark
 from stack.kafka import ensure_topic
 from tests.orders.messages import message, row
+from tests.support.states import rewritable
 
 ROWS_A_MESSAGE = (1, 50)
 RUN_SECONDS_MAX = 120
@@ -146,7 +147,8 @@ def empty() -> None:
     broker.client().flushdb()
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 0; SET transaction_timeout = 0")
-        cursor.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+        with rewritable():
+            cursor.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
         cursor.execute("VACUUM ANALYZE")
         cursor.execute("CHECKPOINT")
 

@@ -10,6 +10,7 @@ from benchmarks.errors import BenchmarkError
 from clearing.flow.flows import CURRENT_FLOW, OrderFacts, plan
 from clearing.models import Attempt, Clearing, Operation, StatusChange
 from orders.models import SyncOrder
+from tests.support.states import rewritable
 
 
 def prepare(count: int, users: int) -> list[tuple[int, OrderFacts]]:
@@ -27,7 +28,8 @@ def prepare(count: int, users: int) -> list[tuple[int, OrderFacts]]:
         for n, f in enumerate(facts)
     ]
     with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        with rewritable():
+            cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
         execute_values(
             cursor.cursor,
             "INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt,"

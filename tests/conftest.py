@@ -3,6 +3,16 @@
 from typing import Any
 
 import pytest
+from pytest_django import DjangoDbBlocker
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """The tests' database has a clock that they may shift, as no other has."""
+    from tests.support.clock import make_clock_shiftable
+
+    with django_db_blocker.unblock():
+        make_clock_shiftable()
 
 from tests.support.emptying import STARTED_SQL
 

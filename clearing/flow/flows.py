@@ -10,7 +10,8 @@ step  counterparty  OPEN: the user paid USDT             CLOSE: the user sold th
 ====  ============  ===================================  ===========================================
 
 A clearing runs by the version of the flow that it was opened with, to its end: a change of the
-business is a new entry of FLOWS.
+business is a new entry of FLOWS, since a worker sends only bytes that the clearing's own version
+plans (`clearing/running/stored_request.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -153,6 +154,12 @@ def key_of(order_id: str, step: int, part: int = 1, revision: int = 0) -> str:
     never an attempt's.
     """
     return f"{order_id}:{step}{f'.{part}' if part > 1 else ''}{f':r{revision}' if revision else ''}"
+
+
+def revision_in(key: str, order_id: str, step: int, part: int = 1) -> int:
+    """The revision that a stored key names; 0 where it names none."""
+    revision = key.removeprefix(f"{key_of(order_id, step, part)}:r")
+    return int(revision) if revision.isdecimal() else 0
 
 
 def plan(flow: int, order: OrderFacts, step: int, parts: Sequence[Exchanged] = (), *, part: int = 1, revision: int = 0) -> Planned:

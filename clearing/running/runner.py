@@ -38,6 +38,7 @@ from clearing.policy.outcomes import Health
 from clearing.running.calls import keep, make_call, outcome_of
 from clearing.running.in_process import InFlight
 from clearing.running.next_action import Defer, Drop, Held, KeyExpired, Record
+from clearing.running.stored_request import REQUEST_DIFFERS, differs
 from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, interventions
 from clearing.store.claims import Claimed, ClearingRef, Evidence, Recorded, Work
@@ -143,6 +144,8 @@ class Runner:
     def _called(self, work: Work) -> Recorded:
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
+        if differs(work):
+            return _park_differing(work)
         match make_call(work, self.gateways, self.guard, self.stopping):
             case Drop():
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
@@ -199,6 +202,15 @@ def _park_internal_error(work: Work) -> Recorded:
     evidence = Evidence(Outcome.UNKNOWN, clock_gettime(CLOCK_BOOTTIME), code=INTERNAL_ERROR, detail="see the worker's log")
     reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
     return _parked(work, claims.settle(work, evidence, reaction, counted=False, generation=publish.generation()), INTERNAL_ERROR)
+
+
+def _park_differing(work: Work) -> Recorded:
+    """The stored operation isn't its order's, so that nothing is signed. Whether it was sent while
+    it still was is not known: as *unknown* it can be confirmed by operators, and sent anew.
+    """
+    alarm(REQUEST_DIFFERS, "a stored request is not what its order asks for: nothing was sent", order_id=work.order.order_id, key=work.stored.key)
+    reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
+    return _parked(work, claims.defer_blocked(work, REQUEST_DIFFERS, reaction, generation=publish.generation()), REQUEST_DIFFERS)
 
 
 def _finish_confirmed(work: Work) -> Recorded:

@@ -83,6 +83,7 @@ class Work(Claimed):
     exchanges: tuple[Exchanged, ...] = ()
     hold_code: str = ""  # set before the claim: what the counterparty doesn't know isn't sent again
     tried_seconds_ago: float | None = None  # when its first try was made, at the claim; none was yet
+    planned_here: bool = False  # by this claim: its request is no other process's
 
     def tried_seconds(self) -> float:
         """For how long it has been tried by now, since the last progress."""
@@ -344,6 +345,7 @@ def step_done(work: Work, evidence: Evidence, following: Planned, *, exchanges: 
         flow=work.flow,
         worker=work.worker,
         exchanges=exchanges,
+        planned_here=True,
     )
     return Recorded(row.outcome, work=following_work)
 
@@ -381,8 +383,8 @@ def settle(work: Work, evidence: Evidence, reaction: Reaction, *, counted: bool,
 
 
 def defer_blocked(work: Claimed, code: str, reaction: Reaction, *, generation: str) -> Recorded:
-    """No call was made, since something stands in the way (`code`): the clearing waits, no attempt
-    is appended and nothing counted.
+    """No call was made, since something stands in the way (`code`): the clearing waits, or parks,
+    as the reaction says; no attempt is appended and nothing counted.
     """
     nothing = {"asked": True, "sent_ms_ago": 0, "answered_ms_ago": 0, "outcome": None, "detail": "", "response": None, "counted": 0}
     row = recorded(
@@ -390,4 +392,4 @@ def defer_blocked(work: Claimed, code: str, reaction: Reaction, *, generation: s
         work,
         lambda: {**of_claim(work), "operation": work.operation_id, **nothing, "code": code, **_reacted(reaction), "generation": generation},
     )
-    return Recorded(row.outcome)
+    return Recorded(row.outcome, next=read_ref(row, "next"))

@@ -15,6 +15,7 @@ from clearing.admin.clearings import ERROR_CODES_MAX, ERROR_CODES_SQL
 from clearing.models import Clearing
 from orders.models import Quarantined, SyncOrder, Watermark
 from tests.support.bulk import create_orders
+from tests.support.states import rewritable
 
 CLEARINGS = "/admin/clearing/clearing/"
 ORDERS = "/admin/orders/syncorder/"
@@ -118,7 +119,8 @@ class TestFilters:
         assert {(row.order.direction, row.order.asset, row.order.source) for row in found} == {("OPEN", "ETH", "kafka")}
 
     def test_by_time(self, viewer: Client) -> None:
-        SyncOrder.objects.filter(order_id="bulk-00000400").update(created_ms=1)
+        with rewritable():
+            SyncOrder.objects.filter(order_id="bulk-00000400").update(created_ms=1)
 
         found = rows(viewer, f"{ORDERS}?created=1h")
 

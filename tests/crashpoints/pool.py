@@ -24,6 +24,7 @@ from orders.intake import first_start
 from tests.crashpoints import service
 from tests.crashpoints.clock import clock
 from tests.crashpoints.explorer import Case, Explorer, Result
+from tests.support.clock import make_clock_shiftable
 from tests.support.desk import ann_and_ben
 
 STOP_SECONDS_MAX: Final = 10
@@ -122,6 +123,7 @@ def _make_databases(url: str, names: Sequence[str]) -> None:
     call_command("migrate", verbosity=0)
     first_start.start(0, actor="crash points")
     ann_and_ben()
+    make_clock_shiftable()
     connection.close()
     _on_server(url, *(f'CREATE DATABASE "{name}" TEMPLATE "{first}"' for name in others))
 

@@ -32,6 +32,7 @@ from tests.simulation.judge import Judged, judged, shortest_history
 from tests.simulation.scheduler import share_connection
 from tests.simulation.world import World
 from tests.support.desk import ann_and_ben
+from tests.support.states import rewritable
 
 EMPTY = (
     "TRUNCATE orders_syncorder, orders_watermark, orders_quarantined, base_incarnation, clearing_standing, clearing_standingchange, clearing_pause"
@@ -104,7 +105,8 @@ def simulate(orders: int, seed: int, progressed: Callable[[int], None] = lambda 
 def prepare() -> None:
     """No rows but people, and the simulation's clock."""
     with connection.cursor() as cursor:
-        cursor.execute(EMPTY)
+        with rewritable():
+            cursor.execute(EMPTY)
         cursor.execute(FIXED_CLOCK)
         cursor.execute(SESSION)
     ann_and_ben()

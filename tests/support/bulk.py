@@ -4,7 +4,7 @@ history, and a few in every other state.
 
 from django.db import connection, transaction
 
-from tests.support.states import any_transition
+from tests.support.states import any_transition, rewritable
 
 ORDERS_SQL = """
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument, created_ms,
@@ -91,5 +91,5 @@ def create_orders(count: int, *, users: int = 200) -> None:
 
 def remove_orders() -> None:
     """Removes every order, so that others can be created in the same test."""
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, rewritable():
         cursor.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE")

@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
 
 from base.desk.roles import NAMES
+from tests.support.states import history_triggers
 
 KEPT = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions"}  # `flush` makes the same rows again
 FEW_ROWS = 200  # above that TRUNCATE, which leaves no dead rows and old statistics behind
@@ -36,23 +37,26 @@ def empty_used_tables(case: TransactionTestCase) -> None:
 
 
 def empty(connection: BaseDatabaseWrapper) -> None:
-    """Deletes all rows. Without foreign keys' checks, so in any order; where the account may not
-    leave them out, by `flush`.
+    """Deletes all rows. Without foreign keys' checks and history's triggers, so in any order; where
+    the account may not leave them out, by `flush`.
     """
     with connection.cursor() as cursor:
         cursor.execute(SUPERUSER_SQL)
         if cursor.fetchone() != (True,):
+            cursor.execute(history_triggers("DISABLE"))
             call_command("flush", verbosity=0, interactive=False, database=connection.alias, reset_sequences=False, allow_cascade=False)
+            cursor.execute(history_triggers("ENABLE"))
             return
         tables = sorted(set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - KEPT)
         rows = _first_rows(cursor, tables, 0)
         many = _first_rows(cursor, rows, FEW_ROWS)
         few = [table for table in rows if table not in many]
         if many:
-            cursor.execute(f"TRUNCATE {', '.join(map(_quoted, many))} CASCADE")
+            cursor.execute(f"SET session_replication_role = replica; TRUNCATE {', '.join(map(_quoted, many))} CASCADE")
         if few:
             deletes = "; ".join(f"DELETE FROM {_quoted(table)}" for table in few)  # noqa: S608 - names of our tables
-            cursor.execute(f"SET session_replication_role = replica; {deletes}; SET session_replication_role = origin")
+            cursor.execute(f"SET session_replication_role = replica; {deletes}")
+        cursor.execute("SET session_replication_role = origin")
 
 
 def _first_rows(cursor: Any, tables: list[str], after: int) -> list[str]:

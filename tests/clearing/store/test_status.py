@@ -11,7 +11,7 @@ from clearing import status
 from clearing.models import Clearing
 from clearing.status import ACTIVE, DUE, FINAL, INITIAL, TRANSITIONS, State
 from tests.support.orders import World
-from tests.support.states import any_transition
+from tests.support.states import any_transition, rewritable
 
 ALLOWED = sorted((source, target) for source, targets in TRANSITIONS.items() for target in targets)
 # A state that is written again, as a whole row's save does it, is no transition.
@@ -57,7 +57,7 @@ def test_any_other_transition_raises_and_changes_nothing(world: World, source: S
 @pytest.mark.parametrize("state", State)
 def test_a_clearing_begins_in_an_initial_state(world: World, state: State) -> None:
     row = Clearing.objects.get(pk=world.accept().pk)
-    with any_transition():  # its order is free for another clearing
+    with any_transition(), rewritable():  # its order is free for another clearing
         connection.cursor().execute("DELETE FROM clearing_statuschange; DELETE FROM clearing_operation; DELETE FROM clearing_clearing")
     row.pk, row.state, row.error_code = None, state, "a_test"
     row.claimed_until = row.due_at = row.accepted_at

@@ -33,6 +33,7 @@ from tests.admin.conftest import person
 from tests.orders.fakes import FakeClearings
 from tests.orders.messages import CREATED_MS, RULES, inserts, interface_row
 from tests.support.sandbox import SandboxServer, sandbox_thread
+from tests.support.states import rewritable
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,7 +100,8 @@ class TestReconcile:
 
     def test_tells_of_what_the_counter_does_not_know(self, counter: SandboxServer) -> None:
         FakeClearings().ingest(inserts(["GHOST"]))
-        SyncOrder.objects.filter(order_id="GHOST").update(created_ms=counter.place("1")["created_ms"], shard=0)
+        with rewritable():
+            SyncOrder.objects.filter(order_id="GHOST").update(created_ms=counter.place("1")["created_ms"], shard=0)
 
         found = run(code=1)
 
