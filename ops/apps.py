@@ -1,4 +1,6 @@
-from django.apps import AppConfig
+from typing import Any
+
+from django.apps import AppConfig, apps
 from django.db.models.signals import post_migrate
 
 from base.collector import leave_alone
@@ -13,5 +15,10 @@ class OpsConfig(AppConfig):
 
     def ready(self) -> None:
         leave_alone()
-        post_migrate.connect(install_functions, sender=self)
-        post_migrate.connect(guard_history, sender=self)
+        # Django sends it to no app without models; clearing is the last one that has some
+        post_migrate.connect(self.guard_history, sender=apps.get_app_config("clearing"))
+
+    def guard_history(self, using: str, verbosity: int = 1, **_: Any) -> None:
+        """A receiver of `post_migrate`."""
+        install_functions(self, using=using, verbosity=verbosity)
+        guard_history(using)

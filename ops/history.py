@@ -7,7 +7,7 @@ restore insert only.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -60,10 +60,10 @@ def _function(table: str, kept: Kept) -> str:
         $$;"""
 
 
-def guard_history(using: str, **_: Any) -> None:
-    """A receiver of `post_migrate`, after `install_functions`. Makes the triggers that are missing,
-    each table's in a transaction of its own: making one waits for the table's writers, who may wait
-    for another of the tables.
+def guard_history(using: str) -> None:
+    """Makes the triggers that are missing, once their functions are installed; each table's in a
+    transaction of its own: making one waits for the table's writers, who may wait for another of
+    the tables.
     """
     connection = connections[using]
     for table in HISTORY:

@@ -98,7 +98,7 @@ def _other(column: str, kind: str) -> str:
 class TestInterventions:
     def test_are_decided_once(self, world: World) -> None:
         pk = Intervention.objects.get(state=InterventionState.REQUESTED).pk
-        assert interventions.refuse(pk, person=BEN, reason="no")
+        assert interventions.refuse(pk, operator=BEN, reason="no")
 
         with pytest.raises(IntegrityError, match="clearing_intervention is history"):
             run("UPDATE clearing_intervention SET state = 'executed', decided_by = 'eve' WHERE id = %s", pk)
