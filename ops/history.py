@@ -1,9 +1,8 @@
 """What nobody rewrites: tables whose rows the database itself refuses to change or to delete, and
 the few columns that may change after all. One list for all apps.
 
-The triggers fire on UPDATE, DELETE and TRUNCATE, so an INSERT costs nothing. The owner of the
-tables can switch them off; the roles of the service can't (docs/upgrading.md). A dump and its
-restore insert only.
+The triggers fire on UPDATE, DELETE and TRUNCATE, so an INSERT costs nothing. Whoever owns the
+tables can switch them off, and nobody else. A dump and its restore insert only.
 """
 
 from dataclasses import dataclass
