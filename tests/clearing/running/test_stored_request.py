@@ -243,7 +243,7 @@ def claimed(world: World) -> tuple[int, int]:
 
 
 class TestAFlowKeepsItsBytes:
-    """Orders that another release has opened by a flow are under way: its bytes stay the same as
+    """Orders that another release has opened by a flow are in flight: its bytes stay the same as
     long as it is there. A change is a new entry of FLOWS, with a line of its own here.
     """
 
