@@ -3,27 +3,22 @@
 from typing import Any
 
 import pytest
-from pytest_django import DjangoDbBlocker
-
-
-@pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
-    """The tests' database has a clock that they may shift, as no other has."""
-    from tests.support.clock import make_clock_shiftable
-
-    with django_db_blocker.unblock():
-        make_clock_shiftable()
 
 from tests.support.emptying import STARTED_SQL
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """The tests' database accepts orders, as one does after its first start."""
+    """The tests' database accepts orders, as one does after its first start; and it has a clock
+    that they may shift, as no other has.
+    """
     from django.db import connection
+
+    from tests.support.clock import make_clock_shiftable
 
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(STARTED_SQL)
+        make_clock_shiftable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
