@@ -16,13 +16,13 @@ LOCK_MS_MAX: Final = 5_000  # a longer wait would make the table's writers wait 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How a row may still change: these columns, while `column = value` holds; not at all where
-    there is none.
+    """How a row may still change: these columns, while `column` has this value (None: while it is
+    null); not at all where there is none.
     """
 
     columns: tuple[str, ...] = ()
     column: str = ""
-    value: str = ""
+    value: str | None = None
 
 
 HISTORY: Final[dict[str, Kept]] = {
@@ -32,6 +32,8 @@ HISTORY: Final[dict[str, Kept]] = {
     "clearing_intervention": Kept(("state", "decided_by", "decided_at", "outcome", "bookings"), "state", "requested"),
     "orders_syncorder": Kept(("late",), "late", "false"),
     "django_admin_log": Kept(),
+    "base_deskevent": Kept(),
+    "base_grant": Kept(("ended_at",), "ended_at"),
 }
 
 
@@ -44,7 +46,8 @@ def generated_functions() -> list[str]:
 
 def _function(table: str, kept: Kept) -> str:
     columns = ", ".join(f"'{column}'" for column in kept.columns)
-    may_change = f"OLD.{kept.column}::text = '{kept.value}' AND to_jsonb(OLD) - ARRAY[{columns}] = to_jsonb(NEW) - ARRAY[{columns}]"
+    value = "NULL" if kept.value is None else f"'{kept.value}'"
+    may_change = f"OLD.{kept.column}::text IS NOT DISTINCT FROM {value} AND to_jsonb(OLD) - ARRAY[{columns}] = to_jsonb(NEW) - ARRAY[{columns}]"
     return f"""
         CREATE OR REPLACE FUNCTION ops_keep_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN

@@ -9,7 +9,7 @@ from base.clock import ServiceNow
 
 class DeskAccount(models.Model):
     """Since when a user's account and credentials are what they are. Written by triggers on
-    `auth_user` (base/sql/02_desk.sql), whoever changes it and by whatever way.
+    `auth_user` (base/sql/03_desk.sql), whoever changes it and by whatever way.
     """
 
     user_id = models.BigIntegerField(primary_key=True)

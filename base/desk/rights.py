@@ -1,4 +1,4 @@
-"""What a user may do at the desk. The database's functions decide (base/sql/02_desk.sql); what is
+"""What a user may do at the desk. The database's functions decide (base/sql/03_desk.sql); what is
 here tells pages what to offer, and people why not.
 """
 

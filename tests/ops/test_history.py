@@ -7,6 +7,8 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
+from base.desk.journal import note
+from base.models import Grant
 from clearing.dispatch import broker
 from clearing.gateways.counterparty_state import set_pause
 from clearing.models import Clearing, Intervention
@@ -32,6 +34,8 @@ def world(db: None) -> World:
     LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message="looked at it")
     set_pause("fund", 0, paused=True, actor="ann", reason="a test")
     asked(held(world), K.RELEASE_HOLD)
+    note("signed_in", username="ann")
+    Grant.objects.create(user_id=user.pk, username="ann", role="approver", source=Grant.Source.HOST)
     return world
 
 
@@ -56,7 +60,7 @@ class TestTheList:
         }
 
         assert said <= set(HISTORY)
-        assert len(said) == 5
+        assert len(said) == 6
 
 
 class TestRefused:
@@ -121,6 +125,13 @@ class TestOrders:
         assert run("UPDATE orders_syncorder SET late = true WHERE id = %s", order.pk) == 1
         with pytest.raises(IntegrityError, match="orders_syncorder is history"):
             run("UPDATE orders_syncorder SET late = false WHERE id = %s", order.pk)
+
+
+class TestGrants:
+    def test_end_once(self, world: World) -> None:
+        assert run("UPDATE base_grant SET ended_at = service_now()") == 1
+        with pytest.raises(IntegrityError, match="base_grant is history"):
+            run("UPDATE base_grant SET ended_at = NULL")
 
 
 class TestTriggers:
