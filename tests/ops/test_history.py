@@ -1,5 +1,7 @@
 """History is written once: whoever asks for a change, the database refuses it."""
 
+from typing import Any
+
 import pytest
 from django.apps import apps
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -39,11 +41,11 @@ def world(db: None) -> World:
     return world
 
 
-def run(sql: str, *parameters: object) -> int:
+def run(sql: str, *parameters: Any) -> int:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute(sql, parameters or None)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 class TestTheList:
@@ -71,7 +73,7 @@ class TestRefused:
         for field in MODELS[table]._meta.concrete_fields:
             if field.column not in free:
                 with pytest.raises(IntegrityError, match=f"{table} is history: no UPDATE"):
-                    run(f'UPDATE {table} SET "{field.column}" = ' + _other(field.column, str(field.db_type(connection))))  # noqa: S608 - names of our tables
+                    run(f'UPDATE {table} SET "{field.column}" = ' + _other(str(field.column), str(field.db_type(connection))))  # noqa: S608 - names of our tables
 
     @pytest.mark.parametrize("table", TABLES)
     @pytest.mark.parametrize("what", ["DELETE FROM", "TRUNCATE"])

@@ -41,7 +41,7 @@ def handed_back(world: World, monkeypatch: pytest.MonkeyPatch, steps: int, direc
     return clearing
 
 
-def written_by_hand(operation: Operation, **columns: object) -> None:
+def written_by_hand(operation: Operation, **columns: Any) -> None:
     """One UPDATE of somebody with the database's password."""
     names = ", ".join(f"{name} = %s" for name in columns)
     with connection.cursor() as cursor:
