@@ -104,6 +104,7 @@ def hostile(db: None) -> Client:
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL transaction_timeout = 0")  # of the test: some hundred pages
         cursor.execute("SET session_replication_role = replica")
         _fill()
         cursor.execute("SET session_replication_role = origin")

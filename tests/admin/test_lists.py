@@ -107,7 +107,7 @@ class TestFilters:
             found = [code for (code,) in cursor.fetchall()]
             cursor.execute("ANALYZE clearing_clearing")
             cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off")
-            cursor.execute(f"EXPLAIN {ERROR_CODES_SQL}", [ERROR_CODES_MAX])
+            cursor.execute(f"EXPLAIN (VERBOSE) {ERROR_CODES_SQL}", [ERROR_CODES_MAX])
             plan = "\n".join(line for (line,) in cursor.fetchall())
 
         assert (found, len(expected) > 1) == (expected, True)
