@@ -23,6 +23,7 @@ from orders.stream.topic_reader import LogReader
 from tests.crashpoints.clock import clock
 from tests.crashpoints.process import Process
 from tests.crashpoints.service import PARTITION
+from tests.support.states import rewritable
 
 HOUR_MS: Final = 3_600_000
 EVERYTHING: Final = 1_000  # messages; the log has fewer
@@ -111,7 +112,7 @@ def lose_the_database(_: Process) -> None:
     """The backup that is restored is older than every order, and younger than the first start."""
     models = [model for name in BACKED_UP for model in apps.get_app_config(name).get_models() if model is not FirstStart]
     tables = [model._meta.db_table for model in models]
-    with transaction.atomic(), connection.cursor() as cursor:
+    with rewritable(), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("; ".join(f'DELETE FROM "{table}"' for table in tables))
 
 
