@@ -17,7 +17,7 @@ from django.db import connection, models
 from django.test import Client
 from django.urls import reverse
 
-from base.models import LeaderTerm
+from base.models import Grant, LeaderTerm, Proposal
 from clearing.models import Attempt, Clearing, Intervention, Operation, Pause, StatusChange
 from clearing.status import InterventionKind, State
 from orders.admin import utc_text
@@ -135,9 +135,24 @@ def _fill() -> None:
         if model._meta.pk.choices:  # each of them may be there already
             model._default_manager.all().delete()
         for variant in range(_rows_of(model._meta.pk)):
-            odd_row(model, variant, **({"step": variant} if model is Pause else {}))
+            odd_row(model, variant, **_given(model, variant))
     for variant, message in enumerate((None, *ODD_BYTES)):
         odd_row(Quarantined, 100 + variant, message=message)
+
+
+def _given(model: Any, variant: int) -> dict[str, Any]:
+    """What the database itself asks of a row: steps that differ, two people."""
+    if model is Proposal:
+        return {"asked_by": "mia", "asked_by_id": 1, "decided_by": f"tom{variant}", "decided_by_id": 2}
+    if model is Grant:
+        return {
+            "granted_by": "mia",
+            "granted_by_id": 1,
+            "confirmed_by": f"tom{variant}",
+            "confirmed_by_id": 2,
+            "ended_at": TIMES[variant % len(TIMES)],
+        }
+    return {"step": variant} if model is Pause else {}
 
 
 def _rows_of(pk: Any) -> int:

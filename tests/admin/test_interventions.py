@@ -28,6 +28,7 @@ from tests.admin.conftest import person
 from tests.support.beside import beside
 from tests.support.desk import member
 from tests.support.orders import World
+from tests.support.states import rewritable
 
 LIST = "/admin/clearing/clearing/"
 INTERVENTIONS = "/admin/clearing/intervention/"
@@ -239,7 +240,8 @@ class TestDeciding:
     def test_not_even_with_the_permission(self, held: Clearing) -> None:
         """The release before had operators with both, and they go on for a while."""
         both = person("dora", *SEES, "add_intervention", "approve_intervention")
-        Grant.objects.update(source=Grant.Source.UPGRADE, since=timezone.now())
+        with rewritable():
+            Grant.objects.update(source=Grant.Source.UPGRADE, since=timezone.now())
         ask(both, held, "release_hold")
         intervention = Intervention.objects.get()
 

@@ -20,6 +20,7 @@ from clearing.store.interventions import NotPossible, Operator
 from tests.clearing.people import K, asked, held
 from tests.support.desk import ann_and_ben, member
 from tests.support.orders import World
+from tests.support.states import rewritable
 
 HOURS = 24
 
@@ -119,11 +120,13 @@ class TestApprover:
 
 class TestSettled:
     def test_a_fresh_grant_can_not_approve_for_a_day(self, waiting: int) -> None:
-        Grant.objects.filter(username="ben").update(since=timezone.now() - timedelta(hours=HOURS - 0.1))
+        with rewritable():
+            Grant.objects.filter(username="ben").update(since=timezone.now() - timedelta(hours=HOURS - 0.1))
         ben = User.objects.get(username="ben")
         assert tries(waiting, ben) == "not_settled"
 
-        Grant.objects.filter(username="ben").update(since=timezone.now() - timedelta(hours=HOURS + 0.1))
+        with rewritable():
+            Grant.objects.filter(username="ben").update(since=timezone.now() - timedelta(hours=HOURS + 0.1))
 
         assert tries(waiting, ben) == ""
 
@@ -177,13 +180,15 @@ class TestHeldBeforeRolesExisted:
     @pytest.fixture
     def both(self, db: None) -> User:
         user = member("old", OPERATOR, APPROVER, superuser=True)
-        Grant.objects.filter(user_id=user.pk).update(source=Grant.Source.UPGRADE, since=timezone.now())
+        with rewritable():
+            Grant.objects.filter(user_id=user.pk).update(source=Grant.Source.UPGRADE, since=timezone.now())
         return user
 
     def test_approves_at_once(self, waiting: int, both: User) -> None:
         assert tries(waiting, both) == ""
 
     def test_for_thirty_days(self, waiting: int, both: User) -> None:
-        Grant.objects.filter(user_id=both.pk).update(since=timezone.now() - timedelta(days=31))
+        with rewritable():
+            Grant.objects.filter(user_id=both.pk).update(since=timezone.now() - timedelta(days=31))
 
         assert tries(waiting, both) == "asks_too"

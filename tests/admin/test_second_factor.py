@@ -21,6 +21,7 @@ from clearing.store import claims
 from tests.clearing.people import K, asked
 from tests.support.desk import ann_and_ben, member, settle
 from tests.support.orders import World
+from tests.support.states import rewritable
 
 PASSWORD = "a long password of the test"
 PAGE = "/admin/second-factor/"
@@ -110,7 +111,8 @@ class TestRequired:
 
     def test_but_not_one_from_before_roles_existed(self, db: None) -> None:
         ben = member("ben", APPROVER, password=PASSWORD)
-        Grant.objects.update(source=Grant.Source.UPGRADE, since=timezone.now())
+        with rewritable():
+            Grant.objects.update(source=Grant.Source.UPGRADE, since=timezone.now())
         client = by_password(ben)
         client.get(PAGE)
         client.post(PAGE, {"code": code(TOTPDevice.objects.get())})

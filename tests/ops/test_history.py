@@ -10,7 +10,6 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
 from base.desk.journal import note
-from base.models import Grant
 from clearing.dispatch import broker
 from clearing.gateways.counterparty_state import set_pause
 from clearing.models import Clearing, Intervention
@@ -18,6 +17,7 @@ from clearing.status import InterventionState, State
 from clearing.store import interventions
 from ops.history import HISTORY
 from tests.clearing.people import BEN, K, asked, done_by_two, held
+from tests.support.desk import ann_and_ben
 from tests.support.orders import World
 from tests.support.states import rewritable
 
@@ -30,14 +30,14 @@ def world(db: None) -> World:
     """A database that has rows in each of the tables."""
     broker.client().flushdb()
     broker.read_generation()
+    ann_and_ben()
     world = World()
     clearing = world.run(world.accept())
-    user = User.objects.create(username="ann")
+    user = User.objects.get(username="ann")
     LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message="looked at it")
     set_pause("fund", 0, paused=True, actor="ann", reason="a test")
     asked(held(world), K.RELEASE_HOLD)
     note("signed_in", username="ann")
-    Grant.objects.create(user_id=user.pk, username="ann", role="approver", source=Grant.Source.HOST)
     return world
 
 

@@ -123,7 +123,7 @@ class TestSureFailure:
 
     def test_what_is_not_the_orders_fault_costs_it_no_attempt(self, world: World, settings: Settings) -> None:
         settings.CLEARING_ATTEMPTS_MAX = 1
-        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=401, code="unauthorized"), times=3)
+        world.counterparties.script(Action.ADJUST, Fault(kind=FaultKind.STATUS, status=429, code="too_many_requests", latency_ms=1_000), times=3)
 
         clearing = world.run(world.accept())
 

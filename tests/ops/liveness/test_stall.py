@@ -23,7 +23,7 @@ from orders.intake.result import IngestResult
 from orders.models import Source
 from orders.stream.consumer import BinlogConsumer, ExitCode
 from orders.stream.progress import Progress
-from tests.orders.messages import RULES, message, read, row
+from tests.orders.messages import RULES, inserts, message, read, row
 from tests.support.waiting import wait_until
 
 
@@ -75,13 +75,15 @@ class TestWatch:
 
     @pytest.mark.django_db(transaction=True)
     def test_counts_from_the_end_of_the_last_transaction_of_a_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However many transactions a batch needs, each has the same limit: 500 deleted rows need
-        500.
+        """However many transactions a batch needs, each has the same limit: 500 deleted rows of
+        accepted orders need 500.
         """
         now, silent = [0.0], list[float]()
         monkeypatch.setattr("orders.stream.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
         progress = Progress()
-        fetched = read(*(message(row(f"O{number}"), kind="DELETE") for number in range(3)))
+        ids = [f"O{number}" for number in range(3)]
+        wiring._ingest(inserts(ids), source=Source.KAFKA)
+        fetched = read(*(message(row(order_id), kind="DELETE") for order_id in ids))
 
         def slow_fence() -> None:
             now[0] += 40
