@@ -146,6 +146,7 @@ def _given(model: Any, variant: int) -> dict[str, Any]:
         return {"asked_by": "mia", "asked_by_id": 1, "decided_by": f"tom{variant}", "decided_by_id": 2}
     if model is Grant:
         return {
+            "user_id": 3 + variant,
             "granted_by": "mia",
             "granted_by_id": 1,
             "confirmed_by": f"tom{variant}",
@@ -170,7 +171,7 @@ def opened(client: Client, url: str) -> Any:
 
 
 def lists() -> Iterator[tuple[Any, str]]:
-    for model in admin.site._registry:
+    for model in list(admin.site._registry):  # pages register theirs when they are first imported
         yield model, reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
 
