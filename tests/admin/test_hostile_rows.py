@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connection, models
 from django.test import Client
 from django.urls import reverse
 
-from base.models import Grant, LeaderTerm, Proposal
+from base.models import Grant, Incarnation, LeaderTerm, Proposal
 from clearing.models import Attempt, Clearing, Intervention, Operation, Pause, StatusChange
 from clearing.status import InterventionKind, State
 from orders.admin import utc_text
@@ -102,7 +102,9 @@ def hostile(db: None) -> Client:
     """
     World()
     client = Client()
-    client.force_login(User.objects.create_superuser("root"))
+    root = User.objects.create_superuser("root")
+    root.user_permissions.set(Permission.objects.all())  # being a superuser moves nothing
+    client.force_login(root)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL transaction_timeout = 0")  # of the test: some hundred pages
         cursor.execute("SET session_replication_role = replica")
@@ -192,6 +194,8 @@ def test_every_list_opens_with_every_filter_and_sorting(hostile: Client) -> None
 
 def test_every_objects_page_opens_and_its_history(hostile: Client) -> None:
     for model, _ in lists():
+        if model is Incarnation:
+            continue  # a node has no page of its own
         names = [f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}" for page in ("change", "history")]
         rows = list(model._default_manager.values_list("pk", flat=True)[:20])
         assert rows, f"no row of {model} was made"
