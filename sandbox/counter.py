@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandbox import ledger
-from sandbox.money import amount_of, known_coin
+from sandbox.money import amount_of, known_coin, text
 from sandbox.problems import Rejection
 from sandbox.requests import decode
 from sandbox.storage import PlacedOrder, Storage
@@ -49,7 +49,7 @@ class Counter:
         ledger.book(self._storage, ledger.adjustment(order), order_id=order.order_id, key=key, at_ms=at_ms)
         if order.sequence % STATUS_CHANGE_EVERY == 0:
             self._update_row(order, at_ms)
-        return {}
+        return {"asset": order.asset, "quantity": text(quantity), "usdt": text(usdt)}
 
     def _order_of(self, adjustment: Adjustment) -> PlacedOrder:
         order = self._storage.order(adjustment.order_id)

@@ -49,7 +49,7 @@ class Fund:
         if order is not None and order.direction == "CLOSE" and transfer.destination == ledger.user(order.user_id) and asset == "USDT":
             postings += ledger.payout(order, amount)
         ledger.book(self._storage, postings, order_id=transfer.order_id, key=key, at_ms=at_ms)
-        return {"asset": asset, "amount": text(amount)}
+        return {"asset": asset, "amount": text(amount), "source": transfer.source, "destination": transfer.destination}
 
     def _require_accounts(self, transfer: Transfer) -> None:
         if transfer.source not in OWN_ACCOUNTS or transfer.source == transfer.destination:

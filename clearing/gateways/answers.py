@@ -1,16 +1,18 @@
 """Reading answers, strictly: what isn't exactly as the contract has it raises
 `UnknownOutcome("unreadable_body")`.
 
-Fields that the contract doesn't name are let pass, so that a counterparty may add some.
+Fields that the contract doesn't name are let pass, so that a counterparty may add some. Fields that
+repeat the request (contracts, 4.6) are held against it where they are there.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from base.http import HttpAnswer
 from clearing.gateways.errors import UnknownOutcome
@@ -83,6 +85,21 @@ class _Exchanged(_Adjusted):
     min_lot: Amount
 
 
+class _AdjustedEcho(_Adjusted):
+    """With what an answer may repeat of the request. A body that was kept is read without it: what
+    it answered was compared when it came.
+    """
+
+    asset: Text | UnsetType = UNSET
+    quantity: Amount | UnsetType = UNSET
+    usdt: Amount | UnsetType = UNSET
+
+
+class _TransferredEcho(_Transferred):
+    source: Text | UnsetType = UNSET
+    destination: Text | UnsetType = UNSET
+
+
 class _TransferAsked(Struct):
     asset: str
     amount: str
@@ -95,31 +112,38 @@ class _ExchangeAsked(Struct):
 
 
 _ODD: Final = re.compile(rb'\\|"\s')
+_ASKED: Final = msgspec.json.Decoder(dict[str, Any])  # a newer release may ask with fields that we don't know
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _PROBLEM: Final = msgspec.json.Decoder(Problem)
 _ACCEPTED: Final = msgspec.json.Decoder(Accepted)
 _STATUS: Final = msgspec.json.Decoder(Status)
 _ADJUSTED: Final = msgspec.json.Decoder(_Adjusted)
+_ADJUSTED_ECHO: Final = msgspec.json.Decoder(_AdjustedEcho)
 _TRANSFERRED: Final = msgspec.json.Decoder(_Transferred)
+_TRANSFERRED_ECHO: Final = msgspec.json.Decoder(_TransferredEcho)
 _EXCHANGED: Final = msgspec.json.Decoder(_Exchanged)
 _TRANSFER_ASKED: Final = msgspec.json.Decoder(_TransferAsked)
 _EXCHANGE_ASKED: Final = msgspec.json.Decoder(_ExchangeAsked)
 
 
 def read_adjusted(stored: StoredRequest, body: bytes) -> Adjusted:
-    """The 200 body that answers `stored`. Raises UnknownOutcome."""
-    wire = _decode(_ADJUSTED, body)
+    """The 200 body that answers `stored`: over the asset and the amounts asked for, where it says
+    them. Raises UnknownOutcome.
+    """
+    wire = _decode(_ADJUSTED_ECHO, body)
     _require(wire.key == stored.key, body)
+    _require_repeated(stored, body, {"asset": wire.asset}, {"quantity": wire.quantity, "usdt": wire.usdt})
     return _adjusted(wire)
 
 
 def read_transferred(stored: StoredRequest, body: bytes) -> Transferred:
-    """The 200 body that answers `stored`: over the asset and the amount asked for. Raises
-    UnknownOutcome.
+    """The 200 body that answers `stored`: over the asset and the amount asked for, and between the
+    accounts asked for, where it says them. Raises UnknownOutcome.
     """
-    wire, asked = _decode(_TRANSFERRED, body), _TRANSFER_ASKED.decode(stored.body)
+    wire, asked = _decode(_TRANSFERRED_ECHO, body), _TRANSFER_ASKED.decode(stored.body)
     result = _transferred(wire)
     _require((wire.key, wire.asset, result.amount) == (stored.key, asked.asset, Decimal(asked.amount)), body)
+    _require_repeated(stored, body, {"source": wire.source, "destination": wire.destination}, {})
     return result
 
 
@@ -234,6 +258,17 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _require(fits: bool, body: bytes) -> None:
     if not fits:
         _unreadable(body, "it doesn't answer what was asked")
+
+
+def _require_repeated(stored: StoredRequest, body: bytes, texts: Mapping[str, str | UnsetType], amounts: Mapping[str, str | UnsetType]) -> None:
+    """What the answer repeats of the request has to be the request's: an answer over another
+    account, or over another amount, isn't the answer to this one.
+    """
+    if all(value is UNSET for value in (*texts.values(), *amounts.values())):
+        return
+    asked = _ASKED.decode(stored.body)
+    _require(all(value is UNSET or value == asked[name] for name, value in texts.items()), body)
+    _require(all(isinstance(value, UnsetType) or Decimal(value) == Decimal(asked[name]) for name, value in amounts.items()), body)
 
 
 def _unreadable(body: bytes, why: str) -> NoReturn:

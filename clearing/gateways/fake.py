@@ -251,10 +251,10 @@ def _effect(action: Action, body: Mapping[str, Any], prices: Mapping[str, Decima
     match action:
         case Action.ADJUST:
             _require_amounts(body["quantity"], body["usdt"])
-            return {}
+            return {name: body[name] for name in ("asset", "quantity", "usdt")}
         case Action.TRANSFER:
             _require_amounts(body["amount"])
-            return {"asset": body["asset"], "amount": body["amount"]}
+            return {name: body[name] for name in ("asset", "amount", "source", "destination")}
         case Action.EXCHANGE:
             fraction = fault.fraction if fault is not None and fault.kind == FaultKind.PARTIAL else Decimal(1)
             factor = fault.factor if fault is not None and fault.kind == FaultKind.ABSURD_PRICE else Decimal(1)

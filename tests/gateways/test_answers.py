@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from base.http import HttpAnswer
 from clearing.gateways import (
     Action,
     Adjusted,
@@ -21,6 +22,7 @@ from clearing.gateways import (
     read_result,
 )
 from clearing.gateways.answers import read_adjusted, read_exchanged, read_status, read_transferred
+from tests.gateways.test_http import NOW, Scripted, gateways
 
 KEY = "O1:3"
 HEAD = {"key": KEY, "state": "done", "reference": "r-17", "done_at_ms": 1_700_000_000_000}
@@ -51,6 +53,20 @@ class TestReading:
 
     def test_a_transfer_whose_amount_is_written_otherwise(self) -> None:
         assert read_transferred(MOVE, raw(TRANSFERRED)) == Transferred("r-17", 1_700_000_000_000, "USDT", Decimal("3050.12"))
+
+    def test_a_transfer_that_repeats_the_accounts(self) -> None:
+        assert read_transferred(MOVE, raw(TRANSFERRED, source="system", destination="fund")).reference == "r-17"
+
+    def test_an_adjustment_that_repeats_the_amounts_written_otherwise(self) -> None:
+        assert read_adjusted(ADJUST, raw(HEAD, asset="BTC", quantity="1.00000000", usdt="2.0")).reference == "r-17"
+
+    def test_a_repeated_request_that_a_newer_release_wrote(self) -> None:
+        stored = StoredRequest(Counterparty.COUNTER, Action.ADJUST, KEY, ADJUST.body[:-1] + b',"sequence":7}')
+
+        assert read_adjusted(stored, raw(HEAD, quantity="1")).reference == "r-17"
+
+    def test_a_kept_body_whatever_it_repeats(self) -> None:
+        assert read_result(Action.TRANSFER, raw(TRANSFERRED, source=None)).reference == "r-17"
 
     def test_an_exchange(self) -> None:
         result = read_exchanged(TRADE, raw(EXCHANGED))
@@ -151,6 +167,27 @@ class TestUnreadable:
     def test_is_a_transfer_that_answers_something_else(self, changed: dict[str, Any]) -> None:
         with pytest.raises(UnknownOutcome, match="unreadable_body"):
             read_transferred(MOVE, raw(TRANSFERRED, **changed))
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"source": "fund"}, {"destination": "user:666"}, {"destination": ""}, {"destination": None}, {"source": "system", "destination": "system"}],
+    )
+    def test_is_a_transfer_between_other_accounts(self, changed: dict[str, Any]) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_transferred(MOVE, raw(TRANSFERRED, **changed))
+
+    @pytest.mark.parametrize("changed", [{"asset": "ETH"}, {"quantity": "1.1"}, {"usdt": "2.000001"}, {"usdt": 2}, {"quantity": None}])
+    def test_is_an_adjustment_over_something_else(self, changed: dict[str, Any]) -> None:
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            read_adjusted(ADJUST, raw(HEAD, **changed))
+
+    def test_is_a_status_whose_result_names_another_account(self) -> None:
+        client = Scripted(
+            HttpAnswer(200, "application/json", None, raw({"key": KEY, "state": "done", "result": {**TRANSFERRED, "destination": "user:666"}}))
+        )
+
+        with pytest.raises(UnknownOutcome, match="unreadable_body"):
+            gateways(client).query(MOVE, NOW)
 
     def test_is_an_adjustment_of_another_key(self) -> None:
         with pytest.raises(UnknownOutcome, match="unreadable_body"):

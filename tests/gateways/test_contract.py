@@ -2,6 +2,7 @@
 (docs/contracts/), clause by clause.
 """
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -76,6 +77,13 @@ class TestDone:
 
         assert isinstance(result, Transferred)
         assert (result.asset, result.amount) == ("USDT", Decimal("0.000001"))
+
+    def test_an_answer_repeats_the_accounts_and_the_amounts(self, side: Side, order: Order) -> None:
+        moved = json.loads(side.gateways.perform(order.transfer("0.000001"), NOW).body)
+        adjusted = json.loads(side.gateways.perform(order.adjustment(), NOW).body)
+
+        assert (moved["source"], moved["destination"]) == ("system", "fund")
+        assert (adjusted["asset"], Decimal(adjusted["quantity"]), Decimal(adjusted["usdt"])) == ("BTC", order.quantity, order.usdt)
 
     def test_an_exchange_says_what_it_got_at_which_price(self, side: Side, order: Order) -> None:
         result = side.gateways.perform(order.exchange("100"), NOW).result
