@@ -29,6 +29,7 @@ from acceptance_site.addresses import is_postgresql, split
 EXIT_CONFIGURATION: Final = 78  # EX_CONFIG: supervisors don't start the process again
 SHOWN_CHARACTERS_MAX: Final = 60
 TRUE_OR_FALSE: Final = "true or false"
+MOMENT: Final = "a moment as in 2026-01-31T00:00:00+00:00"
 # What may lie in a file. tests/base/test_secret_files.py finds a setting that was forgotten here.
 SECRETS: Final = frozenset(
     {
@@ -182,6 +183,21 @@ class Configuration:
             return ""
         return value
 
+    def keys(self, name: str) -> dict[str, str]:
+        """Keys by their ids, as in `2026a:SECRET,2026b:SECRET`; their texts aren't shown."""
+        value = self._set(name)
+        pairs = [(key_id.strip(), key.strip()) for key_id, _, key in (pair.partition(":") for pair in value.split(","))] if value else []
+        if not all(re.fullmatch(r"[0-9A-Za-z._-]{1,64}", key_id) and re.fullmatch(r"[!-+\--~]{16,500}", key) for key_id, key in pairs):
+            self.problem(
+                name, f"{name} can't be used as it is: set it to ID:KEY, or to two of them with a comma between; a key has 16 characters or more"
+            )
+            return {}
+        if len({key_id for key_id, _ in pairs}) < len(pairs):
+            self.problem(name, f"{name} gives two keys the same id: give each an id of its own")
+            return {}
+        self.secrets_read |= {key for _, key in pairs}
+        return dict(pairs)
+
     def checked(self, make: Callable[..., Made], default: Made, wrong: type[ValueError], /, **variables: Any) -> Made:
         """What `make` makes of several variables. It raises `wrong` with one message for each
         problem.
@@ -238,13 +254,19 @@ class Configuration:
 
     def moment(self, name: str, development: str) -> datetime:
         """A moment that production must set; UTC where it names no zone."""
-        form = "a moment as in 2026-01-31T00:00:00+00:00"
-        value = self.required(name, development, form=form)
+        return self._moment(name, self.required(name, development, form=MOMENT), development)
+
+    def moment_or_none(self, name: str) -> datetime | None:
+        """A moment, UTC where it names no zone; None where it isn't set."""
+        value = self._set(name)
+        return self._moment(name, value, "1970-01-01") if value else None
+
+    def _moment(self, name: str, value: str, otherwise: str) -> datetime:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.problem(name, f"{name} is {_quoted(value)}: set it to {form}")
-            moment = datetime.fromisoformat(development)
+            self.problem(name, f"{name} is {_quoted(value)}: set it to {MOMENT}")
+            moment = datetime.fromisoformat(otherwise)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def zone(self, name: str) -> ZoneInfo:

@@ -24,6 +24,7 @@ def check(config: Configuration, settings: Mapping[str, Any]) -> None:
         return
     _web(config, settings)
     _counterparties(config, settings)
+    _intake(config, settings)
     _keys(config, settings)
     _servers(config, settings)
 
@@ -49,6 +50,16 @@ def _counterparties(config: Configuration, settings: Mapping[str, Any]) -> None:
         config.refuse("GATEWAY_KIND", "GATEWAY_KIND is not http: unset it, since production calls the real counterparties")
 
 
+def _intake(config: Configuration, settings: Mapping[str, Any]) -> None:
+    if not settings["INTAKE_MAC"]:
+        later = "while the counter writes no MACs yet, set INTAKE_MAC_SINCE to the moment from which it will"
+        config.refuse("INTAKE_MAC", f"INTAKE_MAC is off: unset it, since who can write to the topic could make orders; {later}")
+    elif not settings["INTAKE_KEYS"]:
+        config.refuse(
+            "INTAKE_KEYS", "INTAKE_KEYS is not set: production needs it; set it to ID:KEY, the key that the counter makes its rows' MACs with"
+        )
+
+
 def _is_sandbox(url: str) -> bool:
     parts = split(url)
     return parts is not None and SANDBOX in (parts.hostname or "").split(".")
@@ -57,6 +68,7 @@ def _is_sandbox(url: str) -> bool:
 def _keys(config: Configuration, settings: Mapping[str, Any]) -> None:
     """Neither a value nor its length is shown."""
     keys = {f"{name.upper()}_KEY": key for name, key in settings["COUNTERPARTY_KEYS"].items()}
+    keys |= {f"INTAKE_KEYS ({key_id})": key for key_id, key in settings["INTAKE_KEYS"].items()}
     keys["ALARM_WEBHOOK_KEY"] = settings["ALARM_WEBHOOK_KEY"]
     keys = {name: key for name, key in keys.items() if key}
     for name, key in keys.items():

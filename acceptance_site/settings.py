@@ -228,9 +228,14 @@ INTAKE_COLUMNS = config.columns(
     "INTAKE_COLUMNS",
     {
         *("order_id", "user_id", "shard", "sequence", "kind", "contract_id", "direction", "asset"),
-        *("quantity", "quoted_usdt", "instrument", "created_at"),
+        *("quantity", "quoted_usdt", "instrument", "created_at", "mac", "mac_key_id"),
     },
 )
+# Whether a row must carry the counter's MAC to be an order (design, rule 14), by which keys, and
+# from which moment on by the counter's clock: older rows have none.
+INTAKE_MAC = config.one_of("INTAKE_MAC", *(("required", "off") if PRODUCTION else ("off", "required"))) == "required"
+INTAKE_KEYS = config.keys("INTAKE_KEYS") or ({} if PRODUCTION else {"development": config.development_secret("INTAKE_KEYS", BASE_DIR)})
+INTAKE_MAC_SINCE = config.moment_or_none("INTAKE_MAC_SINCE")
 INTAKE_ZONE = config.zone("INTAKE_ZONE")
 INTAKE_EXCHANGE_KINDS = config.words(
     "INTAKE_EXCHANGE_KINDS", ["EXCHANGE"], form="kinds, separated by commas"

@@ -123,7 +123,7 @@ def on_servers(options: argparse.Namespace) -> tuple[Figures, list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(folder, os.environ)
     try:
-        os.environ.update({"RUN_DIR": str(folder), **stack.up()})
+        os.environ.update({"RUN_DIR": str(folder), **stack.up(), "INTAKE_MAC": "off"})  # rows of our own
         os.environ["DJANGO_SETTINGS_MODULE"] = "acceptance_site.settings"
         django.setup()
         migrate(anew=not stack.is_named("DATABASE_URL"))

@@ -43,6 +43,11 @@ class SyncOrder(models.Model):
     offset = models.BigIntegerField(null=True, blank=True)
     received_at = models.DateTimeField(db_default=ServiceNow())
     canonical_hash = models.CharField(max_length=64, help_text="SHA-256 of the mapped, canonical fields (design, rule 2).")
+    kind = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="As the counter names it; empty of orders from before it was kept."
+    )
+    mac = models.CharField("MAC", max_length=64, blank=True, default="", db_default="", help_text="The counter's proof that it wrote the row.")
+    mac_key_id = models.CharField("MAC's key", max_length=64, blank=True, default="", db_default="")
     late = models.BooleanField(default=False, db_default=False, help_text="Older than an order of its user that had already started.")
 
     class Meta:

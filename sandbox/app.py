@@ -62,7 +62,7 @@ class Parts:
         self.now_ms = config.clock_ms
         self.storage = Storage(config.database)
         self.publisher = Publisher(self.storage, config) if config.kafka_bootstrap else None
-        self.table = SyncTable(self.storage, self._committed)
+        self.table = SyncTable(self.storage, self._committed, config.proof)
         self.market = Market(seed=config.seed, volatility_bps=config.volatility_bps, now_ms=self.now_ms())
         self.fund = Fund(self.storage, self.market)
         # The counter asks the fund service by the function that answers its price endpoint: the two

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sandbox.proof import Proof, no_proof
 from sandbox.storage import Change, SyncOrderRow
 
 DATABASE = "counter"
@@ -34,6 +35,8 @@ COLUMNS = {  # name → (mysqlType, JDBC type)
     "contract_id": ("VARCHAR(64)", 12),
     "status": ("VARCHAR(16)", 12),
     "created_at": ("DATETIME(3)", 93),
+    "mac": ("CHAR(64)", 1),
+    "mac_key_id": ("VARCHAR(64)", 12),
 }
 MYSQL_TYPES = {name: mysql for name, (mysql, _) in COLUMNS.items()}
 SQL_TYPES = {name: jdbc for name, (_, jdbc) in COLUMNS.items()}
@@ -41,7 +44,8 @@ CREATE_TABLE = (
     f"CREATE TABLE {DATABASE}.{TABLE} (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, order_id VARCHAR(64) NOT NULL UNIQUE,"
     " user_id BIGINT UNSIGNED NOT NULL, shard SMALLINT NOT NULL, sequence BIGINT UNSIGNED NOT NULL, kind VARCHAR(20) NOT NULL,"
     " direction ENUM('OPEN','CLOSE'), asset CHAR(4), quantity DECIMAL(36,18), quoted_usdt DECIMAL(36,18), instrument VARCHAR(64),"
-    " contract_id VARCHAR(64), status VARCHAR(16) NOT NULL, created_at DATETIME(3) NOT NULL, UNIQUE KEY (shard, sequence)) ENGINE=InnoDB"
+    " contract_id VARCHAR(64), status VARCHAR(16) NOT NULL, created_at DATETIME(3) NOT NULL,"
+    " mac CHAR(64), mac_key_id VARCHAR(64), UNIQUE KEY (shard, sequence)) ENGINE=InnoDB"
 )
 
 
@@ -50,7 +54,7 @@ class Message(NamedTuple):
     value: bytes
 
 
-def messages(change: Change, *, batch_id: int, sent_at_ms: int, partitions: int) -> Iterator[Message]:
+def messages(change: Change, *, batch_id: int, sent_at_ms: int, partitions: int, proof: Proof = no_proof) -> Iterator[Message]:
     """The statement's messages, in order; its rows go to their user's partition, DDL to partition
     0.
     """
@@ -60,7 +64,7 @@ def messages(change: Change, *, batch_id: int, sent_at_ms: int, partitions: int)
     for partition, indexes in _by_partition(change.rows, partitions).items():
         for start in range(0, len(indexes), MESSAGE_ROWS_MAX):
             part = indexes[start : start + MESSAGE_ROWS_MAX]
-            data = [_columns(change.rows[index]) for index in part]
+            data = [_columns(change.rows[index], proof) for index in part]
             old = None if change.old is None else [change.old[index] for index in part]
             yield Message(partition, _flat(change, data, old, batch_id, sent_at_ms))
 
@@ -98,7 +102,7 @@ def _flat(change: Change, data: list[dict[str, Any]] | None, old: list[dict[str,
     )
 
 
-def _columns(row: SyncOrderRow) -> dict[str, str | None]:
+def _columns(row: SyncOrderRow, proof: Proof) -> dict[str, str | None]:
     return {
         "id": str(row.id),
         "order_id": row.order_id,
@@ -114,6 +118,7 @@ def _columns(row: SyncOrderRow) -> dict[str, str | None]:
         "contract_id": row.contract_id,
         "status": row.status,
         "created_at": _datetime(row.created_ms),
+        **proof(row),
     }
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from sandbox.proof import Proof, no_proof, prover
+
 COUNTERPARTIES = ("counter", "fund", "trading")
 KEY_RETENTION_MS = 7 * 24 * 3600 * 1000  # docs/contracts/README.md, clause 3.6
 BINLOG_RETENTION_MS = 24 * 3600 * 1000  # published changes older than this are dropped, as a database expires its binlog
@@ -23,6 +25,7 @@ class SandboxConfig:
 
     data: Path
     keys: Mapping[str, str]
+    intake_key: tuple[str, str] | None = None  # id and secret: rows carry a MAC by it (docs/contracts/README.md, clause 6.8)
     kafka_bootstrap: str = ""
     kafka_topic: str = "counter.sync_order"
     kafka_partitions: int = 4
@@ -31,6 +34,11 @@ class SandboxConfig:
     volatility_bps: Decimal = Decimal(2)
     signature_validity_ms: int = 30_000
     clock_ms: Callable[[], int] = wall_clock_ms
+
+    @property
+    def proof(self) -> Proof:
+        """How rows are shown to be the counter's."""
+        return prover(*self.intake_key) if self.intake_key else no_proof
 
     @property
     def database(self) -> Path:

@@ -153,7 +153,7 @@ class Desk:
     def orders_page(self, shard: int, after_ms: int, after_id: int, limit: int) -> list[dict[str, Any]]:
         """Rows of the counter's own order table, in the shape of sync orders."""
         rows = self._storage.orders_after(shard, after_ms, after_id, limit)
-        return [as_json(exchange_row(order)._replace(id=row_id)) for row_id, order in rows]
+        return [as_json(exchange_row(order)._replace(id=row_id), self._table.proof) for row_id, order in rows]
 
     def order_counts(self, shard: int, from_ms: int, to_ms: int) -> list[dict[str, Any]]:
         return by_minute(self._storage.order_counts(shard, from_ms, to_ms))

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
+from functools import partial
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
@@ -87,10 +88,11 @@ class Publisher:
         producer = self._producer or self._connect()
         self._batches += 1
         sent_at_ms = time.time_ns() // 1_000_000
+        shown = partial(binlog.messages, batch_id=self._batches, sent_at_ms=sent_at_ms, partitions=self._partitions, proof=self._config.proof)
         futures = [
             producer.send(self._config.kafka_topic, value=message.value, partition=message.partition)
             for change in changes
-            for message in binlog.messages(change, batch_id=self._batches, sent_at_ms=sent_at_ms, partitions=self._partitions)
+            for message in shown(change)
         ]
         for future in futures:
             future.get(timeout=ACK_SECONDS_MAX)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sandbox import binlog
+from sandbox.proof import Proof, no_proof
 from sandbox.storage import Change, Storage, SyncOrderRow
 
 SHARDS = (0, 1, 2, 3)
@@ -39,8 +40,9 @@ class SyncTable:
     publisher.
     """
 
-    def __init__(self, storage: Storage, committed: Callable[[], None]) -> None:
+    def __init__(self, storage: Storage, committed: Callable[[], None], proof: Proof = no_proof) -> None:
         self._storage = storage
+        self.proof = proof
         self.committed = committed
 
     def create(self, at_ms: int) -> None:
@@ -68,7 +70,7 @@ class SyncTable:
         self._storage.log_change(Change("UPDATE", [row._replace(status=status)], [{"status": row.status}], "", at_ms))
 
     def page(self, shard: int, after_ms: int, after_id: int, limit: int) -> list[dict[str, Any]]:
-        return [as_json(row) for row in self._storage.sync_orders_after(shard, after_ms, after_id, limit)]
+        return [as_json(row, self.proof) for row in self._storage.sync_orders_after(shard, after_ms, after_id, limit)]
 
     def counts(self, shard: int, from_ms: int, to_ms: int) -> list[dict[str, Any]]:
         return by_minute(self._storage.sync_order_counts(shard, from_ms, to_ms))
@@ -87,7 +89,7 @@ def full_scale(amount: str | None) -> str | None:
     return None if amount is None else f"{Decimal(amount):.18f}"
 
 
-def as_json(row: SyncOrderRow) -> dict[str, Any]:
+def as_json(row: SyncOrderRow, proof: Proof = no_proof) -> dict[str, Any]:
     """The row as the interface gives it."""
     return {
         "id": str(row.id),
@@ -103,4 +105,5 @@ def as_json(row: SyncOrderRow) -> dict[str, Any]:
         "instrument": row.instrument,
         "contract_id": row.contract_id,
         "created_ms": row.created_ms,
+        **proof(row),
     }

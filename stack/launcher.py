@@ -183,5 +183,6 @@ class Stack:
         if not any(self.is_named(variable) for variable in COUNTERPARTIES):
             base = f"http://{LOOPBACK}:{memory.ports['sandbox']}"
             variables |= {variable: f"{base}/{prefix}" for variable, prefix in COUNTERPARTIES.items()}
+            variables["INTAKE_MAC"] = "required"  # the sandbox makes MACs
             variables["APPROVER_SETTLED_HOURS"] = "0"  # who tries the sandbox waits no day for a first approval
         return variables

@@ -49,7 +49,7 @@ def bring_up_servers(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     if not stack.is_named("DATABASE_URL"):
         forget_durability(variables["DATABASE_URL"])
-    os.environ.update({"RUN_DIR": str(stack.run_dir.folder), **variables, "APPROVER_SETTLED_HOURS": "24"})
+    os.environ.update({"RUN_DIR": str(stack.run_dir.folder), **variables, "APPROVER_SETTLED_HOURS": "24", "INTAKE_MAC": "off"})
 
 
 def reserve_folder(config: pytest.Config) -> Path:

@@ -38,6 +38,7 @@ from clearing.policy.outcomes import Health
 from clearing.running.calls import keep, make_call, outcome_of
 from clearing.running.in_process import InFlight
 from clearing.running.next_action import Defer, Drop, Held, KeyExpired, Record
+from clearing.running.real_order import NOT_AUTHENTIC, doubt
 from clearing.running.stored_request import REQUEST_DIFFERS, differs
 from clearing.status import OperationState, Outcome, State
 from clearing.store import claims, interventions
@@ -145,7 +146,9 @@ class Runner:
         if work.operation_state == OperationState.DONE:
             return _finish_confirmed(work)
         if differs(work):
-            return _park_differing(work)
+            return _park_unsigned(work, REQUEST_DIFFERS, "a stored request is not what its order asks for: nothing was sent", key=work.stored.key)
+        if why := doubt(work):
+            return _park_unsigned(work, NOT_AUTHENTIC, "nobody can show that the counter wrote this order: nothing was sent", why=why)
         match make_call(work, self.gateways, self.guard, self.stopping):
             case Drop():
                 log.warning("claim ended before the call", fix="nothing: the sweep takes the order back")
@@ -204,13 +207,14 @@ def _park_internal_error(work: Work) -> Recorded:
     return _parked(work, claims.settle(work, evidence, reaction, counted=False, generation=publish.generation()), INTERNAL_ERROR)
 
 
-def _park_differing(work: Work) -> Recorded:
-    """The stored operation isn't its order's, so that nothing is signed. Whether it was sent while
-    it still was is not known: as *unknown* it can be confirmed by operators, and sent anew.
+def _park_unsigned(work: Work, code: str, message: str, **context: str) -> Recorded:
+    """The stored operation isn't its order's, or the order not the counter's, so that nothing is
+    signed. Whether something was sent before is not known: as *unknown* the operation can be
+    confirmed by operators, and sent anew.
     """
-    alarm(REQUEST_DIFFERS, "a stored request is not what its order asks for: nothing was sent", order_id=work.order.order_id, key=work.stored.key)
+    alarm(code, message, order_id=work.order.order_id, **context)
     reaction = Reaction(State.PARKED, OperationState.UNKNOWN)
-    return _parked(work, claims.defer_blocked(work, REQUEST_DIFFERS, reaction, generation=publish.generation()), REQUEST_DIFFERS)
+    return _parked(work, claims.defer_blocked(work, code, reaction, generation=publish.generation()), code)
 
 
 def _finish_confirmed(work: Work) -> Recorded:

@@ -1,6 +1,6 @@
 -- All that a worker needs to run a claimed clearing's current operation, as of p_now.
-CREATE OR REPLACE FUNCTION clearing_work_of(c clearing_clearing, o clearing_operation, p_now timestamptz)
-RETURNS clearing_work_2 LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION clearing_work_3_of(c clearing_clearing, o clearing_operation, p_now timestamptz)
+RETURNS clearing_work_3 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s orders_syncorder;
     v_exchanges bytea[];
@@ -12,7 +12,8 @@ BEGIN
         o.key, o.request, extract(epoch FROM p_now - o.first_sent_at), c.attempts, c.tries, clearing_ms(p_now), clearing_ms(c.claimed_until),
         clearing_ms(c.started_at), s.order_id, s.user_id, s.contract_id, s.direction, s.asset, s.quantity, s.quoted_usdt, s.created_ms,
         c.flow, clearing_ms(c.queued_at), v_exchanges, c.hold_code,
-        CASE WHEN c.tries > 0 THEN extract(epoch FROM p_now - c.tried_since) END)::clearing_work_2;
+        CASE WHEN c.tries > 0 THEN extract(epoch FROM p_now - c.tried_since) END,
+        s.shard, s.sequence, s.instrument, s.kind, s.mac, s.mac_key_id)::clearing_work_3;
 END
 $$;
 
@@ -21,8 +22,8 @@ $$;
 -- 2. it is a poison candidate, and the worker isn't the isolated one (p_alone);
 -- 3. the worker's incarnation has ended: the next sweep would take the claim back from a process
 --    that lives.
-CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
-RETURNS SETOF clearing_work_2 LANGUAGE plpgsql SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION clearing_claim_3(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
+RETURNS SETOF clearing_work_3 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     c clearing_clearing;
     o clearing_operation;
@@ -42,20 +43,20 @@ BEGIN
         UPDATE clearing_operation SET state = 'open' WHERE id = o.id;
     END IF;
     PERFORM clearing_note(c.id, 'queued', 'running', c.step, c.epoch, '', p_worker);
-    RETURN NEXT clearing_work_of(c, o, v_now);
+    RETURN NEXT clearing_work_3_of(c, o, v_now);
 END
 $$;
 
 -- The claim that the worker took by a call whose answer was lost. Only for a caller that knows that
 -- no other thread of its process runs this epoch: nothing else tells two threads apart. The operation
 -- that the claim opened may have been sent, so it starts with a status query.
-CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION clearing_claim_again_3(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_3 LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     c clearing_clearing;
 BEGIN
     SELECT * INTO c FROM clearing_clearing WHERE id = p_id AND state = 'running' AND epoch = p_epoch AND claimed_by = p_worker;
     IF FOUND THEN
-        RETURN NEXT clearing_work_of(c, clearing_current(c.id, c.step), service_now());
+        RETURN NEXT clearing_work_3_of(c, clearing_current(c.id, c.step), service_now());
     END IF;
 END
 $$;

@@ -2,7 +2,7 @@
 --
 -- The rule: a function that needs another argument gets it without a default, as a new signature; the
 -- old one moves here and calls the new one. A function that returns other columns gets a new name. A
--- row type that changes is a new type with a number (clearing_work_2), made by a migration. The
+-- row type that changes is a new type with a number (clearing_work_3), made by a migration. The
 -- release after removes what stands here, and drops it by a migration that names the signature.
 
 -- Before the first operation's counterparty and action were arguments: flow 1.
@@ -77,4 +77,20 @@ CREATE OR REPLACE FUNCTION clearing_confirm_done(
 ) RETURNS TABLE (outcome text, not_before timestamptz, next clearing_ref) LANGUAGE sql AS $$
     SELECT * FROM clearing_confirm_done(p_intervention, p_person, p_person_id, p_claim_seconds, p_transit_seconds, p_response, p_code,
         false, p_step, p_part, p_counterparty, p_action, p_key, p_request, p_generation)
+$$;
+
+-- Before a claim returned the order's row with the counter's MAC.
+CREATE OR REPLACE FUNCTION clearing_claim(p_id bigint, p_epoch int, p_worker text, p_claim_seconds float8, p_alone boolean)
+RETURNS SETOF clearing_work_2 LANGUAGE sql AS $$
+    SELECT clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request, sent_seconds_ago, attempts, tries,
+        now_ms, claimed_until_ms, started_ms, order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt, created_ms, flow, queued_ms,
+        exchanges, hold_code, tried_seconds_ago
+        FROM clearing_claim_3(p_id, p_epoch, p_worker, p_claim_seconds, p_alone)
+$$;
+
+CREATE OR REPLACE FUNCTION clearing_claim_again(p_id bigint, p_epoch int, p_worker text) RETURNS SETOF clearing_work_2 LANGUAGE sql STABLE AS $$
+    SELECT clearing_id, epoch, step, part, operation_id, operation_state, counterparty, action, key, request, sent_seconds_ago, attempts, tries,
+        now_ms, claimed_until_ms, started_ms, order_id, user_id, contract_id, direction, asset, quantity, quoted_usdt, created_ms, flow, queued_ms,
+        exchanges, hold_code, tried_seconds_ago
+        FROM clearing_claim_again_3(p_id, p_epoch, p_worker)
 $$;

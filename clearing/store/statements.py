@@ -65,8 +65,8 @@ ACCEPT: Final = function_call(
     ),
 )
 HOLD: Final = function_call("clearing_hold", "order", "code", "actor", "generation", columns=f"found_state, {ref_columns('next')}")
-CLAIM: Final = function_call("clearing_claim", "id", "epoch", "worker", "claim_seconds", "alone")
-CLAIM_AGAIN: Final = function_call("clearing_claim_again", "id", "epoch", "worker")
+CLAIM: Final = function_call("clearing_claim_3", "id", "epoch", "worker", "claim_seconds", "alone")
+CLAIM_AGAIN: Final = function_call("clearing_claim_again_3", "id", "epoch", "worker")
 RECORD_TRY: Final = function_call(
     "clearing_record_try",
     *("operation", "epoch", "worker", "asked", "sent_ms_ago", "answered_ms_ago", "outcome", "code", "detail", "response"),

@@ -14,7 +14,20 @@ from typing import Final, TypeVar
 
 import structlog
 
-from orders.intake.classify import DATABASE_REFUSED, DELETED, EARLY, INTERNAL_ERROR, REFUSED_PREFIX, TOO_MANY_ROWS, UNREADABLE, Bad, Place, Suspect
+from base.alarms import alarm
+from orders.intake.classify import (
+    DATABASE_REFUSED,
+    DELETED,
+    EARLY,
+    INTERNAL_ERROR,
+    NOT_AUTHENTIC,
+    REFUSED_PREFIX,
+    TOO_MANY_ROWS,
+    UNREADABLE,
+    Bad,
+    Place,
+    Suspect,
+)
 from orders.intake.order_store import concerns_accepted, lock_out_inserts, stored_places
 from orders.intake.quarantine import HOLDING, held_already, quarantine, quarantine_contradiction
 from orders.intake.result import IngestResult
@@ -41,6 +54,7 @@ class BadNews:
         self._rows_max = rows_max
         self._result = result
         self._quarantined: Counter[Place] = Counter()
+        self._not_authentic: list[Bad] = []
 
     def changes(self, suspects: Sequence[Suspect], archived: Callable[[Collection[str]], Collection[str]]) -> None:
         """Quarantines each changed or deleted row. If it refers to an accepted order, also puts
@@ -117,7 +131,11 @@ class BadNews:
         else:
             result.quarantined += new
         result.known += not new
-        if (refused and bad.reason != EARLY) or bad.reason in BAD_IN_ITSELF:
+        if bad.reason == NOT_AUTHENTIC:
+            (result.not_authentic if new else result.bad_before).add(place)
+            if new:
+                self._not_authentic.append(bad)
+        elif (refused and bad.reason != EARLY) or bad.reason in BAD_IN_ITSELF:
             (result.bad if new else result.bad_before).add(place)
         if new and bad.reason in HOLDING:
             result.holding[place] += 1
@@ -127,7 +145,20 @@ class BadNews:
                 log.warning("quarantined", reason=bad.reason, detail=bad.detail, order_id=bad.order_id, **_shown(place))
 
     def report(self) -> None:
-        """Logs of how many more rows the log says nothing."""
+        """Logs of how many more rows the log says nothing, and raises one alarm for all that isn't
+        the counter's.
+        """
+        if self._not_authentic:
+            first = self._not_authentic[0]
+            fix = "who may write to the topic? the counter's own rows come by the gap pass; were its keys changed: INTAKE_KEYS"
+            alarm(
+                "not_authentic",
+                "rows that the counter didn't write were refused",
+                rows=len(self._not_authentic),
+                example=first.detail,
+                **_shown(first.origin.place),
+                fix=fix,
+            )
         for place, rows in self._quarantined.items():
             if rows > LOGGED_ROWS_MAX:
                 log.warning("more rows of this message quarantined", rows=rows - LOGGED_ROWS_MAX, **_shown(place))

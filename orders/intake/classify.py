@@ -29,6 +29,7 @@ INTERNAL_ERROR = "internal_error"  # an error of ours with this order, while oth
 TOO_MANY_ROWS = "too_many_rows"  # a message that no consumer reads at once; the gap pass brings its orders
 TABLE_CHANGED = "table_changed"
 REFUSED_PREFIX = "refused:"
+NOT_AUTHENTIC = REFUSED_PREFIX + RefusalCode.NOT_AUTHENTIC  # not the counter's, as far as anybody can show
 EARLY = REFUSED_PREFIX + RefusalCode.FROM_THE_FUTURE  # a valid order whose time hasn't come: the gap pass brings it again
 # For rows from the counter's interface these prefixes and the shard take the place of a topic: of
 # its sync-order table, of its order table.
@@ -178,14 +179,19 @@ def _arrival(row: Row, mapped: Callable[[Row, Rules], NewOrder | Filtered], orig
     try:
         order = mapped(row, rules)
     except Refused as refusal:
-        return _refused(refusal, row, origin)
+        return _refused(refusal, row, origin, is_believed=rules.authority is None or mapped is mapping.from_interface)
     return Skipped(order.reason) if isinstance(order, Filtered) else Arrival(order, origin)
 
 
-def _refused(refusal: Refused, row: Row, origin: Origin) -> Bad | Suspect:
-    """An invalid row may still name an order that we have accepted with other contents."""
+def _refused(refusal: Refused, row: Row, origin: Origin, *, is_believed: bool) -> Bad | Suspect:
+    """An invalid row may still name an order that we have accepted with other contents. One that
+    nobody can show to be the counter's says nothing about any order: where MACs are asked for, an
+    invalid row of Kafka can't be shown to be.
+    """
     reason = REFUSED_PREFIX + refusal.code
     order_id = stated_order_id(row)
+    if reason == NOT_AUTHENTIC or (order_id and not is_believed):
+        return Bad(reason, str(refusal), order_id, origin, stated_hash(row))
     if not order_id:
         return Bad(reason, str(refusal), "", origin)
     return Suspect(order_id, CONTENTS_DIFFER, str(refusal), reason, origin, stated_hash(row))
@@ -197,11 +203,15 @@ def _inserted(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]
 
 def _updated(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
     """The new row is read as an order: it is known, new (its insert was lost), or its contents
-    differ.
+    differ. Where MACs are asked for, a change counts only if its new row is shown to be the
+    counter's; what else became of an accepted order reconcile finds.
     """
     after = change.after or {}
     item = _arrival(after, mapping.from_binlog, origin, rules)
     order_id = stated_order_id(after)
+    if rules.authority and not isinstance(item, Arrival):
+        yield item
+        return
     if isinstance(item, Skipped) and order_id:
         item = Suspect(order_id, CONTENTS_DIFFER, f"updated to a row that is filtered: {item.reason}", "", origin, stated_hash(after))
     yield item
@@ -214,7 +224,9 @@ def _deleted(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
     before = change.before or {}
     item = _arrival(before, mapping.from_binlog, origin, rules)
     order_id = stated_order_id(before)
-    if order_id:
+    if rules.authority and not isinstance(item, Arrival):
+        yield item
+    elif order_id:
         otherwise = DELETED_UNKNOWN if isinstance(item, Arrival) else item.otherwise if isinstance(item, Suspect) else ""
         yield Suspect(order_id, DELETED, "deleted at the counter", otherwise, origin)
     else:

@@ -20,6 +20,7 @@ from django.conf import settings
 
 from base.decimals import plain
 from orders.decoding.changes import shortened
+from orders.intake.authentic import Authority
 
 Row = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ CREATED_MS_MAX: Final = 253_402_300_799_999  # the end of the year 9999 in UTC, 
 # What an address takes without an encoding (RFC 3986, "unreserved"): an id becomes part of the path
 # that is signed, and a proxy that decodes or cleans paths would break that order's signature.
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_PROOF: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _AMOUNT: Final = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?")
 _INTEGER: Final = re.compile(r"[0-9]{1,20}")
 _NEGATIVE: Final = re.compile(r"-[1-9][0-9]{0,18}")
@@ -54,6 +56,7 @@ class RefusalCode(StrEnum):
     UNKNOWN_ASSET = "unknown_asset"
     BAD_TIMESTAMP = "bad_timestamp"
     FROM_THE_FUTURE = "from_the_future"
+    NOT_AUTHENTIC = "not_authentic"
 
 
 class Refused(ValueError):  # noqa: N818 - named by what it reports
@@ -82,7 +85,7 @@ class Filtered:
 
 class NewOrder(msgspec.Struct, frozen=True, gc=False):
     """An exchange order as the counter wrote it; amounts exact, `created_ms` since the epoch,
-    UTC.
+    UTC. `mac` and `mac_key_id`: the counter's proof, empty where the row has none.
     """
 
     order_id: str
@@ -96,9 +99,12 @@ class NewOrder(msgspec.Struct, frozen=True, gc=False):
     quoted_usdt: Decimal
     instrument: str
     created_ms: int
+    kind: str = ""
+    mac: str = ""
+    mac_key_id: str = ""
 
 
-_MAPPED: Final = ("kind", "created_at", *NewOrder.__struct_fields__)
+_MAPPED: Final = ("kind", "created_at", *(name for name in NewOrder.__struct_fields__ if name not in {"kind", "mac", "mac_key_id"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class Rules:
     scales: Mapping[str, int]  # decimals of each asset that is cleared, and of USDT
     columns: Mapping[str, str] = field(default_factory=dict)  # the counter's column -> our field, where they differ
     zone: tzinfo = UTC  # of a created_at that names none
+    authority: Authority | None = None  # by whose MAC a row is known to be the counter's; None: none is asked for
 
     @classmethod
     def from_settings(cls, started_since_ms: int = 0) -> "Rules":
@@ -124,6 +131,7 @@ class Rules:
             scales=dict(settings.ASSET_SCALES),
             columns={column: name for name, column in settings.INTAKE_COLUMNS.items()},
             zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
+            authority=Authority.from_settings(),
         )
 
     def named(self, row: Row | None) -> Row | None:
@@ -176,7 +184,8 @@ def stated_hash(row: Row) -> str:
 
 
 def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrder | Filtered:
-    if _text(row, "kind") not in rules.exchange_kinds:
+    kind = _text(row, "kind")
+    if kind not in rules.exchange_kinds:
         return Filtered(FilterReason.KIND)
     created_ms = created(row, rules)
     if created_ms > CREATED_MS_MAX:
@@ -184,7 +193,7 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
     if created_ms < rules.since_ms:
         return Filtered(FilterReason.OLD)
     coins = frozenset(rules.scales) - {USDT}
-    return NewOrder(
+    order = NewOrder(
         order_id=_identifier(row, "order_id"),
         user_id=_user_id(row),
         shard=_integer(row, "shard", SHARD_MAX),
@@ -196,7 +205,21 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
         quoted_usdt=_amount(row, "quoted_usdt", rules.scales[USDT]),
         instrument=_text(row, "instrument"),
         created_ms=created_ms,
+        kind=kind,
+        mac=_proof(row, "mac"),
+        mac_key_id=_proof(row, "mac_key_id"),
     )
+    if rules.authority and (doubt := rules.authority.doubt(order)):
+        raise Refused(RefusalCode.NOT_AUTHENTIC, f"{order.order_id}: {doubt}")
+    return order
+
+
+def _proof(row: Row, name: str) -> str:
+    """One of the MAC's columns. What has another form than one that the counter writes is none: it
+    proves nothing, and an order without proof is as good where none is asked for.
+    """
+    value = row.get(name)
+    return value if isinstance(value, str) and _PROOF.fullmatch(value) else ""
 
 
 def _present(row: Row, name: str) -> str:

@@ -24,9 +24,9 @@ FUTURE_MS_MAX: Final = 60_000  # beyond what clocks may be apart: an order with 
 _INSERT = f"""
     SELECT pg_advisory_xact_lock_shared(%s);
     INSERT INTO orders_syncorder (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument,
-        created_ms, canonical_hash, topic, partition, "offset", source)
+        created_ms, canonical_hash, kind, mac, mac_key_id, topic, partition, "offset", source)
     SELECT v.*, %s FROM unnest(%s::text[], %s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::numeric[],
-        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::bigint[])
+        %s::numeric[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::bigint[])
         AS v (order_id, user_id, shard, sequence, contract_id, direction, asset, quantity, quoted_usdt, instrument, created_ms)
     WHERE NOT EXISTS (SELECT FROM orders_syncorder o WHERE o.order_id = v.order_id)
         AND v.created_ms <= (SELECT (extract(epoch FROM service_now()) * 1000)::bigint) + %s AND (SELECT {IS_STARTED})
@@ -71,7 +71,8 @@ def insert(orders: Iterable[Hashed], source: Source) -> dict[str, Inserted]:
     rows = [
         (
             *(order.order_id, order.user_id, order.shard, order.sequence, order.contract_id, order.direction, order.asset),
-            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash, *arrival.origin.place),
+            *(order.quantity, order.quoted_usdt, order.instrument, order.created_ms, order_hash),
+            *(order.kind, order.mac, order.mac_key_id, *arrival.origin.place),
         )
         for arrival, order_hash in orders
         for order in (arrival.order,)

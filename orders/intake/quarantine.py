@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from django.db import connection
 from psycopg2.extras import execute_values
 
-from orders.intake.classify import CONTENTS_DIFFER, DELETED, DELETED_UNKNOWN, EARLY, Bad
+from orders.intake.classify import CONTENTS_DIFFER, DELETED, DELETED_UNKNOWN, EARLY, NOT_AUTHENTIC, Bad
 from orders.models import Quarantined, Source
 
 DETAIL_LENGTH_MAX = 500
@@ -52,7 +52,8 @@ _CONTRADICTED = """
     SET reason = CASE WHEN q.reason = ANY (%(deletions)s) THEN %(deleted)s ELSE %(differs)s END
     FROM orders_syncorder o CROSS JOIN (VALUES (true), (false)) AS kind (is_deletion) CROSS JOIN LATERAL (
         SELECT c.id FROM orders_quarantined c
-        WHERE c.order_id = o.order_id AND c.replayed_at IS NULL AND (c.reason = ANY (%(deletions)s)) = kind.is_deletion
+        WHERE c.order_id = o.order_id AND c.replayed_at IS NULL AND c.reason <> %(not_authentic)s
+            AND (c.reason = ANY (%(deletions)s)) = kind.is_deletion
             AND CASE
                 WHEN c.topic = o.topic AND c.partition = o.partition THEN c."offset" > o."offset" AND c.contents_hash <> o.canonical_hash
                 ELSE kind.is_deletion
@@ -115,6 +116,7 @@ def contradicted_orders(order_ids: Collection[str]) -> dict[str, str]:
     with connection.cursor() as cursor:
         cursor.execute(_EARLY_IS_IN, [sorted(order_ids), EARLY])
         codes: dict[str, str | list[str]] = {"deletions": [DELETED_UNKNOWN, DELETED], "deleted": DELETED, "differs": CONTENTS_DIFFER}
+        codes["not_authentic"] = NOT_AUTHENTIC
         cursor.execute(_CONTRADICTED, {**codes, "order_ids": sorted(order_ids), "rows_max": CAUSES_MAX})
         return dict(sorted(cursor.fetchall()))  # the deletion's code wins over contents_differ
 

@@ -28,7 +28,7 @@ from base import metrics
 from base.alarms import alarm
 from base.db import DATABASE_UNAVAILABLE, drop_broken_connection, is_unavailable
 from orders.intake import faults
-from orders.intake.classify import TABLE_CHANGED, Item, Origin, read_message
+from orders.intake.classify import TABLE_CHANGED, Arrival, Item, Origin, read_message
 from orders.intake.faults import FAULT_FIX, INTAKE_FAULT, IntakeFault
 from orders.intake.first_start import NOT_STARTED, NotStarted
 from orders.intake.ingest import Intake
@@ -48,6 +48,7 @@ IDLE_SHARE: Final = 0.1  # of the time since the last message
 FETCH_BYTES_MAX: Final = 8 << 20  # of one poll, as it comes; a batch that is larger comes alone
 PARTITION_BYTES_MAX: Final = 1 << 20
 MESSAGE_ROWS_MAX: Final = 10_000  # of one message; one with more is quarantined whole
+AUTHENTIC_SECONDS_MAX: Final = 60.0  # without a row that is shown to be the counter's: then our key is wrong, and not a sender
 COMMIT_SECONDS: Final = 0.1  # offsets are committed no more often: what comes again after a crash is known, and a commit costs as much as an order
 CONNECT_MS_MAX: Final = 1_000
 COMMIT_MS_MAX: Final = 1_000
@@ -156,6 +157,7 @@ class BinlogConsumer:
         self._stop_rule = StopRule()
         self._offsets = StagedOffsets()
         self._last_data = self._last_complaint = self._last_commit = time.monotonic()
+        self._last_authentic = time.monotonic()  # when a row was last shown to be the counter's
         self._faults = 0  # internal errors in a row
         self.total = IngestResult()
 
@@ -240,7 +242,10 @@ class BinlogConsumer:
             self._rewind(consumer, polled)
 
     def _ingest(self, consumer: KafkaConsumer, polled: Polled, rules: Rules) -> None:
-        result = self._ingested(_items(polled, rules), lambda: _show_whole_lag(consumer))
+        items = _items(polled, rules)
+        if any(isinstance(item, Arrival) for item in items):
+            self._last_authentic = time.monotonic()
+        result = self._ingested(items, lambda: _show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
             self._offsets.stage(polled)
@@ -248,6 +253,7 @@ class BinlogConsumer:
             self._judge(polled, result)
             if self._stop_rule.broken:
                 self._commit(consumer)
+                self._tell_of_a_wrong_key(result)
                 fix = "look at the newest quarantined messages in the admin, mend what made them, then start the consumer again"
                 raise MustStop(ExitCode.TOO_MANY_BAD, f"stopped: {self._stop_rule.broken}", fix)
 
@@ -306,15 +312,29 @@ class BinlogConsumer:
 
     def _judge(self, polled: Polled, result: IngestResult) -> None:
         """Shows the messages to the stop rule, in their order. One that contradicts accepted orders
-        counts once for each: a flood of those in few messages is one as well.
+        counts once for each: a flood of those in few messages is one as well. One that isn't the
+        counter's counts only where nothing of the counter's comes: whoever can write to the topic
+        mustn't stop it.
         """
+        forged = result.not_authentic
         for partition, records in polled.items():
             for record in records:
                 place = (partition.topic, partition.partition, record.offset)
-                bad = place in result.bad or place in result.holding
+                if place in forged and not self._hears_nobody():
+                    continue
+                bad = place in result.bad or place in result.holding or place in forged
                 if bad or place not in result.bad_before:
                     for _ in range(result.holding[place] or 1):
                         self._stop_rule.count(bad=bad)
+
+    def _hears_nobody(self) -> bool:
+        return time.monotonic() - self._last_authentic > AUTHENTIC_SECONDS_MAX
+
+    def _tell_of_a_wrong_key(self, result: IngestResult) -> None:
+        """Where what stopped us were rows without a valid MAC, and no other came."""
+        if result.not_authentic and self._hears_nobody():
+            fix = "set INTAKE_KEYS to the keys that the counter uses now, start the consumer again, and replay what was refused meanwhile"
+            alarm("intake_key_wrong", "no row is shown to be the counter's any more", rows=len(result.not_authentic), fix=fix)
 
     def _idle(self, assigned: bool) -> None:
         now = time.monotonic()

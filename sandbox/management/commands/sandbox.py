@@ -51,6 +51,7 @@ class Command(BaseCommand):
         config = SandboxConfig(
             data=options["data"],
             keys=settings.COUNTERPARTY_KEYS,
+            intake_key=next(iter(settings.INTAKE_KEYS.items()), None),
             kafka_bootstrap=options["kafka"],
             kafka_topic=settings.KAFKA_TOPIC,
             seed=options["seed"],

@@ -113,7 +113,7 @@ class TestCommitWhoseAnswerWasLost:
 
     def test_a_claim_is_known_again_and_its_operation_reconciled(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        loses_an_answer(monkeypatch, "clearing_claim(")
+        loses_an_answer(monkeypatch, "clearing_claim_3(")
 
         world.run(clearing)
 
@@ -123,14 +123,14 @@ class TestCommitWhoseAnswerWasLost:
 
     def test_a_claim_that_another_thread_may_have_taken_is_left_to_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
-        loses_an_answer(monkeypatch, "clearing_claim(")
+        loses_an_answer(monkeypatch, "clearing_claim_3(")
 
         assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: "w", gives_up=lambda: False) is None
 
     def test_a_claim_under_another_name_is_not_ours(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         clearing = world.accept()
         names = iter(["before it was declared dead", "now"])
-        loses_an_answer(monkeypatch, "clearing_claim(")
+        loses_an_answer(monkeypatch, "clearing_claim_3(")
 
         assert claims.claim(clearing.pk, clearing.epoch, worker=lambda: next(names), gives_up=lambda: False, sole=True) is None
 
