@@ -54,7 +54,10 @@ def _intake(config: Configuration, settings: Mapping[str, Any]) -> None:
     if not settings["INTAKE_MAC"]:
         later = "while the counter writes no MACs yet, set INTAKE_MAC_SINCE to the moment from which it will"
         config.refuse("INTAKE_MAC", f"INTAKE_MAC is off: unset it, since who can write to the topic could make orders; {later}")
-    elif not settings["INTAKE_KEYS"]:
+    elif settings["INTAKE_MAC_SINCE"] is None:
+        when = "the moment from which each row has the counter's MAC and no process of release 0.1.0 runs; of a new service INTAKE_SINCE"
+        config.refuse("INTAKE_MAC_SINCE", f"INTAKE_MAC_SINCE is not set: production needs it; set it to {when}")
+    if settings["INTAKE_MAC"] and not settings["INTAKE_KEYS"]:
         config.refuse(
             "INTAKE_KEYS", "INTAKE_KEYS is not set: production needs it; set it to ID:KEY, the key that the counter makes its rows' MACs with"
         )

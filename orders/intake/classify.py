@@ -216,7 +216,8 @@ def _updated(change: RowChange, origin: Origin, rules: Rules) -> Iterator[Item]:
         item = Suspect(order_id, CONTENTS_DIFFER, f"updated to a row that is filtered: {item.reason}", "", origin, stated_hash(after))
     yield item
     renamed = stated_order_id(change.before or {})
-    if renamed and renamed != order_id:
+    is_shown = rules.authority is None or isinstance(_arrival(change.before or {}, mapping.from_binlog, origin, rules), Arrival)
+    if renamed and renamed != order_id and is_shown:
         yield Suspect(renamed, DELETED, f"updated to the order id {order_id!r}", "", origin)
 
 

@@ -37,6 +37,8 @@ class TestInsert:
                 "contract_id": "C1",
                 "status": "PLACED",
                 "created_at": "2026-01-02 02:49:05.678",
+                "mac": None,
+                "mac_key_id": None,
             }
         ]
 

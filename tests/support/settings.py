@@ -15,6 +15,7 @@ COMPLETE = {
     "KAFKA_BOOTSTRAP_SERVERS": "log.example:9092",
     "KAFKA_SECURITY_PROTOCOL": "SSL",
     "INTAKE_SINCE": "2026-01-01T00:00:00+00:00",
+    "INTAKE_MAC_SINCE": "2026-01-01T00:00:00+00:00",
     "INTAKE_KEYS": "2026a:n4Hb8Wq1Zt6Yk3Rv9Xc5Mp7Dj2Gs0LfQ",
     **{f"{name}_URL": f"https://{name.lower()}.example" for name in ("COUNTER", "FUND", "TRADING")},
     **{f"{name}_KEY": f"{name}-m3Xq8vT1bN6yR4kZ9wP2cL7dF5gH0jSa" for name in ("COUNTER", "FUND", "TRADING")},

@@ -69,7 +69,7 @@ class TestTheContractsExamples:
 
     def test_are_what_the_sandbox_makes(self, vector: dict[str, Any]) -> None:
         fields = {name: vector["row"].get(name) for name in SyncOrderRow._fields}
-        made = SyncOrderRow(**{**fields, "status": "NEW"})  # type: ignore[arg-type]
+        made = SyncOrderRow(**{**fields, "status": "NEW"})
 
         assert proof.text_of(made) == vector["text"]
         assert proof.prover(VECTORS["key_id"], VECTORS["key"])(made) == {"mac": vector["mac"], "mac_key_id": VECTORS["key_id"]}
@@ -127,6 +127,13 @@ class TestARowOfKafka:
         clearings.ingest(strictly(message(signed("O1"))))
 
         clearings.ingest(strictly(updated({**signed("O1"), **changes}, **{name: signed("O1")[name] for name in changes})))
+
+        assert clearings.held == []
+
+    def test_that_takes_another_ones_id_away_stops_it_only_by_that_ones_own_row(self, clearings: FakeClearings) -> None:
+        clearings.ingest(strictly(message(signed("O1")), message(signed("O2"))))
+
+        clearings.ingest(strictly(updated(signed("O1"), order_id="O2")))
 
         assert clearings.held == []
 
