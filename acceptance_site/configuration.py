@@ -193,7 +193,7 @@ class Configuration:
             )
             return {}
         if len({key_id for key_id, _ in pairs}) < len(pairs):
-            self.problem(name, f"{name} gives two keys the same id: give each an id of its own")
+            self.problem(name, f"{name} gives two keys the same id: set each under an id of its own")
             return {}
         self.secrets_read |= {key for _, key in pairs}
         return dict(pairs)

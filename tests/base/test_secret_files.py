@@ -9,7 +9,7 @@ from acceptance_site.configuration import SECRETS
 from tests.base.test_settings import FREE, WRONG, Read, read  # noqa: F401 - a fixture
 from tests.support.settings import COMPLETE
 
-MAY_BE_SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$|^(DATABASE|BROKER|ALARM_WEBHOOK)_URL$")
+MAY_BE_SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|_KEYS?$|^(DATABASE|BROKER|ALARM_WEBHOOK)_URL$")
 FUND_KEY = COMPLETE["FUND_KEY"]
 
 

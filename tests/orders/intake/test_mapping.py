@@ -38,6 +38,7 @@ class TestAcceptedRows:
             quoted_usdt=Decimal("3050.12"),
             instrument="BTC-20260327-60000-C",
             created_ms=CREATED_MS,
+            kind="EXCHANGE",
         )
 
     def test_both_shapes_of_a_row_are_one_order(self) -> None:
@@ -146,8 +147,8 @@ class TestCanonicalHash:
         assert canonical_hash(order(quantity="1.50")) == canonical_hash(order(quantity="01.5"))
         assert canonical_hash(order(quantity="100")) == canonical_hash(order(quantity="100.000"))
 
-    @pytest.mark.parametrize("name", NewOrder.__struct_fields__)
-    def test_every_field_counts(self, name: str) -> None:
+    @pytest.mark.parametrize("name", [name for name in NewOrder.__struct_fields__ if name not in {"kind", "mac", "mac_key_id"}])
+    def test_every_field_of_the_order_counts(self, name: str) -> None:
         ours = order()
         other: Any = {"shard": 3, "sequence": 56, "created_ms": CREATED_MS + 1, "quantity": Decimal(1), "quoted_usdt": Decimal(1)}.get(name, "X")
 
