@@ -144,6 +144,15 @@ class Configuration:
             return default
         return value
 
+    def regular_expression(self, name: str, default: str) -> re.Pattern[str]:
+        """A pattern that a text must match as a whole."""
+        value: str = self._set(name) or default
+        try:
+            return re.compile(value, re.ASCII)
+        except (re.error, OverflowError, RecursionError):
+            self.problem(name, f"{name} is {_quoted(value)}: set it to a regular expression")
+            return re.compile(default, re.ASCII)
+
     def folder(self, name: str, default: str = "") -> str:
         """A folder that exists, or can be made; empty where neither a value nor a default is
         given.

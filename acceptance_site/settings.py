@@ -240,6 +240,9 @@ INTAKE_ZONE = config.zone("INTAKE_ZONE")
 INTAKE_EXCHANGE_KINDS = config.words(
     "INTAKE_EXCHANGE_KINDS", ["EXCHANGE"], form="kinds, separated by commas"
 )  # what else comes is filtered and counted
+# Which order ids the counter gives, as a regular expression for the whole id: what has another form
+# is no order of its, or an alias of one (`o77` of `O77`), which it may take for the same.
+INTAKE_ORDER_ID_PATTERN = config.regular_expression("INTAKE_ORDER_ID_PATTERN", r"[A-Za-z0-9._~-]{1,64}")
 # Orders created before this moment are filtered and counted, from whatever source (design, rule 2):
 # a first start doesn't clear the past again.
 INTAKE_SINCE = config.moment("INTAKE_SINCE", "2020-01-01T00:00:00+00:00")

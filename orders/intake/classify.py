@@ -28,6 +28,7 @@ DATABASE_REFUSED = "database_refused"
 INTERNAL_ERROR = "internal_error"  # an error of ours with this order, while others were accepted
 TOO_MANY_ROWS = "too_many_rows"  # a message that no consumer reads at once; the gap pass brings its orders
 TABLE_CHANGED = "table_changed"
+SAYS_NOTHING = frozenset({RefusalCode.NOT_AUTHENTIC, RefusalCode.FOREIGN_ORDER_ID})  # about an order of that id
 REFUSED_PREFIX = "refused:"
 NOT_AUTHENTIC = REFUSED_PREFIX + RefusalCode.NOT_AUTHENTIC  # not the counter's, as far as anybody can show
 EARLY = REFUSED_PREFIX + RefusalCode.FROM_THE_FUTURE  # a valid order whose time hasn't come: the gap pass brings it again
@@ -186,11 +187,12 @@ def _arrival(row: Row, mapped: Callable[[Row, Rules], NewOrder | Filtered], orig
 def _refused(refusal: Refused, row: Row, origin: Origin, *, is_believed: bool) -> Bad | Suspect:
     """An invalid row may still name an order that we have accepted with other contents. One that
     nobody can show to be the counter's says nothing about any order: where MACs are asked for, an
-    invalid row of Kafka can't be shown to be.
+    invalid row of Kafka can't be shown to be. Nor does one with an id of another form: an order that
+    was accepted before the form was set mustn't be held when it is read again.
     """
     reason = REFUSED_PREFIX + refusal.code
     order_id = stated_order_id(row)
-    if reason == NOT_AUTHENTIC or (order_id and not is_believed):
+    if refusal.code in SAYS_NOTHING or (order_id and not is_believed):
         return Bad(reason, str(refusal), order_id, origin, stated_hash(row))
     if not order_id:
         return Bad(reason, str(refusal), "", origin)

@@ -53,6 +53,7 @@ class RefusalCode(StrEnum):
     OUT_OF_BOUNDS = "out_of_bounds"
     BAD_SCALE = "bad_scale"
     UNKNOWN_DIRECTION = "unknown_direction"
+    FOREIGN_ORDER_ID = "foreign_order_id"
     UNKNOWN_ASSET = "unknown_asset"
     BAD_TIMESTAMP = "bad_timestamp"
     FROM_THE_FUTURE = "from_the_future"
@@ -118,6 +119,7 @@ class Rules:
     columns: Mapping[str, str] = field(default_factory=dict)  # the counter's column -> our field, where they differ
     zone: tzinfo = UTC  # of a created_at that names none
     authority: Authority | None = None  # by whose MAC a row is known to be the counter's; None: none is asked for
+    order_ids: re.Pattern[str] = _IDENTIFIER  # which the counter gives; each is an identifier
 
     @classmethod
     def from_settings(cls, started_since_ms: int = 0) -> "Rules":
@@ -132,6 +134,7 @@ class Rules:
             columns={column: name for name, column in settings.INTAKE_COLUMNS.items()},
             zone=UTC if settings.INTAKE_ZONE.key == "UTC" else settings.INTAKE_ZONE,
             authority=Authority.from_settings(),
+            order_ids=settings.INTAKE_ORDER_ID_PATTERN,
         )
 
     def named(self, row: Row | None) -> Row | None:
@@ -194,7 +197,7 @@ def _map(row: Row, rules: Rules, created: Callable[[Row, Rules], int]) -> NewOrd
         return Filtered(FilterReason.OLD)
     coins = frozenset(rules.scales) - {USDT}
     order = NewOrder(
-        order_id=_identifier(row, "order_id"),
+        order_id=_order_id(row, rules),
         user_id=_user_id(row),
         shard=_integer(row, "shard", SHARD_MAX),
         sequence=_integer(row, "sequence", SEQUENCE_MAX),
@@ -245,6 +248,16 @@ def _identifier(row: Row, name: str) -> str:
     text = _present(row, name)
     if not _IDENTIFIER.fullmatch(text):
         raise Refused(RefusalCode.BAD_TEXT, name, text)
+    return text
+
+
+def _order_id(row: Row, rules: Rules) -> str:
+    """An id of the counter's form. For us `o77` is another order than `O77`; for the counter it may
+    be the same one, which would be cleared twice.
+    """
+    text = _identifier(row, "order_id")
+    if not rules.order_ids.fullmatch(text):
+        raise Refused(RefusalCode.FOREIGN_ORDER_ID, "order_id", text)
     return text
 
 

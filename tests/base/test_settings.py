@@ -91,6 +91,7 @@ WRONG = {
     "INTAKE_MAC_SINCE": ["yesterday"],
     "INTAKE_ZONE": ["Mars/Phobos", "/etc/passwd", "Asia"],
     "INTAKE_EXCHANGE_KINDS": [","],
+    "INTAKE_ORDER_ID_PATTERN": ["O[0-9", "*", "O{19}{2}[", "(?P<n>"],
     "INTAKE_SINCE": ["yesterday", ""],
     "GAP_PASS_SECONDS": ["abc", "0", "-3", "nan", "inf"],
     "GAP_OVERLAP_MS": ["abc", "-1", "1.5"],
