@@ -187,8 +187,8 @@ def _arrival(row: Row, mapped: Callable[[Row, Rules], NewOrder | Filtered], orig
 def _refused(refusal: Refused, row: Row, origin: Origin, *, is_believed: bool) -> Bad | Suspect:
     """An invalid row may still name an order that we have accepted with other contents. One that
     nobody can show to be the counter's says nothing about any order: where MACs are asked for, an
-    invalid row of Kafka can't be shown to be. Nor does one with an id of another form: an order that
-    was accepted before the form was set mustn't be held when it is read again.
+    invalid row of Kafka can't be shown to be. Nor does one with an id of another form: an order
+    that was accepted before the form was set mustn't be held when it is read again.
     """
     reason = REFUSED_PREFIX + refusal.code
     order_id = stated_order_id(row)
