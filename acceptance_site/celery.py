@@ -85,6 +85,7 @@ app.conf.update(
         "gap-pass": beat_entry("ops.gap_pass", settings.GAP_PASS_SECONDS),
         "reconcile": beat_entry("ops.reconcile", settings.RECONCILE_SECONDS),
         "tidy": beat_entry("ops.tidy", settings.TIDY_SECONDS),
+        "seal": beat_entry("ops.seal", 60.0),  # as long as a rewritten past may stay unnoticed
     },
     CELERY_DB_REUSE_MAX=2**62,
 )

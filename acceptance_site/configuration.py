@@ -35,7 +35,7 @@ SECRETS: Final = frozenset(
     {
         *("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "COUNTER_KEY", "FUND_KEY", "TRADING_KEY"),
         *("KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD", "ZOOKEEPER_PASSWORD", "ZOOKEEPER_SSL_KEY_PASSWORD"),
-        *("ALARM_WEBHOOK_URL", "ALARM_WEBHOOK_KEY", "MONITORING_TOKEN", "INTAKE_KEYS"),
+        *("ALARM_WEBHOOK_URL", "ALARM_WEBHOOK_KEY", "MONITORING_TOKEN", "INTAKE_KEYS", "SEAL_KEY"),
     }
 )
 CHECKOUT_MARKS: Final = (".git", ".run")
@@ -347,8 +347,10 @@ def _why_no_folder(path: Path) -> str:
 
 def _secret_parts(name: str, value: str) -> list[str]:
     """What no log may show of it. A server's address without a password may be shown; a webhook's
-    may not, since it is a password itself.
+    may not, since it is a password itself. A key in PEM is hidden line by line, as a log writes it.
     """
+    if "PRIVATE KEY" in value:
+        return [line for line in value.splitlines() if line and not line.startswith("-")]
     parts = split(value) if "://" in value else None
     if parts is None or name == "ALARM_WEBHOOK_URL":
         return [value]

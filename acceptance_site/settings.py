@@ -21,6 +21,7 @@ from acceptance_site.configuration import Configuration
 from acceptance_site.unfold import UNFOLD  # noqa: F401 the admin reads it here
 from base import logs
 from base.kafka import KafkaSecurity, WrongSecurity
+from base.seal_key import is_private_key
 from base.zookeeper import SESSION_SECONDS, WrongAddress, parse_address
 
 django_stubs_ext.monkeypatch()
@@ -376,6 +377,10 @@ ALARM_WEBHOOK_URL = config.optional(
 ALARM_WEBHOOK_KEY = config.text("ALARM_WEBHOOK_KEY")
 # The same alarm about the same order isn't sent again sooner.
 ALARM_REPEAT_SECONDS = config.number("ALARM_REPEAT_SECONDS", 60.0, least=0, most=86_400)
+
+# --- History: ops/seals ---------------------------------------------------------------------------
+# Empty: seals aren't signed; production is told of it every hour.
+SEAL_KEY = config.optional("SEAL_KEY", fits=is_private_key, form="an Ed25519 key in PEM (openssl genpkey -algorithm ed25519), by SEAL_KEY_FILE")
 
 # --- Metrics --------------------------------------------------------------------------------------
 METRICS_DIR = config.folder("METRICS_DIR")  # a folder that the processes of one machine share; empty: each process has its own

@@ -63,3 +63,22 @@ class Candidate(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Seal(models.Model):
+    """What was appended to history since the seal before (ops/seals). Append-only: whoever rewrites
+    history would have to write all later seals anew, and their roots are known outside.
+    """
+
+    number = models.BigIntegerField(primary_key=True)
+    at = models.DateTimeField(db_default=ServiceNow())
+    text = models.TextField(help_text="What it seals, and the root of the seal before: the exact text that is hashed.")
+    root = models.CharField(max_length=64, help_text="SHA-256 of the text.")
+    key = models.CharField(max_length=16, blank=True, default="", help_text="The name of the key that signed it; empty: none did.")
+    signature = models.BinaryField(null=True)
+
+    class Meta:
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.root[:16]}"

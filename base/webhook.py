@@ -34,7 +34,7 @@ REMEMBERED_MAX: Final = 5_000
 DEADLINE_MS: Final = 3_000  # of one try
 PAUSES_SECONDS: Final = (0.5, 2.0)  # between the tries: three of them, 12 s in all at most
 FLUSH_SECONDS: Final = 3.0  # at the process's end
-SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step", "intervention", "record")  # of an alarm
+SUBJECTS: Final = ("order_id", "counterparty", "shard", "error_code", "step", "intervention", "record", "seal")  # of an alarm
 Kind = Literal["alarm", "event"]
 TRY_AGAIN: Final = frozenset({408, 425, 429})
 

@@ -34,6 +34,7 @@ HISTORY: Final[dict[str, Kept]] = {
     "django_admin_log": Kept(),
     "base_deskevent": Kept(),
     "base_grant": Kept(("ended_at",), "ended_at"),
+    "base_seal": Kept(),
 }
 
 

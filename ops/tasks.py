@@ -14,6 +14,7 @@ from ops.liveness.watcher import watcher
 from ops.recovery.probe import in_background, probe_all
 from ops.recovery.sweep import sweep_exclusively
 from ops.recovery.tidy import run_tidy
+from ops.seals.job import seal_history
 from ops.wiring import run_gap_pass, run_reconcile
 from orders.backfill.counter_api import InterfaceFailed
 from orders.backfill.gap_pass import SHARD_LIST
@@ -69,6 +70,12 @@ def tidy(fence: Fence) -> bool:
     """Deletes what nobody needs any more: sessions that have ended, messages that were replayed."""
     run_tidy(fence)
     return True
+
+
+@periodic_job("ops.seal")
+def seal(fence: Fence) -> bool:
+    """Seals what was appended to history, and looks whether the past is as it was sealed."""
+    return seal_history(fence)
 
 
 @periodic_job("ops.reconcile")

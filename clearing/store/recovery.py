@@ -17,12 +17,12 @@ from clearing.store.claims import ISOLATED_LANE, ClearingRef, read_ref, read_ref
 
 # A database's own name: its server's, its number there, and the timeline. A dump that is loaded has
 # another number, recovery begins a new timeline.
-_DATABASE = (
+DATABASE_SELF = (
     "(SELECT system_identifier FROM pg_control_system()) || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())"
     " || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 )
-_RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {_DATABASE}) RETURNING id"
-_RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {_DATABASE} AND at > service_now() - interval '1 day')"
+_RESTORE_POINT = f"INSERT INTO clearing_restorepoint (through_ms, reason, actor, database) VALUES (%s, %s, %s, {DATABASE_SELF}) RETURNING id"
+_RESTORE_SAID = f"SELECT EXISTS (SELECT FROM clearing_restorepoint WHERE database = {DATABASE_SELF} AND at > service_now() - interval '1 day')"
 
 AHEAD_LOOKED_AT: Final = 20  # rows at the far end of an index: what was written while the clock was ahead waits the longest of all
 CLOSED_SECONDS: Final = 10.0  # after its breaker closed; by then nobody waits any more for what was before

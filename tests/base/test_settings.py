@@ -158,6 +158,7 @@ WRONG = {
     "ALARM_WEBHOOK_URL": ["hooks.example/x", "https://u:s3cret@hooks.example/x", "https://hooks.example/x"],  # the last one without its key
     "ALARM_WEBHOOK_KEY": ["short"],
     "ALARM_REPEAT_SECONDS": ["abc", "-1"],
+    "SEAL_KEY": ["s3cret", "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----"],
     "METRICS_DIR": ["/etc/passwd", "/etc/passwd/metrics"],
     "METRICS_PORT": ["abc", "-1", "65536"],
     "MONITORING_TOKEN": ["short", "with spaces in between them"],

@@ -24,7 +24,7 @@ from ops.jobs.run import TERM_HEADER
 from stack.rundir import CHECKOUT
 from tests.support.waiting import wait_until
 
-JOBS = {"ops.sweep", "ops.probe", "ops.gap_pass", "ops.reconcile", "ops.tidy"}
+JOBS = {"ops.sweep", "ops.probe", "ops.gap_pass", "ops.reconcile", "ops.tidy", "ops.seal"}
 
 
 class Elected:

@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
 from base.desk.journal import note
+from base.models import Seal
 from clearing.dispatch import broker
 from clearing.gateways.counterparty_state import set_pause
 from clearing.models import Clearing, Intervention
@@ -38,6 +39,7 @@ def world(db: None) -> World:
     set_pause("fund", 0, paused=True, actor="ann", reason="a test")
     asked(held(world), K.RELEASE_HOLD)
     note("signed_in", username="ann")
+    Seal.objects.create(number=1, text="{}", root="", signature=b"")
     return world
 
 

@@ -158,6 +158,7 @@ SERVICE: Final = (
     manage("first_start", "--sandbox", "--json", judge=has_json),
     manage("compensate", "--json", judge=has_json),
     manage("reconcile", "--hours=1", "--json", judge=has_json),
+    manage("verify_history", "--json", judge=has_json),
     manage("replay", "--from-time=2020-01-01", "--json", judge=has_json),
     manage("consume_binlog", "--group=smoke", "--until-idle=1", seconds=6),
     manage("sandbox", "--port=0", "--data={folder}/other-sandbox", "--kafka=", until="sandbox listens"),
