@@ -13,8 +13,8 @@ from base.seal_key import name_of, private_key
 from clearing.models import StatusChange
 from ops.history import HISTORY
 from ops.seals.chain import newest, read_contents
-from ops.seals.rows import SOURCES
-from ops.seals.sealing import Moment, make_seal, signed
+from ops.seals.rows import SOURCES, snapshot
+from ops.seals.sealing import Moment, draft, make_seal, signed
 from ops.seals.verify import Report, verify
 from tests.clearing.people import BEN, K, asked, held
 from tests.ops.seals.conftest import by_superuser, new_key, seal
@@ -262,6 +262,18 @@ class TestTampered:
         by_superuser('UPDATE base_seal SET text = replace(text, \'"before":""\', \'"before": ""\')')
 
         assert found(checked(key)) == {("chain", "")}
+
+    def test_a_seal_made_anew_though_with_our_own_key(self, world: World, key: str) -> None:
+        first = seal()
+        world.run(world.accept())
+        seal()
+        by_superuser("UPDATE clearing_attempt SET detail = 'well' WHERE id = (SELECT min(id) FROM clearing_attempt)")
+        with snapshot() as cursor:
+            ours = read_contents(first.text)
+            anew = signed(replace(ours, sources={**ours.sources, "clearing_attempt": draft(cursor, None).sources["clearing_attempt"]}))
+        by_superuser("UPDATE base_seal SET text = %s, root = %s, signature = %s WHERE number = 1", anew.text, anew.root, anew.signature)
+
+        assert "it isn't made upon the seal before it" in {finding.detail for finding in checked(key).findings}
 
     def test_a_chain_made_anew_with_another_key(self, world: World, key: str, settings: Settings) -> None:
         seal()
