@@ -19,7 +19,7 @@ FIRST: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Ids that no row had when it was looked: of a transaction that was still under way, or that
+    """Ids that no row had when it was looked: of a transaction that was still in flight, or that
     was rolled back. No transaction from `xmax` on can have begun before.
     """
 

@@ -21,7 +21,7 @@ from ops.seals.sealing import make_seal
 from ops.seals.verify import Finding, row_findings, signature_findings
 
 TAMPERED, UNPROVEN, UNSIGNED, SEALED = "history_tampered", "cleared_unproven", "seals_unsigned", "history_sealed"
-SEALS_MAX: Final = 20  # of one pass: a first one has all of the past to seal
+SEALS_MAX: Final = 5  # of one pass: where all of the past is still to be sealed, the next minute goes on
 UNSIGNED_EVERY_SECONDS: Final = 3_600
 # Its operations' own columns are anybody's who writes the database; their attempts are history.
 _UNPROVEN: Final = """

@@ -2,7 +2,7 @@
 
 A row with a smaller id may commit later than one with a larger. So a seal names the ids up to its
 largest that no row has, and the next seals look there again, until a snapshot shows that every
-transaction has ended that was under way when the gap was found. Whatever has such an id after that
+transaction has ended that was in flight when the gap was found. Whatever has such an id after that
 was put there.
 """
 
@@ -73,7 +73,7 @@ def draft(cursor: Any, before: Seal | None) -> Contents:
     sources = {}
     for source in SOURCES:
         sealed = last.sources.get(source.name, Sealed())
-        if last.database != moment.database:  # what was under way in another one, before a restore or a failover, never comes
+        if last.database != moment.database:  # what was in flight in another one, before a restore or a failover, never comes
             sealed = replace(sealed, gaps=tuple(replace(gap, xmax=0, at_ms=0) for gap in sealed.gaps))
         sources[source.name] = _sealed(cursor, source, sealed, moment)
     return Contents(last.number + 1, moment.at, moment.database, "" if before is None else before.root, sources)

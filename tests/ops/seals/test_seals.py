@@ -317,7 +317,7 @@ class TestRestoredFromABackup:
         assert (report.is_shorter, report.tampered) == (True, False)
 
     def test_the_chain_goes_on_in_another_database(self, world: World, key: str, monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
-        """What was under way in the one before never comes; ids that a rollback left are given
+        """What was in flight in the one before never comes; ids that a rollback left are given
         up.
         """
         other.execute(TestALateCommit.ADD)
