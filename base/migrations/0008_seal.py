@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('base', '0004_incarnation_address'),
+        ('base', '0005_desk'),
     ]
 
     operations = [

@@ -30,13 +30,19 @@ class Source:
     final: str = "true"
 
 
+# What two people decided, and when a right ended, is as much of the history as its beginning. An
+# order's `late` isn't: nearly all would wait for it for ever.
+DECIDED: Final = ("clearing_intervention", "base_grant")
+
+
 def _sources() -> Iterator[Source]:
     for table, kept in HISTORY.items():
         if table == "base_seal":
             continue
         yield Source(table, table, kept.columns)
-        if len(kept.columns) > 1:  # what two people decided is as much of the history as what they were asked
-            yield Source(f"{table}:decided", table, final=f"{kept.column} <> '{kept.value}'")
+        if table in DECIDED:
+            begun = "NULL" if kept.value is None else f"'{kept.value}'"
+            yield Source(f"{table}:decided", table, final=f"{kept.column}::text IS DISTINCT FROM {begun}")
 
 
 SOURCES: Final = tuple(_sources())

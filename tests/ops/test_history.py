@@ -64,7 +64,7 @@ class TestTheList:
         }
 
         assert said <= set(HISTORY)
-        assert len(said) == 6
+        assert len(said) == 7
 
 
 class TestRefused:

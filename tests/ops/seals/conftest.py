@@ -12,14 +12,17 @@ from django.contrib.auth.models import User
 from django.db import connection
 from pytest_django import Settings
 
+from base.clock import ServiceNow
+from base.desk.journal import note
 from base.fence import no_fence
-from base.models import Seal
+from base.models import Grant, Seal
 from clearing.dispatch import broker
 from clearing.gateways.counterparty_state import set_pause
 from ops.seals import job
 from ops.seals.chain import newest
 from ops.seals.sealing import make_seal
 from tests.clearing.people import K, done_by_two, held
+from tests.support.desk import ann_and_ben
 from tests.support.emptying import SUPERUSER_SQL
 from tests.support.orders import World
 
@@ -44,14 +47,18 @@ def world(transactional_db: None, key: str) -> World:
             pytest.skip("who gets past the triggers is a superuser here, and the tests' account is none")
     broker.client().flushdb()
     broker.read_generation()
+    ann_and_ben()
     job._seen.update(number=0, root="")
     world = World()
     clearing = world.run(world.accept())
-    user = User.objects.create(username="ann")
+    user = User.objects.get(username="ann")
     LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message="looked at it")
     set_pause("fund", 0, paused=True, actor="ann", reason="a test")
     set_pause("fund", 0, paused=False, actor="ann", reason="a test")
     done_by_two(held(world), K.VOID)
+    note("signed_in", username="ann")
+    grant = Grant.objects.create(user_id=user.pk, username="ann", role="approver", source=Grant.Source.HOST)
+    Grant.objects.filter(pk=grant.pk).update(ended_at=ServiceNow())
     return world
 
 
