@@ -3,6 +3,7 @@ everything up first.
 """
 
 import argparse
+import logging
 import secrets
 import sys
 import threading
@@ -58,6 +59,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         refuse_in_production("demo", "places orders and makes an admin user with a known name")
         logs.leave_stdout()
+        logging.getLogger("base.alarms").setLevel(logging.ERROR)  # what changes are the demo's own accounts, on its own sandbox
         self.console = Console(highlight=False)
         try:
             passed = self._show(options["count"])
