@@ -122,6 +122,15 @@ class TestARowOfKafka:
 
         assert (result.accepted, order_ids(), clearings.held) == (1, ["NEXT"], [])
 
+    def test_does_not_hold_one_that_comes_in_by_a_replay(self, clearings: FakeClearings) -> None:
+        """Refused while our key was wrong, and a forged one about it came behind it."""
+        wrong = replace(RULES, authority=Authority({"a": OTHER}))
+        clearings.ingest(strictly(message(signed("O1")), message(forged("O1", user_id="666")), rules=wrong))
+
+        replay_quarantined(Quarantined.objects.earliest("offset"), STRICT, partial(clearings.ingest, source=Source.REPLAY))
+
+        assert (order_ids(), clearings.held) == (["O1"], [])
+
     @pytest.mark.parametrize("changes", [{"kind": "GIFT"}, {"quantity": "1e5"}, {"order_id": "O2"}, {"asset": "DOGE"}], ids=str)
     def test_that_is_no_order_any_more_stops_none(self, clearings: FakeClearings, changes: dict[str, str]) -> None:
         clearings.ingest(strictly(message(signed("O1"))))
