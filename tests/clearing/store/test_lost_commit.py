@@ -101,7 +101,7 @@ class TestTheWorker:
     def test_knows_its_claim_again_and_reconciles_before_it_resends(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
         clearing = busy_world.accept()
 
-        run_through(losing("clearing_claim"), busy_world, clearing)
+        run_through(losing("clearing_claim_3"), busy_world, clearing)
 
         assert (clearing.state, busy_world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3", "4"])
         assert outcomes(clearing)[:2] == [(1, "?retryable", "unknown_key"), (1, "done", "")]
@@ -109,7 +109,7 @@ class TestTheWorker:
     def test_knows_it_again_also_when_that_answer_is_lost_too(self, busy_world: World, losing: Callable[..., LosesAnswers]) -> None:
         clearing = busy_world.accept()
 
-        run_through(losing("clearing_claim", "clearing_claim_again"), busy_world, clearing)
+        run_through(losing("clearing_claim_3", "clearing_claim_again_3"), busy_world, clearing)
 
         assert (clearing.state, busy_world.keys_applied(clearing)) == (State.CLEARED, ["1", "2", "3", "4"])
 

@@ -355,7 +355,7 @@ class TestTheMigration:
     @pytest.fixture(autouse=True)
     def release_before(self) -> Iterator[None]:
         yield
-        call_command("migrate", "orders", verbosity=0, interactive=False)
+        call_command("migrate", verbosity=0, interactive=False)  # what depends on it is taken back with it
 
     @pytest.mark.parametrize("orders_exist", [True, False])
     def test_starts_a_database_that_holds_orders_and_no_other(self, settings: Settings, orders_exist: bool) -> None:
@@ -364,7 +364,7 @@ class TestTheMigration:
             FakeClearings().ingest([item("O1")])
         call_command("migrate", "orders", "0003", verbosity=0, interactive=False)
 
-        call_command("migrate", "orders", verbosity=0, interactive=False)
+        call_command("migrate", verbosity=0, interactive=False)  # what depends on it is taken back with it
 
         since = int(settings.INTAKE_SINCE.timestamp() * 1000)
         assert list(FirstStart.objects.values_list("since_ms", flat=True)) == ([since] if orders_exist else [])
