@@ -180,11 +180,13 @@ def lists() -> Iterator[tuple[Any, str]]:
 def test_every_list_opens_with_every_filter_and_sorting(hostile: Client) -> None:
     for _, url in lists():
         answer = opened(hostile, url)
-        changelist = answer.context["cl"]
+        changelist = answer.context.get("cl")
+        if changelist is None:
+            continue  # a page of its own, as the nodes': it has neither filters nor columns
         asked = {
             choice["query_string"]
             for spec in changelist.filter_specs
-            for choice in itertools.islice(spec.choices(changelist), 20)
+            for choice in itertools.islice(spec.choices(changelist), 8)
             if "query_string" in choice
         }
         sorted_by = [f"?o={number}" for number in range(1, len(changelist.list_display))]
@@ -197,7 +199,7 @@ def test_every_objects_page_opens_and_its_history(hostile: Client) -> None:
         if model is Incarnation:
             continue  # a node has no page of its own
         names = [f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}" for page in ("change", "history")]
-        rows = list(model._default_manager.values_list("pk", flat=True)[:20])
+        rows = list(model._default_manager.values_list("pk", flat=True)[:8])
         assert rows, f"no row of {model} was made"
         for pk, name in itertools.product(rows, names):
             opened(hostile, reverse(name, args=[pk]))
