@@ -9,7 +9,6 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
 
-from base.desk.roles import NAMES
 from tests.support.states import history_triggers
 
 KEPT = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions"}  # `flush` makes the same rows again
@@ -30,6 +29,8 @@ def empty_used_tables(case: TransactionTestCase) -> None:
     """Stands for `TransactionTestCase._fixture_teardown`; a migration's rows are written again, and
     the first start.
     """
+    from base.desk.roles import NAMES
+
     for alias in case._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
         empty(connections[alias])
         connections[alias].cursor().execute(f"{MIGRATED_ROWS_SQL}; {STARTED_SQL}")
