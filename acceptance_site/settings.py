@@ -122,7 +122,7 @@ AXES_COOLOFF_TIME = timedelta(minutes=config.number("SIGN_IN_LOCK_MINUTES", 15.0
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "ip_address"]
 AXES_CLIENT_IP_CALLABLE = "base.desk.actor.address_of"
 AXES_LOCKOUT_CALLABLE = "base.desk.sessions.locked_out"
-AXES_RESET_ON_SUCCESS = True
+AXES_RESET_ON_SUCCESS = False  # it would forget what was tried with others' names from the address, too
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # a flood makes no lock longer, and fills no table
 AXES_ENABLE_ADMIN = False
 AXES_DISABLE_ACCESS_LOG = True  # the desk's own record has it

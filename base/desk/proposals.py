@@ -73,7 +73,7 @@ def propose(wanted: Wanted, person: Actor) -> Proposal:
 
 def decide(proposal: Proposal, *, approve: bool, person: Actor, reason: str = "") -> None:
     """Takes the decision; what was approved is executed by the caller in the same transaction.
-    Raises NotDecided, after noting a refused approval in the record.
+    Raises NotDecided; the caller, whose transaction ends with it, notes a refused approval.
     """
     arguments = {"proposal": proposal.pk, "approve": approve, "person": person.name, "person_id": person.id, "reason": reason}
     problem = call("SELECT base_decide(%(proposal)s, %(approve)s, %(person)s, %(person_id)s, %(reason)s) AS problem", arguments)[0].problem
@@ -90,6 +90,12 @@ def decide(proposal: Proposal, *, approve: bool, person: Actor, reason: str = ""
         approved=approve,
         reason=reason,
     )
+
+
+def expire() -> int:
+    """Ends what nobody decided in time. A refused decision can't: it is rolled back."""
+    due = Proposal.objects.filter(state=Proposal.State.REQUESTED, expires_at__lte=ServiceNow())
+    return due.update(state=Proposal.State.EXPIRED, decided_at=ServiceNow(), outcome="nobody decided it in time")
 
 
 # --- grants ---------------------------------------------------------------------------------------

@@ -348,6 +348,7 @@ def _approve(request: HttpRequest, intervention: Intervention) -> None:
     publish comes after it.
     """
     if not rights.may(request.user, APPROVING):
+        _note_refusal(intervention, "same_person" if _is_own(request, intervention) else "not_approver")
         raise PermissionDenied
     problem = again.refusal(request)
     if problem:
@@ -369,11 +370,15 @@ def _approved(request: HttpRequest, intervention: Intervention) -> tuple[str, in
     except Busy:
         raise
     except NotPossible as refusal:
-        order_id = intervention.clearing.order.order_id
-        note_and_tell("approval_refused", "an approval was refused", order_id=order_id, intervention=intervention.pk, refused=refusal.code)
+        _note_refusal(intervention, refusal.code)
         return f"Not executed: {refusal}.", messages.ERROR
     _log(request, intervention.clearing, f"Approved: {TITLES[K(intervention.kind)]}, requested by {intervention.asked_by}: {outcome}")
     return f"Intervention executed: {outcome}.", messages.SUCCESS
+
+
+def _note_refusal(intervention: Intervention, code: str) -> None:
+    order_id = intervention.clearing.order.order_id
+    note_and_tell("approval_refused", "an approval was refused", order_id=order_id, intervention=intervention.pk, refused=code)
 
 
 def _refuse(request: HttpRequest, intervention: Intervention) -> None:

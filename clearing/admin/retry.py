@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldBooleanWidget
 from base.desk.actor import current
 from base.desk.rights import may
 from base.parameters import ids_in
-from clearing.admin.bulk_retry import needs_second_person, propose_retries
+from clearing.admin.bulk_retry import needs_second_person, propose_retries, require_alone
 from clearing.admin.forms import reason_field
 from clearing.dispatch import publish
 from clearing.flow.flows import SLIPPAGE_EXCEEDED
@@ -128,5 +128,6 @@ def _retry(request: HttpRequest, clearing: Clearing, reason: str, *, query_only:
     """The change and its line in the audit log are one transaction; the publish comes after it."""
     user: Any = request.user
     with transaction.atomic():
+        require_alone(user)
         retry_by_hand(clearing.pk, actor=user.get_username(), actor_id=user.pk, reason=reason, query_only=query_only)
         LogEntry.objects.log_actions(user.pk, [clearing], CHANGE, change_message=f"{'Status query only' if query_only else 'Retry'}: {reason}")

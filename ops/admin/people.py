@@ -105,10 +105,14 @@ def may_set_password(person: Any, user: User) -> bool:
 
 @admin.register(Group)
 class GroupsAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has no types
-    """Django's own; the roles are made by `migrate` and stay as they are."""
+    """Django's own; the roles are made by `migrate` and stay as they are. A group gives its members
+    rights, so that nobody edits one of their own.
+    """
 
     def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
-        return super().has_change_permission(request, obj) and rights.is_administrator(request.user) and (obj is None or obj.name not in NAMES)
+        if not super().has_change_permission(request, obj) or not rights.is_administrator(request.user):
+            return False
+        return obj is None or (obj.name not in NAMES and not obj.user_set.filter(pk=request.user.pk).exists())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return super().has_add_permission(request) and rights.is_administrator(request.user)

@@ -96,6 +96,7 @@ def _approve(request: HttpRequest, proposal: Proposal) -> None:
             if execute is not None:
                 Proposal.objects.filter(pk=proposal.pk).update(outcome=execute(proposal, person))
     except NotDecided as refusal:
+        proposals.expire()
         note_and_tell("approval_refused", "an approval was refused", proposal=proposal.pk, refused=refusal.code)
         messages.error(request, f"Not approved: {refusal}.")
         return
@@ -114,6 +115,7 @@ def _refuse(request: HttpRequest, proposal: Proposal) -> None:
         with transaction.atomic():
             proposals.decide(proposal, approve=False, person=current(), reason=form.cleaned_data["reason"])
     except NotDecided as refusal:
+        proposals.expire()
         messages.error(request, f"Not refused: {refusal}.")
     else:
         messages.info(request, "Refused. Nothing was changed.")

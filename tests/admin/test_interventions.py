@@ -237,6 +237,14 @@ class TestDeciding:
         assert not page.context["may_approve"]
         assert decide(asker, asked, "approve").status_code == 403
 
+    @pytest.mark.parametrize("who", ["asker", "viewer"])
+    def test_who_may_not_approve_and_tries_is_told_of(self, request: pytest.FixtureRequest, held: Clearing, asked: Intervention, who: str) -> None:
+        assert decide(request.getfixturevalue(who), asked, "approve").status_code == 403
+
+        event = DeskEvent.objects.get(kind="approval_refused", order_id=held.order.order_id)
+        name, refused = ("ann", "same_person") if who == "asker" else ("viewer", "not_approver")
+        assert (event.username, event.detail) == (name, {"intervention": asked.pk, "refused": refused})
+
     def test_not_even_with_the_permission(self, held: Clearing) -> None:
         """The release before had operators with both, and they go on for a while."""
         both = person("dora", *SEES, "add_intervention", "approve_intervention")

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
+from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from base.desk import journal
+from base.desk.rights import why_not_approve
 from base.desk.roles import ADMINISTRATOR, APPROVER, OPERATOR, VIEWER
 from base.models import DeskEvent, Grant, Proposal
 from tests.admin.conftest import signed_in
-from tests.support.desk import member
+from tests.support.desk import LONG_AGO, member
+from tests.support.states import rewritable
 
 PASSWORD = "a long new password 4711"
 
@@ -72,6 +75,25 @@ class TestOwnRights:
         assert not User.objects.filter(is_superuser=True).exists()
         assert signed_in(clerk).get("/admin/auth/user/add/").status_code == 403
 
+    def test_nor_by_way_of_a_group_of_ones_own(self, second: User, db: None) -> None:
+        group = Group.objects.create(name="night shift")
+        second.groups.add(group)
+        client, page = signed_in(second), f"/admin/auth/group/{group.pk}"
+        values = {"name": "night shift", "permissions": [Permission.objects.get(codename="add_intervention").pk]}
+
+        assert client.post(f"{page}/change/", values).status_code == 403
+        assert client.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+        client.post("/admin/auth/group/", {"action": "delete_selected", "_selected_action": [group.pk], "post": "yes"})
+
+        assert list(Group.objects.get(name="night shift").permissions.all()) == []
+
+    def test_but_of_a_group_of_others(self, second: User) -> None:
+        group, permission = Group.objects.create(name="night shift"), Permission.objects.get(codename="add_intervention")
+
+        signed_in(second).post(f"/admin/auth/group/{group.pk}/change/", {"name": "night shift", "permissions": [permission.pk]})
+
+        assert list(group.permissions.all()) == [permission]
+
     def test_a_superuser_is_made_on_the_host_alone(self, root: User) -> None:
         other = member("other")
 
@@ -104,6 +126,21 @@ class TestPasswords:
 
         assert self.change(root, other) == 403
         assert not User.objects.get(pk=other.pk).has_usable_password()
+
+    def test_nor_by_taking_the_role_away_for_a_moment(self, root: User, second: User) -> None:
+        """The password can be set then. Whoever knows it can't approve the same day, although two
+        administrators give the role back.
+        """
+        ben = member("ben", APPROVER)
+        save(root, ben, VIEWER)
+        assert self.change(root, ben) == 302
+        save(root, ben, APPROVER)
+        decide(second)
+        assert roles(ben) == {APPROVER}
+
+        with rewritable():
+            Grant.objects.filter(user_id=ben.pk).update(since=LONG_AGO)  # the password alone, whenever the role was given
+        assert why_not_approve(ben.pk)[0] == "not_settled"
 
 
 class TestGuardedRoles:
@@ -156,6 +193,15 @@ class TestGuardedRoles:
         decide(approver)
 
         assert roles(other) == set()
+
+    def test_one_that_nobody_decided_in_time_is_expired_and_not_given(self, root: User, second: User) -> None:
+        other = member("other")
+        save(root, other, APPROVER)
+        Proposal.objects.update(expires_at=timezone.now())
+
+        decide(second)
+
+        assert (roles(other), Proposal.objects.get().state) == (set(), Proposal.State.EXPIRED)
 
     def test_is_refused_with_a_reason(self, root: User, second: User) -> None:
         other = member("other")

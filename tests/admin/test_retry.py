@@ -1,14 +1,18 @@
 """The retry in the admin: one operator, with a reason that is kept."""
 
+import threading
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
 
 from base.models import Proposal
+from clearing.admin import retry
+from clearing.admin.bulk_retry import needs_second_person
 from clearing.dispatch import broker
 from clearing.dispatch.queues import lane_queue
 from clearing.models import Clearing
@@ -151,8 +155,8 @@ class TestMany:
     def states(self) -> list[str]:
         return list(Clearing.objects.order_by("pk").values_list("state", flat=True))
 
-    def retry(self, client: Client, chosen: list[Clearing]) -> None:
-        client.post(PAGE, {"ids": ",".join(str(one.pk) for one in chosen), "reason": REASON})
+    def retry(self, client: Client, chosen: list[Clearing], reason: str = REASON) -> None:
+        client.post(PAGE, {"ids": ",".join(str(one.pk) for one in chosen), "reason": reason})
 
     def test_wait_for_a_second_person(self, operator: Client, world: World) -> None:
         self.retry(operator, self.parked(world, 3))
@@ -172,6 +176,48 @@ class TestMany:
 
         assert self.states() == [State.QUEUED, State.QUEUED, State.PARKED]
         assert Proposal.objects.get().contents["orders"][0][2] == third.order.order_id
+
+    def test_whatever_the_reason_says(self, operator: Client, world: World) -> None:
+        """Only the database knows which ones a second person approved."""
+        first, second, third = self.parked(world, 3)
+        self.retry(operator, [first, second], "[two people] " + REASON)
+        self.retry(operator, [third], "[two people] " + REASON)
+
+        assert self.states() == [State.QUEUED, State.QUEUED, State.PARKED]
+
+    def test_those_that_a_second_person_approved_are_not_counted(self, operator: Client, world: World) -> None:
+        *many, last = self.parked(world, 4)
+        self.retry(operator, many)
+        person("ben", "approve_intervention").post(f"/admin/base/proposal/{Proposal.objects.get().pk}/decide/", {"decision": "approve"})
+
+        self.retry(operator, [last])
+
+        assert self.states() == [State.QUEUED] * 4
+
+    def test_requests_at_the_same_moment_are_counted_one_after_the_other(self, operator: Client, world: World, monkeypatch: Any) -> None:
+        made, both_counted = self.parked(world, 4), threading.Barrier(2, timeout=30)
+
+        def counted(*args: Any) -> bool:
+            found = needs_second_person(*args)
+            both_counted.wait()
+            return found
+
+        def post(chosen: list[Clearing]) -> None:
+            client = Client()
+            client.cookies = operator.cookies
+            try:
+                self.retry(client, chosen)
+            finally:
+                connection.close()
+
+        monkeypatch.setattr(retry, "needs_second_person", counted)
+        threads = [threading.Thread(target=post, args=[chosen]) for chosen in (made[:2], made[2:])]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sorted(self.states()) == [State.PARKED, State.PARKED, State.QUEUED, State.QUEUED]
 
     def test_who_asked_can_not_approve_them(self, operator: Client, world: World) -> None:
         self.retry(operator, self.parked(world, 3))

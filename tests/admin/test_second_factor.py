@@ -13,6 +13,7 @@ from django.utils import timezone
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
+from base.desk.rights import why_not_approve
 from base.desk.roles import APPROVER, VIEWER
 from base.desk.sessions import SIGNED_IN_AT
 from base.models import DeskAccount, DeskEvent, Grant
@@ -157,6 +158,16 @@ class TestDevices:
         assert not TOTPDevice.objects.exists()
         assert DeskEvent.objects.get(kind="second_factor_removed").username.startswith("host: ")
 
+    def test_and_whoever_then_sets_one_up_can_not_approve_the_same_day(self, db: None) -> None:
+        ben = member("ben", APPROVER)
+        set_up(ben)
+        settle(ben)
+        assert why_not_approve(ben.pk)[0] == ""
+
+        call_command("remove_second_factor", "ben", stdout=StringIO())
+
+        assert why_not_approve(ben.pk)[0] == "not_settled"
+
     def test_of_nobody_is_an_error(self, db: None) -> None:
         with pytest.raises(CommandError, match="no user"):
             call_command("remove_second_factor", "nobody")
@@ -179,6 +190,16 @@ class TestThrottle:
             client.post("/admin/login/", {"username": "mia", "password": "wrong"})
 
         assert DeskEvent.objects.filter(kind="sign_in_failed").count() <= 3
+
+    def test_a_sign_in_of_ones_own_in_between_frees_no_further_guesses(self, mia: User, settings: Any) -> None:
+        """An insider who guesses another one's password."""
+        settings.AXES_FAILURE_LIMIT = 3
+        member("tom", VIEWER, password=PASSWORD)
+        client = Client()
+        for name, password in (("mia", "a"), ("mia", "b"), ("tom", PASSWORD), ("mia", "c")):
+            answer = client.post("/admin/login/", {"username": name, "password": password})
+
+        assert answer.status_code == 429
 
     def test_an_address_is_locked_for_every_name(self, mia: User, settings: Any) -> None:
         """A password that many use, tried with one name after another."""
