@@ -17,6 +17,9 @@ from django.urls import reverse
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
+from base.desk.actor import Actor
+from base.desk.proposals import propose_grant
+from base.desk.roles import APPROVER
 from tests.support.orders import World
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -65,7 +68,14 @@ class TestBrowser:
         world = World()
         clearing = world.run(world.accept())
         lists = [f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist" for model in admin.site._registry]
+        root = User.objects.get()
+        proposal = propose_grant(root, APPROVER, Actor("root", root.pk))
         pages = [*map(reverse, PAGES + lists), reverse("admin:clearing_clearing_change", args=[clearing.pk]), "/admin/login/"]
+        pages += [
+            reverse("second_factor"),
+            reverse("admin:base_proposal_change", args=[proposal.pk]),
+            reverse("admin:auth_user_change", args=[root.pk]),
+        ]
 
         found = {page: VIOLATION.findall(console(page)) for page in pages}
 
