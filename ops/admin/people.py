@@ -112,7 +112,7 @@ class GroupsAdmin(GroupAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has n
     def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
         if not super().has_change_permission(request, obj) or not rights.is_administrator(request.user):
             return False
-        return obj is None or (obj.name not in NAMES and not obj.user_set.filter(pk=request.user.pk).exists())
+        return obj is None or (obj.name not in NAMES and not request.user.groups.filter(pk=obj.pk).exists())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return super().has_add_permission(request) and rights.is_administrator(request.user)
