@@ -12,6 +12,7 @@ from django.db import transaction
 
 from base.clock import ServiceNow
 from base.db import call
+from base.desk import second_factor
 from base.desk.actor import Actor
 from base.desk.journal import note_and_tell
 from base.desk.rights import REASONS, why_not_approve
@@ -114,8 +115,13 @@ def propose_grant(user: User, role: str, person: Actor) -> Proposal:
 
 
 def execute_grant(proposal: Proposal, person: Actor) -> str:
-    """Gives the role. A grant that is still open ends first: the new one settles anew."""
+    """Gives the role. A grant that is still open ends first: the new one settles anew. Raises
+    NotDecided where a second factor is required and the user has none: whoever knows the account's
+    first password would set it up.
+    """
     user, role = User.objects.get(pk=proposal.contents["user_id"]), proposal.contents["role"]
+    if settings.SECOND_FACTOR and second_factor.device_of(user) is None:
+        raise NotDecided("no_second_factor", f"{user.get_username()} has to sign in and set up a second factor first")
     Grant.objects.filter(user_id=user.pk, role=role, ended_at__isnull=True).update(ended_at=ServiceNow())
     Grant.objects.create(
         user_id=user.pk,

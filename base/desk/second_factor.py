@@ -1,8 +1,9 @@
 """The second factor: TOTP, as authenticator apps on phones compute it (django-otp)."""
 
-from typing import Any
+from typing import Any, Final
 
 import segno
+from django.contrib.auth.models import User
 from django.db import transaction
 from django_otp import login as otp_login
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -11,6 +12,8 @@ from base.clock import ServiceNow
 from base.desk.journal import note_and_tell
 from base.desk.rights import both_until
 from base.models import DeskAccount
+
+SETTING_UP: Final = "desk_setting_up"  # in the session: its device's key
 
 
 def device_of(user: Any) -> TOTPDevice | None:
@@ -26,10 +29,18 @@ def is_code(user: Any, given: str) -> bool:
         return device is not None and bool(device.verify_is_allowed()[0]) and bool(device.verify_token(given.replace(" ", "")))
 
 
-def new_device(user: Any) -> TOTPDevice:
-    """The device that is being set up: the same until its first code was given."""
-    device, _ = TOTPDevice.objects.get_or_create(user=user, confirmed=False, defaults={"name": "phone"})
-    found: TOTPDevice = device
+def new_device(request: Any) -> TOTPDevice:
+    """The device that this session sets up: the same until its first code was given. Another
+    session's goes: whoever made the account knows its first password, and a secret that he saw
+    before its owner would be both factors in his hand.
+    """
+    pending = TOTPDevice.objects.filter(user=request.user, confirmed=False)
+    found: TOTPDevice | None = pending.filter(pk=request.session.get(SETTING_UP)).first()
+    if found is None:
+        with transaction.atomic():
+            pending.delete()
+            found = TOTPDevice.objects.create(user=request.user, confirmed=False, name="phone")
+        request.session[SETTING_UP] = found.pk
     return found
 
 
@@ -43,11 +54,16 @@ def confirm(request: Any, given: str) -> bool:
     password and sets up a device of his own can't approve today.
     """
     with transaction.atomic():
-        device = TOTPDevice.objects.select_for_update().filter(user=request.user, confirmed=False).first()
-        if device is None or not device.verify_is_allowed()[0] or not device.verify_token(given.replace(" ", "")):
+        User.objects.select_for_update(no_key=True).get(pk=request.user.pk)  # one session at a time
+        pending = TOTPDevice.objects.filter(user=request.user, confirmed=False)
+        device = pending.filter(pk=request.session.get(SETTING_UP)).first()
+        if device is None or device_of(request.user) is not None:
+            return False
+        if not device.verify_is_allowed()[0] or not device.verify_token(given.replace(" ", "")):
             return False
         device.confirmed = True
         device.save()
+        pending.delete()
         if both_until(request.user.pk) is None:  # of who approved before roles existed, approvals wait that mustn't be stranded
             DeskAccount.objects.filter(user_id=request.user.pk).update(credentials_at=ServiceNow())
         note_and_tell("second_factor_set", "a second factor was set up", user=request.user.get_username())

@@ -27,7 +27,7 @@ def page(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(_next(request))
         note("second_factor_refused")
         error = "That isn't the code of this half minute, or it was used already. After several wrong ones wait a little."
-    device = None if known else second_factor.new_device(request.user)
+    device = None if known else second_factor.new_device(request)
     context = {
         **admin.site.each_context(request),
         "title": "Second factor",

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from base.desk import journal
+from base.desk import journal, proposals
+from base.desk.actor import Actor
+from base.desk.proposals import NotDecided
 from base.desk.rights import why_not_approve
 from base.desk.roles import ADMINISTRATOR, APPROVER, OPERATOR, VIEWER
 from base.models import DeskEvent, Grant, Proposal
@@ -156,6 +160,30 @@ class TestGuardedRoles:
         assert roles(other) == {VIEWER, role}
         grant = Grant.objects.get(user_id=other.pk, role=role)
         assert (grant.granted_by, grant.confirmed_by) == ("root", "second")
+
+    @pytest.mark.parametrize("role", [APPROVER, ADMINISTRATOR])
+    def test_only_to_who_has_a_second_factor_where_one_is_required(self, root: User, second: User, role: str, settings: Any) -> None:
+        """Whoever made the account knows its password, and would set up the factor himself."""
+        other = member("other")
+        save(root, other, role)
+        settings.SECOND_FACTOR = True
+        proposal, person = Proposal.objects.get(), Actor("second", second.pk)
+
+        @transaction.atomic
+        def approve() -> None:
+            proposals.decide(proposal, approve=True, person=person)
+            proposals.execute_grant(proposal, person)
+
+        with pytest.raises(NotDecided, match="second factor"):
+            approve()
+        TOTPDevice.objects.create(user=other, name="phone", confirmed=False)
+        with pytest.raises(NotDecided, match="second factor"):
+            approve()
+        assert (roles(other), Proposal.objects.get().state) == (set(), Proposal.State.REQUESTED)
+        TOTPDevice.objects.update(confirmed=True)
+        approve()
+
+        assert roles(other) == {role}
 
     def test_who_proposed_it_can_not_confirm_it(self, root: User) -> None:
         other = member("other")

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
+from base.desk import second_factor
 from base.desk.rights import why_not_approve
 from base.desk.roles import APPROVER, VIEWER
 from base.desk.sessions import SIGNED_IN_AT
@@ -119,6 +120,60 @@ class TestRequired:
         client.post(PAGE, {"code": code(TOTPDevice.objects.get())})
 
         assert (timezone.now() - DeskAccount.objects.get(user_id=ben.pk).credentials_at).days > 365
+
+
+@pytest.mark.usefixtures("required")
+class TestTheSecret:
+    """Who made an account knows its first password: the second factor has to be its owner's."""
+
+    def test_that_another_one_saw_before_is_not_the_owners(self, mia: User) -> None:
+        """He looks at the page before she does, sets nothing up, and waits until she has."""
+        by_password(mia).get(PAGE)
+        seen = TOTPDevice.objects.get().key
+        hers = by_password(mia)
+        hers.get(PAGE)
+        device = TOTPDevice.objects.get()
+
+        hers.post(PAGE, {"code": code(device)})
+
+        assert TOTPDevice.objects.get(confirmed=True).key != seen
+        assert hers.get("/admin/").status_code == 200
+
+    def test_that_is_set_up_ends_every_other_one(self, mia: User) -> None:
+        """She has the page open, he opens his: hers counts no more, and she gets a new one."""
+        hers, his = by_password(mia), by_password(mia)
+        hers.get(PAGE)
+        replaced = TOTPDevice.objects.get()
+        his.get(PAGE)
+
+        page = hers.post(PAGE, {"code": code(replaced)}).content.decode()
+
+        assert "data:image" in page
+        device = TOTPDevice.objects.get()
+        assert device.key != replaced.key
+        assert hers.post(PAGE, {"code": code(device)}).status_code == 302
+        assert his.post(PAGE, {"code": code(replaced)}).status_code == 200
+        assert his.get("/admin/").status_code == 302
+
+    def test_stays_the_same_while_its_owner_tries_again(self, mia: User) -> None:
+        client = by_password(mia)
+        client.get(PAGE)
+        device = TOTPDevice.objects.get()
+        client.get(PAGE)
+        client.post(PAGE, {"code": "000000"})
+
+        assert TOTPDevice.objects.get().key == device.key
+
+    def test_is_set_up_once(self, mia: User) -> None:
+        """A second device beside the owner's would be somebody else's."""
+        client = by_password(mia)
+        client.get(PAGE)
+        device = TOTPDevice.objects.get()
+        request = client.get(PAGE).wsgi_request
+        set_up(mia)
+
+        assert not second_factor.confirm(request, code(device))
+        assert TOTPDevice.objects.filter(confirmed=True).count() == 1
 
 
 class TestApproving:
