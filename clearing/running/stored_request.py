@@ -2,7 +2,8 @@
 otherwise have a worker sign any transfer.
 
 What is compared is what another process has stored, once at each claim; an operation that the
-claim itself has planned is still in memory. The database's row of the order is believed.
+claim itself has planned is still in memory. Whether the order is the counter's at all is another
+question (`clearing/running/real_order.py`).
 """
 
 from clearing.flow.flows import plan, revision_in

@@ -26,6 +26,7 @@ from clearing.status import OperationState, Outcome, State
 from clearing.store import bounds, statements
 from clearing.store.claim_clock import ClaimClock
 from clearing.store.lanes import lane_of
+from orders.intake.mapping import NewOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,6 @@ class FlowUnknown(Exception):  # noqa: N818 - named by what it tells
 
 
 @dataclass(frozen=True, slots=True)
-class StoredRow:
-    """What else the database holds of an order's row: with it the counter's MAC can be checked."""
-
-    shard: int
-    sequence: int
-    instrument: str
-    kind: str
-    mac: str
-    mac_key_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Work(Claimed):
     """A claimed clearing's current operation, with all that running it takes."""
 
@@ -96,7 +85,7 @@ class Work(Claimed):
     hold_code: str = ""  # set before the claim: what the counterparty doesn't know isn't sent again
     tried_seconds_ago: float | None = None  # when its first try was made, at the claim; none was yet
     planned_here: bool = False  # by this claim: its request is no other process's
-    row: StoredRow | None = None  # as of the claim; None of an operation that it planned itself
+    row: NewOrder | None = None  # the order's, as the claim found it; None of an operation that the claim planned itself
 
     def tried_seconds(self) -> float:
         """For how long it has been tried by now, since the last progress."""
@@ -267,7 +256,7 @@ def _work(row: Row, worker: str, asked_at: float) -> Work:
         exchanges=tuple(_exchanged(bytes(body)) for body in row.exchanges or ()),
         hold_code=row.hold_code,
         tried_seconds_ago=row.tried_seconds_ago,
-        row=StoredRow(row.shard, row.sequence, row.instrument, row.kind, row.mac, row.mac_key_id),
+        row=NewOrder(**{name: getattr(row, name) for name in NewOrder.__struct_fields__}),
     )
 
 

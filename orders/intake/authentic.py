@@ -2,54 +2,23 @@
 
 A row of Kafka is a claim: whoever may write to the topic, or to our database, can make one. The
 counter's MAC over the row's own contents is what nobody else can make. It is checked before a row
-is stored, and again before step 1 of its order is signed.
+is stored, and again at each claim of its order, before anything is signed.
 """
 
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 
 from base.decimals import plain
 
+if TYPE_CHECKING:
+    from orders.intake.mapping import NewOrder
+
 FORMAT: Final = "sync-order-1"
-
-
-class SignedRow(Protocol):
-    """An order's row with the counter's proof of it: of the intake, or stored."""
-
-    @property
-    def order_id(self) -> str: ...
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def shard(self) -> int: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def contract_id(self) -> str: ...
-    @property
-    def direction(self) -> str: ...
-    @property
-    def asset(self) -> str: ...
-    @property
-    def quantity(self) -> Decimal: ...
-    @property
-    def quoted_usdt(self) -> Decimal: ...
-    @property
-    def instrument(self) -> str: ...
-    @property
-    def created_ms(self) -> int: ...
-    @property
-    def mac(self) -> str: ...
-    @property
-    def mac_key_id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +38,7 @@ class Authority:
         since = settings.INTAKE_MAC_SINCE
         return cls(settings.INTAKE_KEYS, round(since.timestamp() * 1000) if since else 0)
 
-    def doubt(self, row: SignedRow) -> str:
+    def doubt(self, row: "NewOrder") -> str:
         """Why the row can't be taken for the counter's, in words; empty where it can."""
         if row.created_ms < self.since_ms:
             return ""
@@ -81,12 +50,12 @@ class Authority:
         return "" if hmac.compare_digest(mac(row, key).encode(), row.mac.encode()) else "its MAC is not that of its contents"
 
 
-def mac(row: SignedRow, key: str) -> str:
+def mac(row: "NewOrder", key: str) -> str:
     """HMAC-SHA256 of the canonical text, in lower-case hex."""
     return hmac.new(key.encode(), canonical_text(row).encode(), sha256).hexdigest()
 
 
-def canonical_text(row: SignedRow) -> str:
+def canonical_text(row: "NewOrder") -> str:
     """What the MAC covers: the format and the row's fields, a line each, without a last line break.
     Amounts are plain decimals without trailing zeros, the time is in milliseconds of UTC.
     """

@@ -11,9 +11,9 @@ compensation brings what was lost.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from django.conf import settings
@@ -34,6 +34,7 @@ from orders.intake.first_start import NOT_STARTED, NotStarted
 from orders.intake.ingest import Intake
 from orders.intake.mapping import Rules
 from orders.intake.result import IngestResult
+from orders.stream.lag import show_lag, show_whole_lag
 from orders.stream.offsets import Polled, StagedOffsets
 from orders.stream.preflight import BrokerNotTrusted, advice, check_connectivity
 from orders.stream.progress import Progress
@@ -245,11 +246,11 @@ class BinlogConsumer:
         items = _items(polled, rules)
         if any(isinstance(item, Arrival) for item in items):
             self._last_authentic = time.monotonic()
-        result = self._ingested(items, lambda: _show_whole_lag(consumer))
+        result = self._ingested(items, lambda: show_whole_lag(consumer))
         if result is not None:
             self.total.add(result)
             self._offsets.stage(polled)
-            _show_lag(consumer, polled)
+            show_lag(consumer, polled)
             self._judge(polled, result)
             if self._stop_rule.broken:
                 self._commit(consumer)
@@ -394,23 +395,6 @@ def _report(operations: Sequence[str], origin: Origin) -> None:
         metrics.INTAKE_CHANGES.labels(operation).inc()
         if operation == "ddl":
             log.warning(TABLE_CHANGED, message=origin.message[:2_000].decode(errors="replace"), partition=origin.partition, offset=origin.offset)
-
-
-def _show_lag(consumer: KafkaConsumer, polled: Polled) -> None:
-    for partition, records in polled.items():
-        end: Any = consumer.highwater(partition)
-        if end is not None:
-            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(end - records[-1].offset - 1, 0))
-
-
-def _show_whole_lag(consumer: KafkaConsumer) -> None:
-    """By asking the broker: while the database is unavailable nothing is polled, and the log
-    grows.
-    """
-    with suppress(kafka_errors.KafkaError, OSError):
-        for partition, end in consumer.end_offsets(list(consumer.assignment()), timeout_ms=COMMIT_MS_MAX).items():
-            behind = end - consumer.position(partition, timeout_ms=COMMIT_MS_MAX)
-            metrics.INTAKE_LAG.labels(str(partition.partition)).set(max(behind, 0))
 
 
 def _backoff(failures: int) -> float:

@@ -14,6 +14,7 @@ from clearing.gateways.fake import Fault, FaultKind
 from clearing.models import Clearing
 from clearing.status import OperationState, State
 from orders.intake.authentic import mac
+from orders.intake.mapping import NewOrder
 from tests.support.orders import World, new_order, operation
 from tests.support.states import rewritable
 
@@ -30,7 +31,8 @@ def accepted(world: World, *, is_signed: bool = True, **changes: Any) -> Clearin
     order = new_order("7", 7)
     order.kind = "EXCHANGE"
     if is_signed:
-        order.mac, order.mac_key_id = mac(order, KEY), "a"
+        row = NewOrder(**{name: getattr(order, name) for name in NewOrder.__struct_fields__})
+        order.mac, order.mac_key_id = mac(row, KEY), "a"
     for name, value in changes.items():
         setattr(order, name, value)
     world._open([order])
