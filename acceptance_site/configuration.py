@@ -111,6 +111,10 @@ class Configuration:
         if sys.flags.optimize:
             self.problem("PYTHONOPTIMIZE", "PYTHONOPTIMIZE is set, or python was started with -O: unset it, since it switches checks off")
 
+    def is_set(self, name: str) -> bool:
+        """Whether somebody has named a value, be it the default's."""
+        return bool(self._set(name))
+
     # --- readers ----------------------------------------------------------------------------------
     def _set(self, name: str) -> str:
         """The variable's text, or that of the file which NAME_FILE names; empty if it isn't set."""

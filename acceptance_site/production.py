@@ -34,6 +34,9 @@ def _web(config: Configuration, settings: Mapping[str, Any]) -> None:
         config.refuse("DEBUG", "DEBUG is on in production: unset it, since its pages show settings and source to everybody")
     if "*" in settings["ALLOWED_HOSTS"]:
         config.refuse("ALLOWED_HOSTS", "ALLOWED_HOSTS holds *, which lets links in pages and mails lead anywhere: set it to the admin's names")
+    if not config.is_set("PROXY_COUNT"):
+        number = "how many proxies in front of web append to X-Forwarded-For, 0 for none (a wrong one lets a stranger lock everybody out)"
+        config.refuse("PROXY_COUNT", f"PROXY_COUNT is not set: production needs it; set it to {number}")
 
 
 def _counterparties(config: Configuration, settings: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ REFUSED = [
     ({"SECRET_KEY": "s3cret" + "x" * 43}, "SECRET_KEY is too short"),
     ({"SECRET_KEY": KEY * 2, "FUND_KEY": KEY * 2}, "SECRET_KEY is the same as FUND_KEY"),
     ({"ALLOWED_HOSTS": "desk.example,*"}, "ALLOWED_HOSTS holds *"),
+    ({"PROXY_COUNT": ""}, "PROXY_COUNT is not set"),
     ({"INTAKE_MAC": "off"}, "INTAKE_MAC is off"),
     ({"INTAKE_KEYS": ""}, "INTAKE_KEYS is not set"),
     ({"INTAKE_MAC_SINCE": ""}, "INTAKE_MAC_SINCE is not set"),

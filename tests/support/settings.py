@@ -10,6 +10,7 @@ COMPLETE = {
     "ENVIRONMENT": "production",
     "SECRET_KEY": "kP3v9wq7Zr1xT5mN8bY2cL6dF4gH0jS-aQeRtUiOpWsXzVnMlK",
     "ALLOWED_HOSTS": "desk.example",
+    "PROXY_COUNT": "1",
     "DATABASE_URL": "postgresql://a@db.example/acceptance?sslmode=verify-full",
     "BROKER_URL": "rediss://:pw@broker.example/0?ssl_cert_reqs=required",
     "KAFKA_BOOTSTRAP_SERVERS": "log.example:9092",
