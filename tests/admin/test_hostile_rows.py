@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection, models
 from django.test import Client
-from django.urls import reverse
+from django.urls import URLResolver, get_resolver, reverse
 
 from base.models import Grant, Incarnation, LeaderTerm, Proposal
 from clearing.models import Attempt, Clearing, Intervention, Operation, Pause, StatusChange
@@ -43,6 +44,8 @@ TIMES = (datetime.max.replace(tzinfo=UTC), datetime(1, 1, 2, tzinfo=UTC), dateti
 BIG = (2**63 - 1, 253_402_351_199_000, -(2**63), 0, 1)
 VARIANTS = range(len(State))
 LONG_TEXT = 200_000
+ROWS_MAX = 12  # of a page
+REFUSED_TO_ALL: set[str] = {"add", "delete", "autocomplete", "admin:logout", "site"}  # nobody may, or only by POST, or without its parameters
 OURS = ("base", "orders", "clearing", "ops")
 MADE_ALONGSIDE = (Operation, Attempt, StatusChange, Pause, QuarantinedMessage)  # they are shown on others' pages
 
@@ -222,14 +225,40 @@ def test_every_other_page_opens(hostile: Client) -> None:
         assert answer.status_code in {200, 404}, f"{page}: {answer.status_code}"
 
 
-def test_every_page_that_the_admin_has_is_walked() -> None:
-    """Those with arguments of their own are named above; one that is new has to be added there."""
-    named = {"ask", "retry", "replay", "change", "history", "changelist", "add", "delete", "autocomplete"}
-    by_form = {"pause", "resume", "retry_this", "replay_this", "retry-this", "replay-this", "password_change", "decide"}
-    known = {name for model_admin in admin.site._registry.values() for url in model_admin.get_urls() if (name := url.name)}
-    others = {name.rpartition("_")[2] for name in known} - named - by_form - {"this", ""}
+def patterns(resolver: Any, namespace: str = "") -> Iterator[tuple[str, Any]]:
+    """Every address of the web process that has a name, the admin's and others."""
+    for pattern in resolver.url_patterns:
+        if isinstance(pattern, URLResolver):
+            yield from patterns(pattern, f"{pattern.namespace}:" if pattern.namespace else namespace)
+        elif pattern.name:
+            yield f"{namespace}{pattern.name}", pattern
 
-    assert others == set(), f"add to the test of every other page: {others}"
+
+def addresses(name: str, pattern: Any) -> Iterator[str]:
+    """Of a page, for each row that it may be about. An argument of a new name has to be added."""
+    fitting = [model for model in admin.site._registry if name.startswith(f"admin:{model._meta.app_label}_{model._meta.model_name}_")]
+    rows = list(fitting[0]._default_manager.values_list("pk", flat=True)[:ROWS_MAX]) if fitting else [1]
+    values: dict[str, Sequence[Any]] = {
+        **dict.fromkeys(("object_id", "pk", "id", "name"), rows),
+        "kind": [kind.value for kind in InterventionKind],
+        "content_type_id": list(ContentType.objects.values_list("pk", flat=True)),
+        "app_label": sorted({model._meta.app_label for model in admin.site._registry}),
+    }
+    arguments = list(pattern.pattern.converters) or list(pattern.pattern.regex.groupindex)
+    for chosen in itertools.product(*(values[argument] for argument in arguments)):
+        yield reverse(name, kwargs=dict(zip(arguments, chosen, strict=True)))
+
+
+def test_no_address_that_the_web_process_has_ends_in_an_error(hostile: Client) -> None:
+    """They are found in the URLs' patterns, so that a new page is met here by itself."""
+    unopened = set()
+    for name, pattern in patterns(get_resolver()):
+        answers = {hostile.get(address, follow=True).status_code for address in addresses(name, pattern)}
+        assert answers <= {200, 400, 403, 404, 405}, f"{name}: {answers}"
+        if 200 not in answers:
+            unopened.add(name.rpartition("_")[2])
+
+    assert unopened <= REFUSED_TO_ALL, f"pages that opened for no row: {unopened}"
 
 
 @pytest.mark.parametrize("milliseconds", [253_402_351_199_000, 2**63 - 1, -(2**63), -1, 10**17])
