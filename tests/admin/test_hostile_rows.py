@@ -19,7 +19,7 @@ from django.db import connection, models
 from django.test import Client
 from django.urls import URLResolver, get_resolver, reverse
 
-from base.models import Grant, Incarnation, LeaderTerm, Proposal
+from base.models import Grant, LeaderTerm, Proposal
 from clearing.models import Attempt, Clearing, Intervention, Operation, Pause, StatusChange
 from clearing.status import InterventionKind, State
 from orders.admin import utc_text
@@ -45,7 +45,7 @@ TIMES = (datetime.max.replace(tzinfo=UTC), datetime(1, 1, 2, tzinfo=UTC), dateti
 BIG = (2**63 - 1, 253_402_351_199_000, -(2**63), 0, 1)
 VARIANTS = range(len(State))
 LONG_TEXT = 200_000
-ROWS_MAX = 12  # of a page
+ROWS_MAX = 8  # of a page
 REFUSED_TO_ALL = ("_add", "_delete", ":autocomplete", ":logout", ":view_on_site")  # nobody may, or not without parameters
 BY_POST = ("_this", "_decide")
 NO_PAGE = ("incarnation_change", "incarnation_history")  # a node has none of its own
@@ -109,6 +109,7 @@ def hostile(db: None) -> Client:
     assert get_resolver().url_patterns  # pages register theirs when they are first imported
     World()
     client = Client()
+    User.objects.create_user("somebody")
     root = User.objects.create_superuser("root")
     root.user_permissions.set(Permission.objects.all())  # being a superuser moves nothing
     client.force_login(root)
@@ -201,17 +202,6 @@ def test_every_list_opens_with_every_filter_and_sorting(hostile: Client) -> None
             opened(hostile, url + query)
 
 
-def test_every_objects_page_opens_and_its_history(hostile: Client) -> None:
-    for model, _ in lists():
-        if model is Incarnation:
-            continue  # a node has no page of its own
-        names = [f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}" for page in ("change", "history")]
-        rows = list(model._default_manager.values_list("pk", flat=True)[:8])
-        assert rows, f"no row of {model} was made"
-        for pk, name in itertools.product(rows, names):
-            opened(hostile, reverse(name, args=[pk]))
-
-
 def test_every_other_page_opens(hostile: Client) -> None:
     clearings = list(Clearing.objects.values_list("pk", flat=True))
     quarantined = list(Quarantined.objects.values_list("pk", flat=True))
@@ -257,9 +247,11 @@ def test_no_address_that_the_web_process_has_ends_in_an_error(hostile: Client) -
     """They are found in the URLs' patterns, so that a new page is met here by itself."""
     unopened: set[str] = set()
     for name, pattern in patterns(get_resolver()):
-        answers = {hostile.get(address, follow=True).status_code for address in addresses(name, pattern)}
-        assert answers <= {200, 400, 403, 404, 405}, f"{name}: {answers}"
-        if 200 not in answers:
+        answers = [hostile.get(address, follow=True) for address in addresses(name, pattern)]
+        codes = {answer.status_code for answer in answers}
+        assert codes <= {200, 400, 403, 404, 405}, f"{name}: {codes}"
+        assert not [answer for answer in answers if b"<script>alert(1)" in answer.content], f"{name}: a text became a script"
+        if 200 not in codes:
             unopened.add(name)
 
     assert {name for name in unopened if not name.endswith((*REFUSED_TO_ALL, *BY_POST, *NO_PAGE))} == set(), "pages that opened for no row"
